@@ -40,6 +40,50 @@ def minilm() -> str:
     return _or_skip(minilm_l6)
 
 
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A small Hub over real HTTP, to which this process's (and through the environment a subprocess's) calls go."""
+    import datasets
+    import huggingface_hub
+    from hub_stub import TOKEN, HubStub
+    from huggingface_hub import HfFileSystem, constants, hf_api
+
+    cache = tmp_path / "hub_cache"
+    with HubStub() as stub:
+        for name, value in {
+            "HF_ENDPOINT": stub.url,
+            "HF_TOKEN": TOKEN,
+            "HF_HOME": str(cache),
+            "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_XET": "1",
+            "NO_PROXY": "127.0.0.1",
+            "no_proxy": "127.0.0.1",
+        }.items():
+            monkeypatch.setenv(name, value)
+        # The libraries read those when they are imported, which has happened already in this process.
+        monkeypatch.setattr(constants, "ENDPOINT", stub.url)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", stub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache / "hub"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(cache / "token"))
+        monkeypatch.setattr(hf_api.api, "endpoint", stub.url)
+        monkeypatch.setattr(datasets.config, "HF_ENDPOINT", stub.url)
+        monkeypatch.setattr(
+            datasets.config, "HUB_DATASETS_URL", stub.url + "/datasets/{repo_id}/resolve/{revision}/{path}"
+        )
+        monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(datasets.config, "HF_UPDATE_DOWNLOAD_COUNTS", False)
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache / "datasets")
+        huggingface_hub.close_session()
+        HfFileSystem.clear_instance_cache()
+        yield stub
+        huggingface_hub.close_session()
+        HfFileSystem.clear_instance_cache()
+
+
 def _or_skip(folder_of):
     from hf_instructmine import InstructMineError
 
