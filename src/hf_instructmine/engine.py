@@ -1,0 +1,150 @@
+"""Batched forward passes: sorted by length, filled by a token budget, retried with half of it when memory runs out."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .errors import InstructMineError
+
+
+if TYPE_CHECKING:
+    import torch
+
+    from .models import LoadedModel
+
+# Rows of logits turned to log-probabilities at a time: bounds the fp32 copies, whatever the vocabulary.
+_LOGIT_ROWS = 512
+
+
+def run_sorted(loaded: "LoadedModel", lengths: Sequence[int], forward: Callable[[list[int]], Sequence]) -> list:
+    """Runs `forward` over all items in micro-batches of similar length and returns the results in the items' order.
+
+    Args:
+        loaded ([`LoadedModel`]): Its `token_budget` bounds a micro-batch, padding included. It is halved, and the
+            micro-batch tried again, each time memory runs out.
+        lengths (`Sequence[int]`): Tokens of each item.
+        forward (`Callable[[list[int]], Sequence]`): Takes the numbers of the items of a micro-batch, longest first;
+            returns one result for each.
+
+    Raises:
+        [`InstructMineError`]: Where a single item does not fit into memory.
+    """
+    results: list = [None] * len(lengths)
+    # Longest first: memory that does not suffice shows in the first batch, not in the last.
+    waiting = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    while waiting:
+        size = max(1, loaded.token_budget // max(1, lengths[waiting[0]]))
+        batch = waiting[:size]
+        try:
+            outputs = forward(batch)
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            if len(batch) == 1:
+                raise InstructMineError(
+                    f"one text of {lengths[batch[0]]} tokens does not fit into memory: lower max_length"
+                ) from error
+            loaded.token_budget = lengths[batch[0]] * len(batch) // 2
+            _empty_cache()
+            continue
+        for i, output in zip(batch, outputs):
+            results[i] = output
+        waiting = waiting[len(batch) :]
+    return results
+
+
+def response_nll(loaded: "LoadedModel", sequences: Sequence[Sequence[int]], starts: Sequence[int]) -> list[np.ndarray]:
+    """Negative log-likelihood of each response token, given all tokens before it.
+
+    The head of the model runs on the positions that predict a response token and on no others.
+
+    Args:
+        sequences (`Sequence[Sequence[int]]`): Token ids of prompt and response.
+        starts (`Sequence[int]`): Where the response starts in each sequence; at least 1, as the first token of a
+            sequence has nothing to be predicted from.
+
+    Returns:
+        `list[np.ndarray]`: For each sequence, float32 of shape `(len(sequence) - start,)`, in nats.
+    """
+    import torch
+
+    model = loaded.model
+
+    def forward(batch: list[int]) -> list[np.ndarray]:
+        ids = _pad([sequences[i] for i in batch], loaded.device)
+        predicted = torch.zeros(ids.shape, dtype=torch.bool)
+        for row, i in enumerate(batch):
+            predicted[row, starts[i] : len(sequences[i])] = True
+        predicted = predicted.to(loaded.device)
+        # A token is predicted at the position before it. Padding stands on the right, where a causal model cannot see
+        # it: no attention mask is needed, and attention takes its fast path.
+        with torch.inference_mode(), _head_on(model, predicted.roll(-1, dims=1)):
+            logits = model(input_ids=ids, use_cache=False).logits[0]
+        nll = token_nll(logits, ids[predicted]).cpu().numpy()
+        return np.split(nll, np.cumsum([len(sequences[i]) - starts[i] for i in batch])[:-1])
+
+    return run_sorted(loaded, [len(s) for s in sequences], forward)
+
+
+def token_nll(logits: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor":
+    """Negative log-likelihood in fp32, shape `(n,)`, of `targets` `(n,)` under `logits` `(n, vocabulary)`."""
+    import torch
+
+    return torch.cat(
+        [
+            torch.nn.functional.cross_entropy(rows.float(), wanted, reduction="none")
+            for rows, wanted in zip(logits.split(_LOGIT_ROWS), targets.split(_LOGIT_ROWS))
+        ]
+    )
+
+
+@contextmanager
+def _head_on(model: "torch.nn.Module", positions: "torch.Tensor") -> Iterator[None]:
+    """Within the context the model's head sees only the hidden states at `positions`: logits `(1, n, vocabulary)`.
+
+    A hook on the head rather than a call of the inner model: whatever the architecture does to its logits (scaling,
+    soft-capping) still happens.
+    """
+
+    def keep(_module: "torch.nn.Module", inputs: tuple) -> tuple:
+        return (inputs[0][positions][None], *inputs[1:])
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(keep)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _pad(sequences: Sequence[Sequence[int]], device: "torch.device") -> "torch.Tensor":
+    import torch
+
+    ids = torch.zeros((len(sequences), max(map(len, sequences))), dtype=torch.long)
+    for row, sequence in zip(ids, sequences):
+        row[: len(sequence)] = torch.as_tensor(sequence)
+    return ids.to(device)
+
+
+def pad_with_mask(sequences: Sequence[Sequence[int]], device: "torch.device") -> tuple["torch.Tensor", "torch.Tensor"]:
+    """Right-padded ids and attention mask, both `(n, longest)`. The padding's id is 0 and the mask hides it, so the
+    tokenizer needs no padding token."""
+    import torch
+
+    ids = _pad(sequences, device)
+    lengths = torch.tensor([len(s) for s in sequences], device=device)
+    return ids, (torch.arange(ids.shape[1], device=device) < lengths[:, None]).long()
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    import torch
+
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
+
+
+def _empty_cache() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,1 @@
+"""Indicators: callables for `Dataset.map(indicator, batched=True)`, one file each."""

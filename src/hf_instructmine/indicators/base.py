@@ -1,0 +1,159 @@
+"""What all indicators share: reading rows, refusing to overwrite, and hashing by configuration alone."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..conversation import Conversation, read_turns
+from ..errors import InstructMineError
+from ..models import LoadedModel, ModelSource
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+class Indicator:
+    """A per-example indicator. Subclasses set `names` and implement [`score`].
+
+    Cheap to build, hash and pickle: only what is passed to `__init__` is part of either, so that
+    `Dataset.map(indicator, batched=True)` finds its cache again in another process.
+
+    Args:
+        columns (`Mapping[str, str]`, *optional*): Which column holds the `prompt` and `response` (or `messages`),
+            where the layout is not one that is detected.
+        turns (`str`, defaults to `"last"`): `"last"` scores the last assistant turn, given all before it; `"all"`
+            scores every assistant turn and averages, each weighted by its tokens.
+        overwrite (`bool`, defaults to `False`): Whether a column of the same name may be replaced.
+
+    Attributes:
+        names (`tuple[str, ...]`): The columns it makes.
+        notes (`Counter`): How many rows were truncated, empty, … since the object was made, by kind.
+    """
+
+    names: tuple[str, ...]
+
+    def __init__(self, columns: Mapping[str, str] | None = None, turns: str = "last", overwrite: bool = False):
+        if turns not in ("last", "all"):
+            raise InstructMineError(f"turns must be 'last' or 'all', not {turns!r}")
+        self.columns = dict(columns) if columns is not None else None
+        self.turns = turns
+        self.overwrite = overwrite
+        self.notes: Counter[str] = Counter()
+
+    def score(self, conversations: list[Conversation]) -> tuple[np.ndarray, np.ndarray, list[str | None]]:
+        """Scores conversations that all have a response.
+
+        Returns:
+            Values of shape `(n, len(self.names))`, weights of shape `(n,)` (tokens of each response, by which turns
+            are averaged) and, for each conversation, a note ("truncated", …) or None.
+        """
+        raise NotImplementedError
+
+    def provenance(self) -> dict[str, Any]:
+        """The configuration that the numbers depend on, recorded beside each column."""
+        raise NotImplementedError
+
+    def fit(self, pool: "Dataset") -> "Indicator":
+        """Learns what it needs of the whole pool; most indicators need nothing. Returns itself."""
+        return self
+
+    def release(self) -> None:
+        """Lets go of whatever was loaded; the next call loads it again."""
+
+    def __call__(self, batch: Mapping[str, Sequence]) -> dict[str, list[float]]:
+        values, notes = self.annotate(batch)
+        self.notes.update(note for note in notes if note)
+        return values
+
+    def annotate(
+        self, batch: Mapping[str, Sequence], first_row: int = 0
+    ) -> tuple[dict[str, list[float]], list[str | None]]:
+        """Scores a batch and says what happened to each row.
+
+        Returns:
+            The new columns, and for each row a note ("empty response", "truncated response", …) or None. A row that
+            cannot be scored has NaN and a note.
+
+        Raises:
+            [`InstructMineError`]: Where a column would be overwritten, the layout is unknown, or a value is not text.
+        """
+        taken = [name for name in self.names if name in batch]
+        if taken and not self.overwrite:
+            raise InstructMineError(
+                f"the column '{taken[0]}' exists already: remove it, or pass overwrite=True to replace it"
+            )
+        rows = read_turns({n: v for n, v in batch.items() if n not in self.names}, self.columns, first_row)
+        if self.turns == "last":
+            rows = [row[-1:] for row in rows]
+        sound = [(i, turn) for i, row in enumerate(rows) for turn in row if turn.problem is None]
+        values, weights, notes = (
+            self.score([turn for _, turn in sound]) if sound else (np.empty((0, len(self.names))), [], [])
+        )
+        return self._gather(rows, [i for i, _ in sound], values, np.asarray(weights, float), notes)
+
+    def _gather(
+        self, rows: list[list[Conversation]], owners: list[int], values: np.ndarray, weights: np.ndarray, notes: list
+    ) -> tuple[dict[str, list[float]], list[str | None]]:
+        totals = np.zeros((len(rows), len(self.names)))
+        shares = np.zeros(len(rows))
+        np.add.at(totals, owners, values * weights[:, None])
+        np.add.at(shares, owners, weights)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            means = totals / shares[:, None]  # 0 / 0, a row with nothing to score, is NaN
+        row_notes: list[str | None] = [row[-1].problem for row in rows]
+        for i, note in zip(owners, notes):
+            row_notes[i] = row_notes[i] or note
+        return {name: means[:, k].tolist() for k, name in enumerate(self.names)}, row_notes
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Configuration alone: not what was loaded, not what was counted.
+        return {k: v for k, v in self.__dict__.items() if not k.startswith("_") and k != "notes"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, notes=Counter())
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.__getstate__().items())})"
+
+
+class ModelIndicator(Indicator):
+    """An indicator that needs a model: loads it on the first batch, at most once."""
+
+    _loaded: LoadedModel | None = None
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        auto_class: str,
+        max_length: int,
+        token_budget: int,
+        source: dict,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        if max_length < 2 or token_budget < 1:
+            raise InstructMineError("max_length must be at least 2 and token_budget at least 1")
+        self.max_length = max_length
+        self.token_budget = token_budget
+        self.source, self._loaded = ModelSource.of(model, tokenizer, auto_class, token_budget, **source)
+
+    def load(self) -> LoadedModel:
+        if self._loaded is None:
+            self._loaded = self.source.load(self.token_budget)
+        return self._loaded
+
+    def release(self) -> None:
+        if not self.source.model.startswith("xxh64:"):  # a model that the user passed could not be loaded again
+            self._loaded = None
+
+    def provenance(self) -> dict[str, Any]:
+        return {
+            "indicator": type(self).__name__,
+            **self.source.provenance(),
+            "max_length": self.max_length,
+            "turns": self.turns,
+        }

@@ -1,0 +1,140 @@
+"""Text to token ids, so that text from the data never becomes a special token.
+
+`tokenizer("… <|im_end|> …")` turns the text of a special token into the token itself: a row of a dataset could end
+its own turn, or open another's. Here only a template may write special tokens; what comes from the data is tokenised
+as the characters it is made of. Ordinary text gets exactly the ids that the tokenizer gives it.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from .errors import InstructMineError
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from .conversation import Message
+
+_PRIVATE_USE = range(0xE000, 0xF8FF)
+
+
+def encode_data(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
+    """Ids of text from the data: no special token is read from it, none is added to it."""
+    return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+
+def encode_template(tokenizer: "PreTrainedTokenizerBase", template: str, *data: str) -> list[int]:
+    """Ids of `template.format(*data)`: special tokens are read from the template, never from the data.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): Its own special tokens are the ones looked for.
+        template (`str`): Text with one `{}` for each of `data`.
+        data (`str`): Texts from the dataset.
+    """
+    guard = _Guard(tokenizer, data)
+    return guard.encode(template.format(*map(guard.hide, data)))
+
+
+def encode_prompt(tokenizer: "PreTrainedTokenizerBase", messages: Sequence["Message"]) -> list[int]:
+    """Ids of everything that stands before a response.
+
+    With a chat template: the template, with its generation prompt. Without one, a plain template: the messages'
+    contents, each followed by a blank line, after the BOS token if (and only if) the tokenizer adds one by itself.
+
+    Raises:
+        [`InstructMineError`]: Where the chat template refuses the messages (a role it does not know, say).
+    """
+    if tokenizer.chat_template is None:
+        return added_bos(tokenizer) + encode_data(tokenizer, "".join(f"{m['content']}\n\n" for m in messages))
+    return _encode_chat(tokenizer, messages, add_generation_prompt=True)
+
+
+def encode_conversation(tokenizer: "PreTrainedTokenizerBase", messages: Sequence["Message"]) -> list[int]:
+    """Ids of whole, closed turns under the tokenizer's chat template.
+
+    Raises:
+        [`InstructMineError`]: Where the tokenizer has no chat template, or the template refuses the messages.
+    """
+    if tokenizer.chat_template is None:
+        raise InstructMineError(
+            f"the tokenizer '{tokenizer.name_or_path}' has no chat template, which this indicator needs: "
+            "set tokenizer.chat_template, or choose a model that has one"
+        )
+    return _encode_chat(tokenizer, messages, add_generation_prompt=False)
+
+
+def added_bos(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """`[bos_token_id]` if the tokenizer puts one before every text by itself, else `[]`."""
+    ids = tokenizer("")["input_ids"]
+    return ids[:1] if ids and ids[0] == tokenizer.bos_token_id and tokenizer.bos_token_id is not None else []
+
+
+def _encode_chat(
+    tokenizer: "PreTrainedTokenizerBase", messages: Sequence["Message"], add_generation_prompt: bool
+) -> list[int]:
+    from jinja2 import TemplateError
+
+    guard = _Guard(tokenizer, list(_strings(messages)))
+    try:
+        text = tokenizer.apply_chat_template(
+            guard.hide(list(messages)), tokenize=False, add_generation_prompt=add_generation_prompt
+        )
+    except TemplateError as error:
+        roles = " → ".join(m["role"] for m in messages) or "none"
+        raise InstructMineError(
+            f"the chat template of '{tokenizer.name_or_path}' refuses the turns {roles}: {error}"
+        ) from error
+    return guard.encode(text)
+
+
+@lru_cache(maxsize=16)
+def _special_tokens(tokenizer: "PreTrainedTokenizerBase") -> tuple[str, ...]:
+    added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return tuple(sorted({*added, *tokenizer.all_special_tokens} - {""}, key=len, reverse=True))
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (dict, list)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _strings(item)
+
+
+class _Guard:
+    """Hides the special tokens that some data spell out behind characters that the data do not use."""
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", data: Sequence[str]):
+        self.tokenizer = tokenizer
+        spelled = [token for token in _special_tokens(tokenizer) if any(token in text for text in data)]
+        used = set("".join(data)) if spelled else set()
+        free = (chr(code) for code in _PRIVATE_USE if chr(code) not in used)
+        self.placeholders = dict(zip(spelled, free))
+
+    def hide(self, value: Any) -> Any:
+        """Returns `value` (text, or a structure that holds some) with every spelled-out special token replaced."""
+        if isinstance(value, dict):
+            return {key: self.hide(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self.hide(item) for item in value]
+        if isinstance(value, str):
+            for token, placeholder in self.placeholders.items():
+                value = value.replace(token, placeholder)
+        return value
+
+    def encode(self, text: str) -> list[int]:
+        if not self.placeholders:
+            return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        pattern = f"({'|'.join(map(re.escape, _special_tokens(self.tokenizer)))})"
+        ids: list[int] = []
+        for i, piece in enumerate(re.split(pattern, text)):
+            if i % 2:  # `re.split` with one group: pieces at odd places are the template's own special tokens
+                ids.append(self.tokenizer.convert_tokens_to_ids(piece))
+            elif piece:
+                for token, placeholder in self.placeholders.items():
+                    piece = piece.replace(placeholder, token)
+                ids += encode_data(self.tokenizer, piece)
+        return ids
