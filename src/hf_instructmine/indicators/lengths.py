@@ -1,0 +1,165 @@
+"""Length of prompt and response in tokens (InstructMining, section 3: Len_in and Len_out)."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
+
+import numpy as np
+
+from ..conversation import Conversation
+from ..errors import InstructMineError
+from ..models import load_tokenizer
+from .base import Indicator
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# Both indicators usually share one tokenizer. One that a user passed is known by its digest: a forked worker is sent
+# the digest alone and finds the tokenizer here.
+_loaded: "WeakValueDictionary[tuple[str, str | None], PreTrainedTokenizerBase]" = WeakValueDictionary()
+
+
+class _Length(Indicator):
+    _tokenizer: "PreTrainedTokenizerBase | None" = None
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        revision: str | None = None,
+        columns: Mapping[str, str] | None = None,
+        turns: str = "last",
+        overwrite: bool = False,
+    ):
+        super().__init__(columns=columns, turns=turns, overwrite=overwrite)
+        self.revision = revision
+        if isinstance(tokenizer, (str, Path)):
+            self.tokenizer = str(tokenizer)
+        else:
+            self.tokenizer = tokenizer_digest(tokenizer)
+            self._tokenizer = _loaded[self.tokenizer, revision] = tokenizer
+
+    def load(self) -> "PreTrainedTokenizerBase":
+        if self._tokenizer is None:
+            key = self.tokenizer, self.revision
+            self._tokenizer = _loaded.get(key)
+            if self._tokenizer is None and self.tokenizer.startswith("xxh64:"):
+                raise InstructMineError(
+                    "a loaded tokenizer cannot be sent to another process: "
+                    "pass its folder or Hub id, or map in this process"
+                )
+            if self._tokenizer is None:
+                self._tokenizer = _loaded[key] = load_tokenizer(*key)
+        return self._tokenizer
+
+    def release(self) -> None:
+        if not self.tokenizer.startswith("xxh64:"):  # one that the user passed could not be loaded again
+            self._tokenizer = None
+
+    def score(self, conversations: list[Conversation]) -> tuple[np.ndarray, np.ndarray, list[str | None]]:
+        """Tokens of each conversation `(n, 1)`, weights of 1 `(n,)`, and no notes; see [`Indicator.score`]."""
+        texts = [self._texts(conversation) for conversation in conversations]
+        # System prompts and the earlier turns of a conversation come again and again: each is tokenised once.
+        distinct = list({text for row in texts for text in row if text})
+        tokens = dict(zip(distinct, count_tokens(self.load(), distinct)))
+        values = np.array([[sum(tokens[text] for text in row if text)] for row in texts], float)
+        return values, np.ones(len(conversations)), [None] * len(conversations)
+
+    def _texts(self, conversation: Conversation) -> list[str]:
+        raise NotImplementedError
+
+    def provenance(self) -> dict[str, Any]:
+        tokenizer = self.load()
+        name = tokenizer.name_or_path if self.tokenizer.startswith("xxh64:") else self.tokenizer
+        return {
+            "indicator": type(self).__name__,
+            "tokenizer": Path(name).resolve().name if Path(name).is_absolute() or Path(name).is_dir() else name,
+            "tokenizer_digest": tokenizer_digest(tokenizer),
+            "turns": self.turns,
+        }
+
+
+class InputLength(_Length):
+    """Tokens of the prompt; column `input_length`, from 0 upwards.
+
+    Each message's content is tokenised by itself and the counts are added: the chat template belongs to a model, not
+    to the data, so none of its tokens count. Special tokens written in the data count as the text they are.
+
+    Args:
+        tokenizer (`str` or `PreTrainedTokenizerBase`): Hub id, local folder, or loaded.
+        revision (`str`, *optional*): Branch, tag or commit of the tokenizer on the Hub.
+        columns, overwrite: See [`Indicator`].
+        turns (`str`, defaults to `"last"`): `"last"` counts all messages before the last response, earlier responses
+            among them; `"all"` counts every message before the last response that is not a response itself.
+
+    Raises:
+        [`InstructMineError`]: On the first batch, where the tokenizer cannot be loaded.
+    """
+
+    names = ("input_length",)
+
+    def _texts(self, conversation: Conversation) -> list[str]:
+        counted = [m for m in conversation.prompt if self.turns == "last" or m["role"] != "assistant"]
+        return [message["content"] for message in counted]
+
+    def _gather(
+        self, rows: list[list[Conversation]], owners: list[int], values: np.ndarray, weights: np.ndarray, notes: list
+    ) -> tuple[dict[str, list[float]], list[str | None]]:
+        # The last turn's prompt holds the prompts of the turns before it, so it is counted alone.
+        last = {row: turn for turn, row in enumerate(owners)}
+        kept = list(last.values())
+        return super()._gather(rows, list(last), values[kept], weights[kept], [notes[turn] for turn in kept])
+
+
+class OutputLength(_Length):
+    """Tokens of the response, without an end-of-turn token; column `output_length`, from 1 upwards.
+
+    Special tokens written in the data count as the text they are. A row without a response has NaN.
+
+    Args:
+        tokenizer (`str` or `PreTrainedTokenizerBase`): Hub id, local folder, or loaded.
+        revision (`str`, *optional*): Branch, tag or commit of the tokenizer on the Hub.
+        columns, overwrite: See [`Indicator`].
+        turns (`str`, defaults to `"last"`): `"last"` counts the last response; `"all"` adds up all of them.
+
+    Raises:
+        [`InstructMineError`]: On the first batch, where the tokenizer cannot be loaded.
+    """
+
+    names = ("output_length",)
+
+    def _texts(self, conversation: Conversation) -> list[str]:
+        return [conversation.response]
+
+    def _gather(
+        self, rows: list[list[Conversation]], owners: list[int], values: np.ndarray, weights: np.ndarray, notes: list
+    ) -> tuple[dict[str, list[float]], list[str | None]]:
+        means, row_notes = super()._gather(rows, owners, values, weights, notes)
+        turns = np.bincount(np.asarray(owners, int), minlength=len(rows))  # lengths of turns are added, not averaged
+        return {name: (np.asarray(column) * turns).tolist() for name, column in means.items()}, row_notes
+
+
+def count_tokens(tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> list[int]:
+    """Tokens of each text, as [`~tokenization.encode_data`] would give them, in one call of the tokenizer."""
+    if not texts:
+        return []
+    # `verbose=False`: a text longer than some model's window is no cause for a warning, it is only counted.
+    encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)
+    return [len(ids) for ids in encoded["input_ids"]]
+
+
+def tokenizer_digest(tokenizer: "PreTrainedTokenizerBase") -> str:
+    """A digest of all that decides how text is cut into tokens; the same in every process."""
+    import xxhash
+
+    if tokenizer.is_fast:
+        state = json.loads(tokenizer.backend_tokenizer.to_str())
+        # Whoever called the tokenizer last left these behind.
+        del state["truncation"], state["padding"]
+    else:
+        added = {i: str(token) for i, token in tokenizer.added_tokens_decoder.items()}
+        state = [type(tokenizer).__name__, tokenizer.get_vocab(), added]
+    return f"xxh64:{xxhash.xxh64(json.dumps(state, sort_keys=True).encode()).hexdigest()}"
