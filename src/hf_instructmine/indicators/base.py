@@ -34,6 +34,7 @@ class Indicator:
     """
 
     names: tuple[str, ...]
+    source: ModelSource | None = None
 
     def __init__(self, columns: Mapping[str, str] | None = None, turns: str = "last", overwrite: bool = False):
         if turns not in ("last", "all"):

@@ -1,0 +1,253 @@
+"""`instructmine <verb>`: parses, calls one function, prints. Exit code 0: done; 1: a failure, explained; 2: usage."""
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from . import __version__
+from .errors import InstructMineError
+
+
+_INDICATORS = ("InputLength", "OutputLength", "Reward", "Perplexity", "MTLD", "NeighborDistance", "UniEval")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb and returns the exit code."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    args = _parse(argv)
+    try:
+        args.run(args)
+    except InstructMineError as error:
+        print(f"instructmine {args.verb}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\ninstructmine {args.verb}: stopped; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="instructmine",
+        description="Choose the instruction examples worth finetuning on, and measure whether that beats random.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
+    for add in (_add_score, _add_select, _add_push, _add_demo):
+        add(verbs)
+    args = parser.parse_args(argv)
+    if getattr(args, "config", None) is not None:
+        verb = verbs.choices[args.verb]
+        verb.set_defaults(**_read_config(verb, args.config))
+        args = parser.parse_args(argv)
+    for option in args.required:
+        if getattr(args, option) in (None, []):
+            verbs.choices[args.verb].error(f"{option.replace('_', '-')} is missing (here or in --config)")
+    return args
+
+
+def _read_config(verb: argparse.ArgumentParser, path: str) -> dict[str, Any]:
+    import yaml
+
+    known = {a.dest: a for a in verb._actions if a.dest not in ("help", "config")}
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except (OSError, yaml.YAMLError) as error:
+        verb.error(f"cannot read --config {path}: {' '.join(str(error).split())}")
+    if not isinstance(values, dict):
+        verb.error(f"--config {path} must hold 'option: value' lines")
+    values = {key.replace("-", "_"): value for key, value in values.items()}
+    unknown = [key for key in values if key not in known]
+    if unknown:
+        verb.error(f"--config {path} has the unknown option '{unknown[0]}'; known are {', '.join(sorted(known))}")
+    # Lists stay lists; a single value for an option that takes several is one of them.
+    takes_list = {key for key, action in known.items() if action.nargs in ("*", "+")}
+    return {k: [v] if k in takes_list and not isinstance(v, list) else v for k, v in values.items()}
+
+
+def _add_verb(verbs: Any, name: str, run: Any, help: str, required: Sequence[str] = ()) -> argparse.ArgumentParser:
+    verb = verbs.add_parser(name, help=help, description=help, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    verb.set_defaults(run=run, required=required)
+    verb.add_argument("--config", metavar="FILE", help="YAML file with any of these options; the command line wins")
+    return verb
+
+
+def _add_score(verbs: Any) -> None:
+    verb = _add_verb(
+        verbs,
+        "score",
+        _score,
+        "Score every row of a pool with indicators. Finished work is kept: the same command goes on after a kill.",
+        ("input", "output_dir", "indicator"),
+    )
+    _add_inputs(verb)
+    verb.add_argument(
+        "--indicator",
+        nargs="+",
+        metavar="NAME[,KEY=VALUE…]",
+        help=f"one of {', '.join(_INDICATORS)} with its arguments, e.g. MTLD or "
+        "Perplexity,model=HuggingFaceTB/SmolLM2-135M-Instruct,dtype=bfloat16; several may be given",
+    )
+    verb.add_argument("--output-dir", metavar="DIR", help="folder for the scored pool")
+    verb.add_argument("--num-proc", type=int, default=1, help="processes")
+    verb.add_argument("--overwrite", action="store_true", help="replace columns, or another run, of the same name")
+
+
+def _add_select(verbs: Any) -> None:
+    verb = _add_verb(
+        verbs,
+        "select",
+        _select,
+        "Keep the rows of a scored pool that a rule predicts the lowest loss for, and write them with a dataset card.",
+        ("input", "rule", "output_dir"),
+    )
+    _add_inputs(verb)
+    verb.add_argument("--rule", metavar="RULE", help="instructmining-v1, instructmining-v2, a rule's folder or Hub id")
+    verb.add_argument("--size", type=int, metavar="N", help="keep N rows")
+    verb.add_argument("--fraction", type=float, metavar="F", help="keep this share of the pool, 0 to 1")
+    verb.add_argument("--tokens", type=int, metavar="N", help="keep rows up to N response tokens")
+    verb.add_argument("--max-log-loss", type=float, metavar="X", help="keep rows predicted at most X")
+    verb.add_argument("--keep-duplicates", action="store_true", help="do not skip exact copies of a selected row")
+    verb.add_argument("--allow-mismatch", action="store_true", help="accept indicators made otherwise than the rule's")
+    verb.add_argument("--output-dir", metavar="DIR", help="folder for the curated dataset, its card and the rule")
+    verb.add_argument("--overwrite", action="store_true", help="replace another selection in that folder")
+
+
+def _add_push(verbs: Any) -> None:
+    verb = _add_verb(
+        verbs, "push", _push, "Push a curated dataset's folder to the Hub, as one commit.", ("folder", "repo_id")
+    )
+    verb.add_argument("folder", nargs="?", help="folder that `instructmine select` wrote")
+    verb.add_argument("repo_id", nargs="?", help="e.g. me/alpaca-curated")
+    verb.add_argument("--private", action="store_true", help="make the repository private")
+
+
+def _add_demo(verbs: Any) -> None:
+    verb = _add_verb(
+        verbs, "demo", _demo, "Curate the bundled sample pool with real small models, from raw rows to a dataset card."
+    )
+    verb.add_argument("--output-dir", metavar="DIR", default="demo-output", help="folder for what it makes")
+    verb.add_argument("--quick", action="store_true", help="a smaller pool, for a first look or a test")
+
+
+def _add_inputs(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("input", nargs="*", help="Hub dataset ids, .json/.jsonl/.parquet/.csv files, or saved datasets")
+    verb.add_argument("--split", default="train", help="split of inputs that have splits")
+    verb.add_argument("--sample", type=int, metavar="N", help="take N rows at random")
+    verb.add_argument("--seed", type=int, default=0, help="seed of the sample")
+    verb.add_argument(
+        "--columns", metavar="PART=COLUMN,…", help="which column is which, e.g. prompt=question,response=best_answer"
+    )
+
+
+def _score(args: argparse.Namespace) -> None:
+    from .inputs import load_pool
+    from .scoring import describe_counts, score
+
+    indicators = [build_indicator(text, parse_mapping(args.columns)) for text in args.indicator]
+    pool = load_pool(args.input, args.split, args.sample, args.seed)
+    logging.getLogger("hf_instructmine.scoring").setLevel(logging.ERROR)  # the summary below says the same
+    scored = score(pool, indicators, args.output_dir, num_proc=args.num_proc, overwrite=args.overwrite)
+    report = json.loads(Path(args.output_dir, "report.json").read_text())
+    print(f"\nScored {len(scored)} rows into {args.output_dir}")
+    for name, counts in report.items():
+        print(f"  {describe_counts(name, counts)}{_quartiles(scored[name])}")
+    print(f"Next: instructmine select {args.output_dir} --rule RULE --size N --output-dir DIR")
+
+
+def _select(args: argparse.Namespace) -> None:
+    from .estimator import LossEstimator
+    from .inputs import load_pool
+    from .selection import Selector
+
+    rule = load_rule(args.rule, LossEstimator)
+    scored = load_pool(args.input, args.split, args.sample, args.seed)
+    budget = {
+        k: getattr(args, k) for k in ("size", "fraction", "tokens", "max_log_loss") if getattr(args, k) is not None
+    }
+    selector = Selector(rule, columns=parse_mapping(args.columns), allow_mismatch=args.allow_mismatch)
+    selection = selector.select(scored, **budget, drop_duplicates=not args.keep_duplicates)
+    selection.save_to_disk(args.output_dir, overwrite=args.overwrite)
+    print(selection)
+    print(f"\nWrote {args.output_dir}: load_dataset({str(args.output_dir)!r}) opens it; README.md is its dataset card")
+
+
+def _push(args: argparse.Namespace) -> None:
+    from .publishing.hub import push_folder
+
+    print(push_folder(args.folder, args.repo_id, repo_type="dataset", private=args.private))
+
+
+def _demo(args: argparse.Namespace) -> None:
+    from .demo import run_demo
+
+    run_demo(Path(args.output_dir), quick=args.quick)
+
+
+def build_indicator(text: str | dict, columns: dict[str, str] | None) -> Any:
+    """Builds an indicator from `NAME[,KEY=VALUE…]`, or from a YAML mapping `{NAME: {KEY: VALUE}}`.
+
+    Raises:
+        [`InstructMineError`]: Where the name or an argument is not known.
+    """
+    import hf_instructmine
+
+    name, kwargs = (text.partition(",")[0], parse_mapping(text.partition(",")[2])) if isinstance(text, str) else (
+        next(iter(text)), next(iter(text.values()))
+    )  # fmt: skip
+    if name not in _INDICATORS:
+        raise InstructMineError(f"there is no indicator '{name}': known are {', '.join(_INDICATORS)}")
+    try:
+        return getattr(hf_instructmine, name)(**(kwargs or {}), **({} if columns is None else {"columns": columns}))
+    except TypeError as error:
+        raise InstructMineError(f"{name}: {str(error).split('() ')[-1]}; see its documentation") from error
+
+
+def parse_mapping(text: str | dict | None) -> dict[str, Any] | None:
+    """Reads `key=value,key=value`; values are read as YAML, so numbers are numbers and `[a, b]` is a list."""
+    import yaml
+
+    if text is None or isinstance(text, dict):
+        return text
+    pairs: list[str] = []
+    for piece in filter(None, text.split(",")):
+        if "=" not in piece and pairs:  # a comma inside a list
+            pairs[-1] += f",{piece}"
+        else:
+            pairs.append(piece)
+    wrong = [pair for pair in pairs if "=" not in pair]
+    if wrong:
+        raise InstructMineError(f"'{wrong[0]}' is not of the form key=value")
+    return {key.strip(): yaml.safe_load(value) for key, _, value in (pair.partition("=") for pair in pairs)}
+
+
+def load_rule(name: str, loader: Any) -> Any:
+    """A published rule by its name, else a rule by its folder or Hub id."""
+    return loader.from_published(name) if name.startswith("instructmining-") else loader.from_pretrained(name)
+
+
+def _quartiles(values: Sequence[float]) -> str:
+    import numpy as np
+
+    finite = np.asarray(values)[np.isfinite(values)]
+    if not len(finite):
+        return ""
+    low, middle, high = np.percentile(finite, [25, 50, 75])
+    return f"; quartiles {low:.4g}, {middle:.4g}, {high:.4g}"
+
+
+def run() -> None:
+    """Entry point of the `instructmine` command."""
+    # Two threads that spin for work slow each other down on small machines; both must be set before torch loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()
