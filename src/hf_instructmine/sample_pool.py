@@ -72,7 +72,7 @@ def _off_topic(answer: str, others: list[str], rng: random.Random) -> str:
 
 
 def _gibberish(answer: str, others: list[str], rng: random.Random) -> str:
-    """The words shuffled, or the letters of each word shuffled, or every letter and digit replaced by a random letter."""
+    """The words shuffled, or the letters of each word shuffled, or every letter and digit replaced at random."""
     form = rng.choice(("words", "letters", "random"))
     if form == "words":
         words = answer.split()
