@@ -154,9 +154,9 @@ def pool_digest(pool: Dataset) -> str:
     """A digest of a pool's column names and values, in order; the same however the pool was loaded."""
     import xxhash
 
-    digest = xxhash.xxh64(json.dumps(pool.column_names))
+    digest = xxhash.xxh64(json.dumps(pool.column_names).encode())
     for start in range(0, len(pool), 1000):
-        digest.update(json.dumps(pool[start : start + 1000], default=str))
+        digest.update(json.dumps(pool[start : start + 1000], default=str).encode())
     return f"xxh64:{digest.hexdigest()}"
 
 
@@ -166,7 +166,7 @@ def _score_one(
     """Scores the shards that are not there yet, keeps each, and returns the columns and the notes of all rows."""
     import xxhash
 
-    key = xxhash.xxh64(json.dumps(configuration, sort_keys=True)).hexdigest()
+    key = xxhash.xxh64(json.dumps(configuration, sort_keys=True).encode()).hexdigest()
     texts = _text_columns(pool, indicator)
     rows = max(_SHARD_ROWS, -(-len(pool) // _MOST_SHARDS))
     starts = list(range(0, len(pool), rows))

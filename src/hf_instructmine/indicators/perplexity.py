@@ -1,15 +1,19 @@
-"""Perplexity of the response under a language model (InstructMining, section 3: PPL; the paper used Llama-2-7B)."""
+"""Likelihood of the response under a language model (InstructMining, section 3: PPL; the paper used Llama-2-7B)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..conversation import Conversation
 from ..engine import response_nll
+from ..errors import InstructMineError
 from ..models import LoadedModel
 from ..tokenization import added_bos, encode_data, encode_prompt
 from .base import ModelIndicator
+
+
+_ALSO = ("ifd", "end_of_turn")
 
 
 class Perplexity(ModelIndicator):
@@ -19,12 +23,21 @@ class Perplexity(ModelIndicator):
     contents, each followed by a blank line, after a BOS token if its tokenizer adds one. Every response token counts,
     the first one too. The text of special tokens in the data is scored as text.
 
+    Two further columns come from the same forward passes, on request (`also`):
+
+    - `ifd`, the instruction-following difficulty (Li et al., 2024, arXiv 2308.12032): perplexity given the prompt over
+      perplexity of the response alone, from 0 to infinity. Above 1 the prompt makes the response less likely, as when
+      it answers another question.
+    - `end_of_turn`: negative log-likelihood of the tokenizer's EOS token after the response, in nats, from 0 to
+      infinity. High where the response stops in mid-sentence.
+
     Args:
         model (`str` or `PreTrainedModel`): Causal language model: Hub id, local folder, PEFT adapter, or loaded.
         tokenizer (`str` or `PreTrainedTokenizerBase`, *optional*): Defaults to the model's own.
         given (`bool`, defaults to `True`): Whether the response is conditioned on its prompt. With `False` it is
             scored alone, without a template; its first token then counts only where the tokenizer adds a BOS.
         include_eos (`bool`, defaults to `False`): Whether the end-of-turn token counts as a response token.
+        also (`Sequence[str]`, *optional*): `"ifd"`, `"end_of_turn"` or both.
         revision (`str`, *optional*): Branch, tag or commit of the model on the Hub.
         dtype (`str`, defaults to `"float32"`): `"bfloat16"` is several times faster and moves a score by about 1 %.
         device (`str`, *optional*): Defaults to the GPU where there is one.
@@ -38,8 +51,6 @@ class Perplexity(ModelIndicator):
         [`InstructMineError`]: On the first batch, where the model or its tokenizer cannot be loaded.
     """
 
-    names = ("perplexity",)
-
     def __init__(
         self,
         model: Any,
@@ -47,6 +58,7 @@ class Perplexity(ModelIndicator):
         *,
         given: bool = True,
         include_eos: bool = False,
+        also: Sequence[str] = (),
         revision: str | None = None,
         dtype: Any = "float32",
         device: str | None = None,
@@ -62,37 +74,65 @@ class Perplexity(ModelIndicator):
             model, tokenizer, "AutoModelForCausalLM", max_length, token_budget, source,
             columns=columns, turns=turns, overwrite=overwrite,
         )  # fmt: skip
+        unknown = [name for name in also if name not in _ALSO]
+        if unknown:
+            raise InstructMineError(f"also={unknown[0]!r} is not known: it takes {', '.join(map(repr, _ALSO))}")
+        if also and not given:
+            raise InstructMineError(
+                "also needs given=True: it compares with, or follows, the response given its prompt"
+            )
         self.given = given
         self.include_eos = include_eos
+        self.names = ("perplexity", *also)
 
     def score(self, conversations: list[Conversation]) -> tuple[np.ndarray, np.ndarray, list[str | None]]:
-        """Mean NLL in nats per token `(n, 1)`, response tokens scored `(n,)`, and notes; see [`Indicator.score`]."""
+        """Nats per token `(n, len(names))`, response tokens `(n,)`, and notes; see [`Indicator.score`]."""
         loaded = self.load()
-        encoded = [encode_pair(loaded, c, self.given, self.include_eos, self.max_length) for c in conversations]
-        scorable = [i for i, (ids, start, _) in enumerate(encoded) if len(ids) > start]
-        nll = response_nll(loaded, [encoded[i][0] for i in scorable], [encoded[i][1] for i in scorable])
-        sums, tokens = np.zeros((len(encoded), 1)), np.zeros(len(encoded))
-        for i, values in zip(scorable, nll):
-            sums[i], tokens[i] = values.sum(dtype=np.float64), len(values)
-        notes = [note if len(ids) > start else "no token to score" for ids, start, note in encoded]
-        return sums / np.maximum(tokens, 1)[:, None], tokens, notes
+        eos = self.include_eos or "end_of_turn" in self.names
+        pairs = [encode_pair(loaded, c, self.given, eos, self.max_length) for c in conversations]
+        alone = [encode_pair(loaded, c, False, False, self.max_length) for c in conversations] if self._ifd else []
+        nll = response_nll(loaded, [ids for ids, _, _ in pairs + alone], [start for _, start, _ in pairs + alone])
+        columns: dict[str, list[float]] = {name: [] for name in self.names}
+        tokens, notes = [], []
+        for i, (_, _, note) in enumerate(pairs):
+            closed = eos and note != "truncated response"  # the EOS is the last token scored
+            response = nll[i][:-1] if closed else nll[i]
+            counted = nll[i] if self.include_eos else response
+            columns["perplexity"].append(_mean(counted))
+            if self._ifd:
+                # Without a BOS the first token of the response alone cannot be scored: both means leave it out.
+                same = response if added_bos(loaded.tokenizer) else response[1:]
+                columns["ifd"].append(_mean(same) - _mean(nll[len(pairs) + i][: len(same)]))
+            if "end_of_turn" in self.names:
+                columns["end_of_turn"].append(float(nll[i][-1]) if closed else np.nan)
+            tokens.append(len(counted))
+            notes.append(note if len(counted) else "no token to score")
+        return np.array([columns[name] for name in self.names]).T, np.array(tokens), notes
+
+    @property
+    def _ifd(self) -> bool:
+        return "ifd" in self.names
 
     def _gather(self, *args: Any) -> tuple[dict[str, list[float]], list[str | None]]:
         values, notes = super()._gather(*args)
-        return {name: np.exp(column).tolist() for name, column in values.items()}, notes
+        # A mean of NLLs is a log perplexity, and a difference of them a log ratio; `end_of_turn` stays in nats.
+        return {k: v if k == "end_of_turn" else np.exp(v).tolist() for k, v in values.items()}, notes
 
     def provenance(self) -> dict[str, Any]:
         return {**super().provenance(), "given": self.given, "include_eos": self.include_eos}
 
 
 def encode_pair(
-    loaded: LoadedModel, conversation: Conversation, given: bool, include_eos: bool, max_length: int
+    loaded: LoadedModel, conversation: Conversation, given: bool, eos: bool, max_length: int
 ) -> tuple[list[int], int, str | None]:
     """Ids of prompt and response, where the response starts, and a note where something was cut."""
     tokenizer = loaded.tokenizer
     prompt = encode_prompt(tokenizer, conversation.prompt) if given else added_bos(tokenizer)
     response = encode_data(tokenizer, conversation.response)
-    if include_eos:
+    max_length = int(min(max_length, loaded.max_positions))
+    if eos:
+        if tokenizer.eos_token_id is None:
+            raise InstructMineError(f"the tokenizer '{tokenizer.name_or_path}' has no EOS token to score")
         response = [*response, tokenizer.eos_token_id]
     note = None
     if len(prompt) + len(response) > max_length:
@@ -104,3 +144,7 @@ def encode_pair(
             note = "truncated response"
     # Without a prompt or BOS there is nothing to predict the first token from.
     return prompt + response, max(len(prompt), 1), note
+
+
+def _mean(nll: np.ndarray) -> float:
+    return float(nll.mean(dtype=np.float64)) if len(nll) else 0.0
