@@ -98,12 +98,13 @@ class Indicator:
     def _gather(
         self, rows: list[list[Conversation]], owners: list[int], values: np.ndarray, weights: np.ndarray, notes: list
     ) -> tuple[dict[str, list[float]], list[str | None]]:
-        totals = np.zeros((len(rows), len(self.names)))
-        shares = np.zeros(len(rows))
-        np.add.at(totals, owners, values * weights[:, None])
-        np.add.at(shares, owners, weights)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            means = totals / shares[:, None]  # 0 / 0, a row with nothing to score, is NaN
+        # A turn without a value counts for nothing; a row without any is 0 / 0, NaN.
+        scored = ~np.isnan(values)
+        totals, shares = np.zeros((2, len(rows), len(self.names)))
+        np.add.at(totals, owners, np.where(scored, values, 0) * weights[:, None])
+        np.add.at(shares, owners, scored * weights[:, None])
+        with np.errstate(invalid="ignore"):
+            means = totals / shares
         row_notes: list[str | None] = [row[-1].problem for row in rows]
         for i, note in zip(owners, notes):
             row_notes[i] = row_notes[i] or note

@@ -147,4 +147,4 @@ def encode_pair(
 
 
 def _mean(nll: np.ndarray) -> float:
-    return float(nll.mean(dtype=np.float64)) if len(nll) else 0.0
+    return float(nll.mean(dtype=np.float64)) if len(nll) else np.nan
