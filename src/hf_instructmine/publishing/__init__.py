@@ -1,0 +1,1 @@
+"""How results leave the house: dataset cards, figures, folders and the Hub."""

@@ -1,0 +1,217 @@
+"""The dataset card of a selection: what was chosen, by which rule, from which numbers, and how to do it again.
+
+Names of sources, columns and rules come from data that others wrote. In the card they are text and nothing else:
+[`escape`] takes from them what Markdown, HTML, YAML or a template engine would act on.
+"""
+
+import platform
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..indicator_columns import indicator_columns
+from ..provenance import get_provenance
+
+
+if TYPE_CHECKING:
+    from huggingface_hub import DatasetCard
+
+    from ..selection import Selection
+
+
+PARQUET_FILE = "data/train-00000-of-00001.parquet"
+FIGURE_FILE = "predicted_log_loss.png"
+FOLDER = "path/to/this/folder"
+TEMPLATE = Path(__file__).with_name("dataset_card.md")
+SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B")
+# A pool whose `source` is a URL per row would make a card of a million lines.
+MAX_SOURCES = 40
+MAX_TEXT = 200
+
+
+@dataclass
+class CardSection:
+    """A further section of a card, before "How to reproduce".
+
+    Attributes:
+        title (`str`): Its heading, as text.
+        markdown (`str`): Its body, as Markdown: whatever comes from data has been through [`escape`].
+        figures (`dict[str, bytes]`): The PNG files that the Markdown refers to, by file name.
+    """
+
+    title: str
+    markdown: str
+    figures: dict[str, bytes] = field(default_factory=dict)
+
+
+def build_card(selection: "Selection", repo_id: str | None = None) -> "DatasetCard":
+    """Builds the dataset card of a selection.
+
+    Args:
+        selection ([`~hf_instructmine.selection.Selection`]): What the card describes.
+        repo_id (`str`, *optional*): The repository it goes to, for the examples; without it they name a folder.
+
+    Returns:
+        `DatasetCard`: With metadata that the Hub accepts.
+    """
+    from huggingface_hub import DatasetCard, DatasetCardData
+
+    rule = selection.estimator
+    # In a repository, name the file: shards of an earlier dataset may lie beside it. In a folder, do not: there
+    # `load_dataset` caches by the name alone, and would give the rows of an earlier selection.
+    files = [{"config_name": "default", "data_files": [{"split": "train", "path": PARQUET_FILE}]}]
+    data = DatasetCardData(
+        license=selection.license,
+        task_categories=["text-generation"],
+        size_categories=[size_category(selection.num_selected)],
+        source_datasets=selection.source_datasets or None,
+        tags=["instructmining", "instruction-tuning", "data-selection", "hf-instructmine"],
+        configs=files if repo_id else None,
+    )
+    return DatasetCard.from_template(
+        data,
+        template_path=str(TEMPLATE),
+        title=f"Curated instruction data: {selection.num_selected:,} of {selection.num_pool:,} examples",
+        opening=_opening(selection),
+        figure=FIGURE_FILE,
+        how_to_load=_how_to_load(repo_id),
+        choice=_choice(selection),
+        counts=_counts(selection),
+        rule=f"**{escape(rule.name)}**, for the target {escape(rule.target)}: {escape(rule.origin)}",
+        coefficients=_table(
+            ["term", "coefficient"], [[escape(term), f"{value:.6g}"] for term, value in rule.coefficients.items()]
+        ),
+        indicators=_indicators(selection),
+        sections=[CardSection(escape(s.title), s.markdown) for s in selection.sections],
+        how_to_reproduce=_how_to_reproduce(selection, repo_id),
+        versions=_versions(),
+    )
+
+
+def escape(text: Any) -> str:
+    """Makes one line of inert Markdown of anything, cut at 200 characters.
+
+    Letters, digits and ordinary punctuation of any script are kept; what Markdown, HTML, LaTeX, links, mentions or
+    templates are made of is escaped, so that it is shown as it is. See [`printable`] for the rest.
+    """
+    text = printable(text)
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = re.sub(r"([\\`*_{}\[\]#|~$@])", r"\\\1", text)
+    # Bare addresses become links without any markup: https://…, www.…
+    return re.sub(r"(?=://)|(?<=www)(?=\.)", r"\\", text, flags=re.IGNORECASE)
+
+
+def printable(text: Any) -> str:
+    """Makes one line of anything, cut at 200 characters, with "�" for control and invisible formatting characters."""
+    text = " ".join(str(text).split())
+    if len(text) > MAX_TEXT:
+        text = text[: MAX_TEXT - 1] + "…"
+    return "".join("�" if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co", "Cn") else c for c in text)
+
+
+def size_category(rows: int) -> str:
+    """The Hub's `size_categories` value for a number of rows."""
+    return next((name for power, name in enumerate(SIZES, start=3) if rows < 10**power), "n>1B")
+
+
+def _opening(selection: "Selection") -> str:
+    share = selection.num_selected / selection.num_pool
+    pool = ", ".join(escape(name) for name in selection.source_datasets)
+    return (
+        f"The {selection.num_selected:,} rows ({share:.2%}) of a pool of {selection.num_pool:,} instruction examples"
+        f"{f' ({pool})' if pool else ''} for which the rule {escape(selection.estimator.name)} predicts the lowest "
+        "log loss of a model finetuned on them ([InstructMining](https://arxiv.org/abs/2307.06290)). "
+        "Chosen with hf-instructmine."
+    )
+
+
+def _choice(selection: "Selection") -> str:
+    if selection.duplicates_checked:
+        duplicates = (
+            f"{selection.skipped_duplicates:,} exact duplicates of an already selected prompt and response and "
+            f"{selection.skipped_empty:,} rows without a response were passed over on the way."
+        )
+    else:
+        duplicates = "Duplicates were not looked for."
+    return (
+        f"Asked for: `{_arguments(selection)}`. Rows were taken from the lowest predicted log loss upwards. "
+        f"{selection.skipped_unscored:,} rows have no prediction, for want of an indicator, and could not be "
+        f"selected. {duplicates}"
+    )
+
+
+def _counts(selection: "Selection") -> str:
+    def row(count: Any, name: str) -> list[str]:
+        skipped = (count.unscored, count.duplicates, count.empty)
+        return [name, f"{count.pool:,}", f"{count.selected:,}", f"{count.selected / count.pool:.1%}"] + [
+            f"{number:,}" for number in skipped
+        ]
+
+    named = sorted(selection.sources, key=lambda count: (-count.pool, count.name))
+    rows = [row(count, escape(count.name) or "(empty)") for count in named[:MAX_SOURCES]]
+    table = _table(
+        ["source", "in", "out", "kept", "without prediction", "duplicates", "without response"],
+        [*rows, row(selection.total, "**all**")],
+    )
+    if len(named) > MAX_SOURCES:
+        table += f"\n\nThe {MAX_SOURCES} largest of {len(named):,} sources are listed."
+    return table
+
+
+def _indicators(selection: "Selection") -> str:
+    rule = selection.estimator
+    provenance = get_provenance(selection.dataset)
+    columns = list(dict.fromkeys([*rule.indicators, *indicator_columns(selection.dataset)]))
+    rows = []
+    for column in columns:
+        found = dict(provenance.get(column, {}))
+        kind = found.pop("indicator", None)
+        made_by = found.pop("model", None) or found.get("tokenizer") or kind or "not recorded"
+        details = ", ".join(f"{key}={value}" for key, value in found.items()) or "–"
+        rows.append([escape(column), "yes" if column in rule.indicators else "no", escape(made_by), escape(details)])
+    table = _table(["column", "in the rule", "made by", "configuration"], rows, text_columns=4)
+    warnings = [_mismatch(column, rule.provenance.get(column, {}), provenance.get(column)) for column in columns]
+    return "\n\n".join([table, *filter(None, warnings)])
+
+
+def _mismatch(column: str, expected: dict[str, Any], found: dict[str, Any] | None) -> str | None:
+    """A warning where the rule was fitted on other numbers than it was applied to (`allow_mismatch=True`)."""
+    if found is None or all(found.get(key) == value for key, value in expected.items()):
+        return None
+    then = ", ".join(f"{key}={value}" for key, value in expected.items() if found.get(key) != value)
+    return f"**Mismatch:** the rule was fitted on {escape(column)} made with {escape(then)}."
+
+
+def _arguments(selection: "Selection") -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in selection.request.items())
+
+
+def _how_to_load(repo_id: str | None) -> str:
+    return f'from datasets import load_dataset\n\ndataset = load_dataset("{repo_id or FOLDER}", split="train")'
+
+
+def _how_to_reproduce(selection: "Selection", repo_id: str | None) -> str:
+    source = f'"{repo_id}", repo_type="dataset"' if repo_id else f'"{FOLDER}"'
+    return (
+        "import hf_instructmine as him\n\n"
+        f"scored = him.score(pool, indicators)  # {selection.num_pool:,} rows\n"
+        f"rule = him.LossEstimator.from_pretrained({source})  # estimator.json\n"
+        f"selection = him.Selector(rule).select(scored, {_arguments(selection)})"
+    )
+
+
+def _versions() -> str:
+    from .. import __version__
+
+    others = ", ".join(f"{name} {version(name)}" for name in ("datasets", "transformers", "torch", "numpy"))
+    return f"hf-instructmine {__version__}, {others} and Python {platform.python_version()}"
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]], text_columns: int = 1) -> str:
+    numbers = len(header) - text_columns
+    lines = [header, ["---"] * text_columns + ["---:"] * numbers, *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

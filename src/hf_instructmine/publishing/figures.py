@@ -1,0 +1,46 @@
+"""Figures of a dataset card: legible at the 700 pixels that the Hub gives them, and drawn without a display."""
+
+from pathlib import Path
+
+import numpy as np
+
+
+POOL_COLOR = "#8a8f98"
+SELECTION_COLOR = "#c2571a"
+# Rules with a length term give a few rows predictions far above the rest, which would squeeze all others into one bar.
+SHOWN_SHARE = 99.5
+
+
+def plot_predicted_log_loss(pool: np.ndarray, selected: np.ndarray, path: str | Path) -> None:
+    """Draws the distributions of predicted log loss, pool above selection, on one axis.
+
+    Args:
+        pool (`np.ndarray` of shape `(n,)`): Predictions for the pool; those that are not finite are left out.
+        selected (`np.ndarray` of shape `(k,)`): Predictions for the selected rows.
+        path (`str` or `Path`): Of the PNG, 1400 pixels wide.
+    """
+    from matplotlib.figure import Figure
+
+    pool = pool[np.isfinite(pool)]
+    low = pool.min()
+    high = max(np.percentile(pool, SHOWN_SHARE), selected.max())
+    edges = np.linspace(low, high, 61) if high > low else np.linspace(low - 0.5, low + 0.5, 61)
+    beyond = int((pool > edges[-1]).sum())
+
+    figure = Figure(figsize=(7, 4.2), dpi=200, layout="constrained")
+    axes = figure.subplots(2, 1, sharex=True)
+    for ax, values, name, color in (
+        (axes[0], pool, "Pool", POOL_COLOR),
+        (axes[1], selected, "Selection", SELECTION_COLOR),
+    ):
+        ax.hist(np.minimum(values, edges[-1]) if name == "Selection" else values, bins=edges, color=color)
+        median = float(np.median(values))
+        ax.axvline(median, color="black", linewidth=1.2, linestyle="--", label=f"median {median:.4g}")
+        title = f"{name}: {len(values):,} rows"
+        ax.set_title(title + (f" ({beyond:,} beyond the right edge)" if name == "Pool" and beyond else ""), loc="left")
+        ax.set_ylabel("rows")
+        ax.yaxis.get_major_locator().set_params(integer=True, nbins=4)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.legend(frameon=False, loc="upper right")
+    axes[1].set_xlabel("predicted log loss: ln of the loss in nats (lower is better)")
+    figure.savefig(path, metadata={"Software": None})

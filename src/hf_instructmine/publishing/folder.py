@@ -1,0 +1,90 @@
+"""Output folders that are either complete or absent."""
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import InstructMineError
+
+
+def check_output_folder(folder: str | Path, overwrite: bool = False) -> None:
+    """Finds out whether [`staged_folder`] would succeed, before hours of work that would end there.
+
+    Raises:
+        [`InstructMineError`]: Where the folder cannot be written, is a file, or holds files already and `overwrite` is
+            `False`.
+    """
+    _make_stage(_resolve(folder), overwrite).rmdir()
+
+
+@contextmanager
+def staged_folder(folder: str | Path, overwrite: bool = False) -> Iterator[Path]:
+    """Gives a hidden folder to write to, and moves what was written to `folder` once the block ends without an error.
+
+    A new folder appears by one rename. In a folder that exists, files are replaced one by one, `README.md` last, and
+    files of other names stay as they are; but a subfolder that is written to may hold none, because `load_dataset`
+    would read them too.
+
+    Args:
+        folder (`str` or `Path`): Where the files are to be.
+        overwrite (`bool`, *optional*, defaults to `False`): Whether `folder` may hold files already.
+
+    Raises:
+        [`InstructMineError`]: As [`check_output_folder`] does, before the block is entered; and where writing fails.
+    """
+    target = _resolve(folder)
+    stage = _make_stage(target, overwrite)
+    try:
+        yield stage
+        if target.is_dir():
+            _refuse_mixture(stage, target)
+            for file in sorted(_files(stage), key=lambda file: file.name == "README.md"):
+                destination = target / file.relative_to(stage)
+                destination.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(file, destination)
+        else:
+            os.rename(stage, target)
+    except OSError as error:
+        raise InstructMineError(f"could not write '{target}', nothing was kept: {error}") from error
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _resolve(folder: str | Path) -> Path:
+    return Path(folder).expanduser().absolute()
+
+
+def _files(folder: Path) -> list[Path]:
+    return [file for file in folder.rglob("*") if file.is_file()]
+
+
+def _refuse_mixture(stage: Path, target: Path) -> None:
+    for subfolder in (entry for entry in stage.iterdir() if entry.is_dir()):
+        written = {file.relative_to(stage) for file in _files(subfolder)}
+        held = {file.relative_to(target) for file in _files(target / subfolder.name)}
+        if held - written:
+            raise InstructMineError(
+                f"'{target / subfolder.name}' holds a file that is not of a selection ({min(held - written).name}): "
+                "remove it, or name another folder"
+            )
+
+
+def _make_stage(target: Path, overwrite: bool) -> Path:
+    try:
+        if target.exists() and not target.is_dir():
+            raise InstructMineError(f"'{target}' is a file: name a folder")
+        held = sorted(entry.name for entry in target.iterdir()) if target.is_dir() else []
+        if held and not overwrite:
+            some = ", ".join(held[:3]) + (", …" if len(held) > 3 else "")
+            raise InstructMineError(
+                f"'{target}' already holds files ({some}): name another folder, or pass overwrite=True to replace them"
+            )
+        # Inside a folder that exists: its parent may be read-only or another file system.
+        stage = (target if target.is_dir() else target.parent) / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
+        stage.mkdir(parents=True)
+    except OSError as error:
+        raise InstructMineError(f"cannot write to '{target}' ({error.strerror}): name another folder") from error
+    return stage

@@ -1,0 +1,134 @@
+"""A folder to the Hub in one commit. `huggingface_hub` does the work; here is what it leaves to its caller."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from ..errors import InstructMineError
+
+
+T = TypeVar("T")
+
+# Seconds between attempts: the Hub's 5xx and 429 answers usually pass within a minute.
+RETRY_DELAYS = (1, 4, 15)
+
+
+def require_token(token: str | None = None) -> str:
+    """Returns `token`, or the one that is logged in with.
+
+    Raises:
+        [`InstructMineError`]: Where there is none, or it cannot be one.
+    """
+    from huggingface_hub import get_token
+
+    token = (token or get_token() or "").strip()
+    if not token:
+        raise InstructMineError("no Hugging Face token: run `hf auth login`, set HF_TOKEN, or pass token=…")
+    # Otherwise the HTTP library refuses the header, and quotes the token while doing so.
+    if not (token.isascii() and token.isprintable()) or " " in token:
+        raise InstructMineError("the Hugging Face token holds spaces or characters that no token has: copy it again")
+    return token
+
+
+def check_repo_id(repo_id: str) -> None:
+    """Refuses what cannot be a repository's id.
+
+    Raises:
+        [`InstructMineError`]: Says what is wrong with it.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise InstructMineError(f"{repo_id!r} is no repository id: {_one_line(error)}") from error
+
+
+def push_folder(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    repo_type: str,
+    commit_message: str,
+    private: bool = False,
+    token: str | None = None,
+) -> str:
+    """Pushes the files of a folder as one commit, to a repository that is created where absent.
+
+    A commit that fails with a 5xx or 429 answer or for want of a connection is tried again, `len(RETRY_DELAYS)` times.
+
+    Args:
+        folder (`str` or `Path`): Its files are pushed under their paths in it.
+        repo_id (`str`): `"owner/name"`, or `"name"` for one's own.
+        repo_type (`str`): `"dataset"` or `"model"`.
+        commit_message (`str`): The first line of the commit.
+        private (`bool`, *optional*, defaults to `False`): Whether a new repository is private.
+        token (`str`, *optional*): Token with write access; by default the one logged in with.
+
+    Returns:
+        `str`: The repository's id, owner included.
+
+    Raises:
+        [`InstructMineError`]: Without a token; where `private` is asked and the repository is a public one; where the
+            Hub refuses or stays out of reach.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.utils import httpx
+
+    api = HfApi(token=require_token(token))
+    check_repo_id(repo_id)
+    files = sorted(file for file in Path(folder).rglob("*") if file.is_file())
+
+    def create() -> str:
+        return api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True).repo_id
+
+    def commit() -> None:
+        # Operations remember what was uploaded, so a new attempt needs new ones; the Hub skips files that it has.
+        operations = [
+            CommitOperationAdd(path_in_repo=file.relative_to(folder).as_posix(), path_or_fileobj=file)
+            for file in files
+        ]
+        api.create_commit(full_id, operations, commit_message=commit_message, repo_type=repo_type)
+
+    try:
+        full_id = _with_retries(create)
+        if private and not api.repo_info(full_id, repo_type=repo_type).private:
+            raise InstructMineError(
+                f"'{full_id}' exists and is public, so private=True cannot be kept: nothing was pushed; "
+                "make it private in its settings, or choose another name"
+            )
+        _with_retries(commit)
+    except OfflineModeIsEnabled as error:
+        raise InstructMineError("offline mode is on: unset HF_HUB_OFFLINE to push to the Hub") from error
+    except HfHubHTTPError as error:
+        raise InstructMineError(f"the Hub refused to push to '{repo_id}': {_one_line(error)}") from error
+    except RuntimeError as error:  # what huggingface_hub makes of any failure while it uploads a large file
+        raise InstructMineError(f"nothing was pushed to '{repo_id}': {_one_line(error)} Try again later") from error
+    except httpx.HTTPError as error:
+        raise InstructMineError(
+            f"the Hub at {api.endpoint} cannot be reached ({_one_line(error)}): nothing was pushed; try again later"
+        ) from error
+    return full_id
+
+
+def _with_retries(request: Callable[[], T]) -> T:
+    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.utils import httpx
+
+    for delay in RETRY_DELAYS:
+        try:
+            return request()
+        except HfHubHTTPError as error:
+            if error.response.status_code not in (429, 500, 502, 503, 504):
+                raise
+        except httpx.TransportError:
+            pass
+        time.sleep(delay)
+    return request()
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

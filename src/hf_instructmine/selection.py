@@ -1,0 +1,361 @@
+"""From a scored pool and a rule to a curated dataset: the examples of lowest predicted log loss (arXiv 2307.06290)."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from datasets import ClassLabel, Dataset, Value
+
+from .budget import Budget, Walk
+from .conversation import check_text_columns, find_layouts, read_conversations
+from .errors import InstructMineError
+from .provenance import get_provenance
+
+
+if TYPE_CHECKING:
+    from huggingface_hub import DatasetCard
+
+    from .estimator import LossEstimator
+    from .publishing.card import CardSection
+
+
+LOG_LOSS = "predicted_log_loss"
+SOURCE = "source"
+# Texts are read only as far down the ranking as the budget reaches.
+CHUNK = 4096
+_DEFAULTS = {"drop_duplicates": True, "columns": None, "allow_mismatch": False}
+
+
+@dataclass
+class SourceCount:
+    """What became of the rows of one source.
+
+    Attributes:
+        name (`str`): The value of the column `source`.
+        pool (`int`): Rows in the pool.
+        selected (`int`): Rows selected.
+        unscored (`int`): Rows that cannot be ranked, because their prediction is NaN or infinite.
+        duplicates (`int`): Rows passed over as exact duplicates of an already selected prompt and response.
+        empty (`int`): Rows passed over because they have no response.
+    """
+
+    name: str
+    pool: int
+    selected: int
+    unscored: int
+    duplicates: int
+    empty: int
+
+
+@dataclass
+class Selection:
+    """A curated dataset and all that explains it. Made by [`Selector.select`].
+
+    Attributes:
+        dataset (`Dataset`): The selected rows, lowest predicted log loss first, with every column of the pool and
+            `predicted_log_loss`.
+        estimator ([`LossEstimator`]): The rule that chose.
+        indices (`np.ndarray` of shape `(k,)`): The pool's row numbers of `dataset`, in its order.
+        pool_log_loss (`np.ndarray` of shape `(n,)`): Predicted log loss of every row of the pool, in its order.
+        request (`dict`): What [`Selector.select`] was asked for, such as `{"size": 2000}`. There is no seed: nothing
+            is random.
+        total ([`SourceCount`]): Counts over the whole pool.
+        sources (`list[SourceCount]`): The same by value of the column `source`; empty where there is no such column.
+        duplicates_checked (`bool`): Whether texts were compared.
+        license (`str`, *optional*): For the card's metadata: that of the data, which cannot be known from it.
+        source_datasets (`list[str]`): For the card's metadata: the Hub ids of the pool.
+        sections (`list[CardSection]`): Further sections of the card.
+    """
+
+    dataset: Dataset
+    estimator: "LossEstimator"
+    indices: np.ndarray
+    pool_log_loss: np.ndarray
+    request: dict[str, Any]
+    total: SourceCount
+    sources: list[SourceCount] = field(default_factory=list)
+    duplicates_checked: bool = True
+    license: str | None = None
+    source_datasets: list[str] = field(default_factory=list)
+    sections: list["CardSection"] = field(default_factory=list)
+
+    @property
+    def num_pool(self) -> int:
+        return self.total.pool
+
+    @property
+    def num_selected(self) -> int:
+        return self.total.selected
+
+    @property
+    def skipped_unscored(self) -> int:
+        """Rows of the pool that no selection can contain, because their prediction is NaN or infinite."""
+        return self.total.unscored
+
+    @property
+    def skipped_duplicates(self) -> int:
+        """Exact duplicates of an already selected prompt and response that were met before the budget was filled."""
+        return self.total.duplicates
+
+    @property
+    def skipped_empty(self) -> int:
+        """Rows without a response that were met before the budget was filled."""
+        return self.total.empty
+
+    @property
+    def log_loss(self) -> np.ndarray:
+        """Predicted log loss of the selected rows, ascending; shape `(k,)`."""
+        return self.pool_log_loss[self.indices]
+
+    @property
+    def card(self) -> "DatasetCard":
+        """The dataset card, built anew each time."""
+        from .publishing.card import build_card
+
+        return build_card(self)
+
+    def summary(self) -> str:
+        """A few lines for a person to read."""
+        from .publishing.card import printable
+
+        pool = self.pool_log_loss[np.isfinite(self.pool_log_loss)]
+        asked = ", ".join(f"{name}={value}" for name, value in self.request.items())
+        lines = [
+            f"Selected {self.num_selected:,} of {self.num_pool:,} rows with {self.estimator.name} ({asked})",
+            f"Predicted log loss: median {np.median(self.log_loss):.4f}, at most {self.log_loss[-1]:.4f}; "
+            f"pool median {np.median(pool):.4f}",
+            f"Passed over: {self.skipped_unscored:,} without a prediction, "
+            + (f"{self.skipped_duplicates:,} exact duplicates, " if self.duplicates_checked else "")
+            + f"{self.skipped_empty:,} without a response",
+        ]
+        names = [printable(count.name) for count in self.sources]
+        width = max(map(len, names), default=0)
+        lines += [f"  {name:<{width}}  {c.selected:>9,} of {c.pool:,}" for name, c in zip(names, self.sources)]
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return self.summary()
+
+    def save_to_disk(self, folder: str | Path, overwrite: bool = False) -> None:
+        """Writes a folder that `load_dataset` and `LossEstimator.from_pretrained` open.
+
+        It holds the rows as Parquet, the card (`README.md`) with its figure, the rule (`estimator.json`), and the
+        configuration that made each indicator column (`indicators.json`). It is complete or it is not there.
+
+        Args:
+            folder (`str` or `Path`): Made where absent.
+            overwrite (`bool`, *optional*, defaults to `False`): Whether files of an earlier selection are replaced.
+
+        Raises:
+            [`InstructMineError`]: Where the folder cannot be written, or holds files and `overwrite` is `False`.
+        """
+        from .publishing.folder import staged_folder
+
+        with staged_folder(folder, overwrite) as stage:
+            self._write(stage)
+
+    def push_to_hub(self, repo_id: str, private: bool = False, token: str | None = None) -> str:
+        """Pushes the files of [`~Selection.save_to_disk`] to a dataset repository, as one commit.
+
+        Args:
+            repo_id (`str`): `"owner/name"`, or `"name"` for one's own. Created where absent.
+            private (`bool`, *optional*, defaults to `False`): Whether a new repository is private.
+            token (`str`, *optional*): Token with write access; by default the one logged in with.
+
+        Returns:
+            `str`: The repository's id, for `load_dataset`.
+
+        Raises:
+            [`InstructMineError`]: Without a token, before any work; where the Hub refuses or stays out of reach.
+        """
+        from .publishing.hub import check_repo_id, push_folder, require_token
+
+        token = require_token(token)
+        check_repo_id(repo_id)
+        with TemporaryDirectory() as folder:
+            self._write(Path(folder), repo_id)
+            return push_folder(
+                folder,
+                repo_id,
+                repo_type="dataset",
+                commit_message=f"Add {self.num_selected:,} rows chosen by hf-instructmine",
+                private=private,
+                token=token,
+            )
+
+    def _write(self, folder: Path, repo_id: str | None = None) -> None:
+        from .publishing.card import FIGURE_FILE, PARQUET_FILE, build_card
+        from .publishing.figures import plot_predicted_log_loss
+
+        (folder / PARQUET_FILE).parent.mkdir()
+        self.dataset.to_parquet(folder / PARQUET_FILE)
+        self.estimator.save_pretrained(folder)
+        configurations = json.dumps(get_provenance(self.dataset), indent=2, sort_keys=True)
+        (folder / "indicators.json").write_text(configurations + "\n", "utf-8")
+        plot_predicted_log_loss(self.pool_log_loss, self.log_loss, folder / FIGURE_FILE)
+        for section in self.sections:
+            for name, png in section.figures.items():
+                (folder / name).write_bytes(png)
+        build_card(self, repo_id).save(folder / "README.md")
+
+
+class Selector:
+    """Keeps the rows of a scored pool for which a rule predicts the lowest log loss.
+
+    Args:
+        rule ([`LossEstimator`]): Predicts the log loss of each row from its indicator columns.
+
+    Example:
+
+    ```python
+    >>> rule = LossEstimator.from_published("instructmining-v2")
+    >>> selection = Selector(rule).select(scored, size=2000)
+    >>> selection.save_to_disk("curated")
+    ```
+    """
+
+    def __init__(self, rule: "LossEstimator"):
+        self.rule = rule
+
+    def select(
+        self,
+        dataset: Dataset,
+        *,
+        size: int | None = None,
+        fraction: float | None = None,
+        max_log_loss: float | None = None,
+        tokens: int | None = None,
+        drop_duplicates: bool = True,
+        columns: Mapping[str, str] | None = None,
+        allow_mismatch: bool = False,
+    ) -> Selection:
+        """Selects from the lowest predicted log loss upwards, equal predictions in the order of the pool.
+
+        Exactly one of `size`, `fraction`, `max_log_loss` and `tokens` says how much. Rows without a finite prediction
+        are never selected.
+
+        Args:
+            dataset (`Dataset`): A pool with the rule's indicator columns.
+            size (`int`, *optional*): How many rows.
+            fraction (`float`, *optional*): Which share of the pool's rows, above 0 and at most 1.
+            max_log_loss (`float`, *optional*): All rows predicted at most this, in nats (log loss).
+            tokens (`int`, *optional*): At most this many response tokens, by the column `output_length`: rows are
+                taken in the order of their ranking, up to the first that does not fit.
+            drop_duplicates (`bool`, *optional*, defaults to `True`): Pass over rows whose prompt and response are
+                exactly those of an already selected row, and rows without a response. With `False`, no text is read.
+            columns (`Mapping[str, str]`, *optional*): Which column holds the `prompt` and `response` (or `messages`),
+                where the layout is not one that is detected.
+            allow_mismatch (`bool`, *optional*, defaults to `False`): Accept indicators made otherwise than those the
+                rule was fitted on.
+
+        Returns:
+            [`Selection`]
+
+        Raises:
+            [`InstructMineError`]: Where the pool is empty or lacks columns, has a column `predicted_log_loss`, or
+                cannot fill what was asked for.
+        """
+        budget = Budget.of(size=size, fraction=fraction, max_log_loss=max_log_loss, tokens=tokens)
+        if len(dataset) == 0:
+            raise InstructMineError("the dataset is empty: there is no row to select")
+        if LOG_LOSS in dataset.column_names:
+            raise InstructMineError(
+                f"the column '{LOG_LOSS}' exists already, from an earlier selection perhaps: remove it with "
+                f"dataset.remove_columns('{LOG_LOSS}'), or rename it"
+            )
+        budget.check_pool(dataset)
+        compare = drop_duplicates and _has_text(dataset, columns)
+
+        log_loss = np.asarray(self.rule.predict(dataset, allow_mismatch=allow_mismatch), dtype=np.float64)
+        costs = budget.costs(dataset)
+        ranking = budget.rank(log_loss, costs)
+        keys = _text_keys(dataset, ranking, columns) if compare else ((row, row) for row in ranking.tolist())
+        walk = budget.walk(dataset, costs, keys)
+
+        indices = np.asarray(walk.taken, dtype=np.int64)
+        unscored = np.flatnonzero(~(np.isfinite(log_loss) & np.isfinite(costs)))
+        total, sources = _count_by_source(dataset, walk, unscored)
+        options = {"drop_duplicates": drop_duplicates, "columns": columns, "allow_mismatch": allow_mismatch}
+        changed = {name: value for name, value in options.items() if value != _DEFAULTS[name]}
+        return Selection(
+            dataset=dataset.with_format(None).add_column(LOG_LOSS, log_loss).select(indices),
+            estimator=self.rule,
+            indices=indices,
+            pool_log_loss=log_loss,
+            request={budget.kind: budget.amount, **changed},
+            total=total,
+            sources=sources,
+            duplicates_checked=compare,
+        )
+
+
+def _has_text(dataset: Dataset, columns: Mapping[str, str] | None) -> bool:
+    """Whether there are texts to compare, which have to be in a known layout; a table of numbers has none."""
+    numbers = (
+        name == SOURCE or (isinstance(feature, Value) and feature.dtype not in ("string", "large_string"))
+        for name, feature in dataset.features.items()
+    )
+    if columns is None and all(numbers):
+        return False
+    try:
+        check_text_columns(dataset, columns)
+    except InstructMineError as error:
+        raise InstructMineError(f"{error}; or do not compare texts, with drop_duplicates=False") from error
+    return True
+
+
+def _text_keys(
+    dataset: Dataset, ranking: np.ndarray, columns: Mapping[str, str] | None
+) -> Iterator[tuple[int, bytes | None]]:
+    """Yields each row number with a digest of its prompt and response, or None where there is no response."""
+    layouts = find_layouts(dataset.column_names, columns)
+    names = sorted({column for layout in layouts.values() for column in layout.values()})
+    texts = dataset.with_format(None).select_columns(names)
+    for start in range(0, len(ranking), CHUNK):
+        rows = ranking[start : start + CHUNK].tolist()
+        batch = texts[rows]
+        for i, row in enumerate(rows):
+            # One at a time, so that an error names the row's number in the pool.
+            (read,) = read_conversations({name: batch[name][i : i + 1] for name in names}, columns, first_row=row)
+            if read.problem is not None:
+                yield row, None
+                continue
+            content = json.dumps([read.prompt, read.response], sort_keys=True, default=str)
+            yield row, hashlib.blake2b(content.encode(), digest_size=16).digest()
+
+
+def _count_by_source(dataset: Dataset, walk: Walk, unscored: np.ndarray) -> tuple[SourceCount, list[SourceCount]]:
+    fates = {
+        "pool": slice(None),
+        "selected": walk.taken,
+        "unscored": unscored,
+        "duplicates": walk.duplicates,
+        "empty": walk.empty,
+    }
+    codes, names = _sources(dataset)
+    counts = {fate: np.bincount(codes[rows], minlength=len(names)).tolist() for fate, rows in fates.items()}
+    sources = [SourceCount(name, **{fate: counts[fate][code] for fate in fates}) for code, name in enumerate(names)]
+    total = SourceCount("all", **{fate: sum(counts[fate]) for fate in fates})
+    return total, sources if _names_sources(dataset) else []
+
+
+def _names_sources(dataset: Dataset) -> bool:
+    return isinstance(dataset.features.get(SOURCE), Value | ClassLabel)
+
+
+def _sources(dataset: Dataset) -> tuple[np.ndarray, list[str]]:
+    """The number of each row's source, and the names of the sources."""
+    if not _names_sources(dataset):
+        return np.zeros(len(dataset), dtype=np.int64), ["all"]
+    feature = dataset.features[SOURCE]
+    column = dataset.select_columns([SOURCE]).with_format("arrow")[:][SOURCE].combine_chunks()
+    encoded = column.dictionary_encode(null_encoding="encode")
+    values = encoded.dictionary.to_pylist()
+    if isinstance(feature, ClassLabel):
+        values = [None if value is None or value < 0 else feature.int2str(value) for value in values]
+    return encoded.indices.to_numpy(), ["(none)" if value is None else str(value) for value in values]
