@@ -46,6 +46,8 @@ def run_sorted(loaded: "LoadedModel", lengths: Sequence[int], forward: Callable[
                 raise InstructMineError(
                     f"one text of {lengths[batch[0]]} tokens does not fit into memory: lower max_length"
                 ) from error
+            outputs = None
+        if outputs is None:  # outside of `except`: until it is left, the error's traceback keeps the tensors alive
             loaded.token_budget = lengths[batch[0]] * len(batch) // 2
             _empty_cache()
             continue
@@ -118,21 +120,23 @@ def _head_on(model: "torch.nn.Module", positions: "torch.Tensor") -> Iterator[No
         handle.remove()
 
 
-def _pad(sequences: Sequence[Sequence[int]], device: "torch.device") -> "torch.Tensor":
+def _pad(sequences: Sequence[Sequence[int]], device: "torch.device", pad_id: int = 0) -> "torch.Tensor":
     import torch
 
-    ids = torch.zeros((len(sequences), max(map(len, sequences))), dtype=torch.long)
+    ids = torch.full((len(sequences), max(map(len, sequences))), pad_id, dtype=torch.long)
     for row, sequence in zip(ids, sequences):
         row[: len(sequence)] = torch.as_tensor(sequence)
     return ids.to(device)
 
 
-def pad_with_mask(sequences: Sequence[Sequence[int]], device: "torch.device") -> tuple["torch.Tensor", "torch.Tensor"]:
-    """Right-padded ids and attention mask, both `(n, longest)`. The padding's id is 0 and the mask hides it, so the
-    tokenizer needs no padding token."""
+def pad_with_mask(
+    sequences: Sequence[Sequence[int]], device: "torch.device", pad_id: int = 0
+) -> tuple["torch.Tensor", "torch.Tensor"]:
+    """Right-padded ids and attention mask, both `(n, longest)`. The mask hides the padding, so the tokenizer needs no
+    padding token; `pad_id` matters only to models that look for it."""
     import torch
 
-    ids = _pad(sequences, device)
+    ids = _pad(sequences, device, pad_id)
     lengths = torch.tensor([len(s) for s in sequences], device=device)
     return ids, (torch.arange(ids.shape[1], device=device) < lengths[:, None]).long()
 
@@ -140,7 +144,9 @@ def pad_with_mask(sequences: Sequence[Sequence[int]], device: "torch.device") ->
 def _is_out_of_memory(error: Exception) -> bool:
     import torch
 
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
+    # The CPU's and MPS's allocators raise a plain RuntimeError.
+    says_so = any(words in str(error) for words in ("allocate memory", "not enough memory", "out of memory"))
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or says_so
 
 
 def _empty_cache() -> None:

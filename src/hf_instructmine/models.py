@@ -1,5 +1,6 @@
 """Models by Hub id, local folder, PEFT adapter, or already loaded; each loaded once and only when it is needed."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,8 @@ from .errors import InstructMineError
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_TOKENIZER_FILES = ("*token*", "vocab.*", "spiece.model", "spm.model", "sentencepiece*")
 
 # Two indicators over one model (perplexity given the instruction, and without it) share it while either holds it.
 _loaded: "WeakValueDictionary[tuple, LoadedModel]" = WeakValueDictionary()
@@ -32,6 +35,12 @@ class LoadedModel:
     def device(self) -> "torch.device":
         return self.model.device
 
+    @property
+    def max_positions(self) -> float:
+        """Tokens that the model has positions for; infinite where positions are relative (T5, BLOOM)."""
+        # The one attribute that only some configurations have, under this name or mapped to it.
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or float("inf")
+
 
 @dataclass(frozen=True)
 class ModelSource:
@@ -40,7 +49,8 @@ class ModelSource:
     Args:
         model (`str`): Hub id or local folder, of a model or of a PEFT adapter; or the digest of a loaded one.
         auto_class (`str`): Name of the transformers Auto class.
-        tokenizer (`str`, *optional*): Hub id or folder of the tokenizer, where it is not the model's.
+        tokenizer (`str`, *optional*): Hub id or folder of the tokenizer, where it is not the model's; or the digest of
+            a loaded one.
         revision (`str`, *optional*): Branch, tag or commit on the Hub.
         dtype (`str`, defaults to `"float32"`): Precision of the weights: `"float32"`, `"bfloat16"`, `"float16"`.
         device (`str`, *optional*): Defaults to the GPU where there is one.
@@ -72,8 +82,12 @@ class ModelSource:
             return cls(str(model), auto_class, None if tokenizer is None else str(tokenizer), **kwargs), None
         if tokenizer is None or isinstance(tokenizer, (str, Path)):
             raise InstructMineError("a loaded model needs its loaded tokenizer: pass tokenizer=…")
+        if type(model).__module__.startswith("peft."):
+            if model.active_peft_config.is_prompt_learning:
+                raise InstructMineError("adapters that learn a prompt add tokens of their own: pass LoRA or its like")
+            model = model.get_base_model()  # with the adapter's layers inside
         kwargs["dtype"] = str(model.dtype).removeprefix("torch.")
-        source = cls(weights_digest(model), auto_class, **kwargs)
+        source = cls(weights_digest(model), auto_class, tokenizer_digest(tokenizer), **kwargs)
         loaded = LoadedModel(model.eval(), tokenizer, token_budget)
         _loaded[source] = loaded
         return source, loaded
@@ -98,11 +112,20 @@ class ModelSource:
             )
         tokenizer = self.load_tokenizer()
         try:
-            model = getattr(transformers, self.auto_class).from_pretrained(
-                self.model, revision=self.revision, dtype=self.dtype, trust_remote_code=self.trust_remote_code
+            model, info = getattr(transformers, self.auto_class).from_pretrained(
+                self.model,
+                revision=self.revision,
+                dtype=self.dtype,
+                trust_remote_code=self.trust_remote_code,
+                output_loading_info=True,
             )
         except (OSError, ValueError) as error:
             raise _unavailable("model", self.model, error) from error
+        if info["missing_keys"]:  # transformers fills them with random numbers and a warning
+            raise InstructMineError(
+                f"the model '{self.model}' was saved without {', '.join(sorted(info['missing_keys'])[:3])}, which "
+                f"{type(model).__name__} needs: its scores would be random; give a model trained for this indicator"
+            )
         return LoadedModel(model.to(self.device or default_device()).eval(), tokenizer, token_budget)
 
     def load_tokenizer(self) -> "PreTrainedTokenizerBase":
@@ -135,14 +158,22 @@ def load_tokenizer(
     """
     from transformers import AutoTokenizer
 
-    if Path(name).is_dir() and not any(Path(name).glob("*token*")):
-        raise InstructMineError(
-            f"the folder '{name}' holds no tokenizer: save one there, or name one with tokenizer=…"
-        )
+    if Path(name).is_dir() and not any(path for pattern in _TOKENIZER_FILES for path in Path(name).glob(pattern)):
+        base = _adapted_model(Path(name))
+        if base is None:
+            raise InstructMineError(
+                f"the folder '{name}' holds no tokenizer: save one there, or name one with tokenizer=…"
+            )
+        name, revision = base, None
     try:
         return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise _unavailable("tokenizer", name, error) from error
+
+
+def _adapted_model(folder: Path) -> str | None:
+    config = folder / "adapter_config.json"
+    return json.loads(config.read_text(encoding="utf-8"))["base_model_name_or_path"] if config.is_file() else None
 
 
 def describe_source(name: str, revision: str | None) -> dict[str, str]:
@@ -165,11 +196,21 @@ def weights_digest(model: Any) -> str:
     return f"xxh64:{digest.hexdigest()}"
 
 
+def tokenizer_digest(tokenizer: Any) -> str:
+    """A digest of what a loaded tokenizer makes of a text: its vocabulary, special tokens and chat template."""
+    import xxhash
+
+    parts = (sorted(tokenizer.get_vocab().items()), tokenizer.special_tokens_map, tokenizer.chat_template)
+    return f"xxh64:{xxhash.xxh64(repr(parts).encode('utf-8', 'surrogatepass')).hexdigest()}"
+
+
 def _folder_digest(folder: Path) -> str:
     import xxhash
 
     digest = xxhash.xxh64()
-    names = ("*.safetensors", "*.bin", "tokenizer.json", "tokenizer.model", "adapter_config.json")
+    names = (
+        "*.safetensors", "*.bin", "tokenizer.json", "tokenizer.model", "chat_template.jinja", "adapter_config.json",
+    )  # fmt: skip
     for path in sorted({path for pattern in names for path in folder.glob(pattern)}):
         digest.update(path.name.encode())
         with path.open("rb") as file:

@@ -23,7 +23,12 @@ _PRIVATE_USE = range(0xE000, 0xF8FF)
 
 def encode_data(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
     """Ids of text from the data: no special token is read from it, none is added to it."""
-    return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+    control = _control_ids(tokenizer)
+    if control.isdisjoint(ids):
+        return ids
+    # A Unigram vocabulary (T5's, DeBERTa's) has special tokens as pieces that plain text can match: letter by letter.
+    return [j for i in ids for j in (_spell_out(tokenizer, i) if i in control else [i])]
 
 
 def encode_template(tokenizer: "PreTrainedTokenizerBase", template: str, *data: str) -> list[int]:
@@ -91,9 +96,27 @@ def _encode_chat(
 
 
 @lru_cache(maxsize=16)
-def _special_tokens(tokenizer: "PreTrainedTokenizerBase") -> tuple[str, ...]:
-    added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    return tuple(sorted({*added, *tokenizer.all_special_tokens} - {""}, key=len, reverse=True))
+def special_ids(tokenizer: "PreTrainedTokenizerBase") -> dict[str, int]:
+    """The special tokens that the vocabulary holds, longest first, and their ids."""
+    named = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    tokens = sorted({*named, *tokenizer.all_special_tokens} - {""}, key=len, reverse=True)
+    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in tokens}
+    absent = (None, tokenizer.unk_token_id)
+    return {token: i for token, i in ids.items() if i not in absent or token == tokenizer.unk_token}
+
+
+@lru_cache(maxsize=16)
+def _control_ids(tokenizer: "PreTrainedTokenizerBase") -> frozenset[int]:
+    """Ids that no text from the data may have: all special ones but the unknown token's, which any text may become."""
+    t = tokenizer
+    roles = {t.bos_token, t.eos_token, t.pad_token, t.sep_token, t.cls_token, t.mask_token}
+    return frozenset(i for token, i in special_ids(t).items() if token != t.unk_token or token in roles)
+
+
+def _spell_out(tokenizer: "PreTrainedTokenizerBase", token_id: int) -> list[int]:
+    letters = tokenizer.convert_ids_to_tokens(token_id)
+    ids = (tokenizer(c, add_special_tokens=False, split_special_tokens=True)["input_ids"] for c in letters)
+    return [i for letter in ids for i in letter if i not in _control_ids(tokenizer)]
 
 
 def _strings(value: Any) -> Iterator[str]:
@@ -109,7 +132,7 @@ class _Guard:
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", data: Sequence[str]):
         self.tokenizer = tokenizer
-        spelled = [token for token in _special_tokens(tokenizer) if any(token in text for text in data)]
+        spelled = [token for token in special_ids(tokenizer) if any(token in text for text in data)]
         used = set("".join(data)) if spelled else set()
         free = (chr(code) for code in _PRIVATE_USE if chr(code) not in used)
         self.placeholders = dict(zip(spelled, free))
@@ -126,13 +149,18 @@ class _Guard:
         return value
 
     def encode(self, text: str) -> list[int]:
+        special = special_ids(self.tokenizer)
+        pattern = f"({'|'.join(map(re.escape, special)) or '(?!)'})"
         if not self.placeholders:
-            return self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        pattern = f"({'|'.join(map(re.escape, _special_tokens(self.tokenizer)))})"
-        ids: list[int] = []
+            ids = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+            # More of them than the template wrote: the tokenizer's normaliser made one, of full-width letters say.
+            control = _control_ids(self.tokenizer)
+            if sum(i in control for i in ids) <= len(re.findall(pattern, text)):
+                return ids
+        ids = []
         for i, piece in enumerate(re.split(pattern, text)):
             if i % 2:  # `re.split` with one group: pieces at odd places are the template's own special tokens
-                ids.append(self.tokenizer.convert_tokens_to_ids(piece))
+                ids.append(special[piece])
             elif piece:
                 for token, placeholder in self.placeholders.items():
                     piece = piece.replace(placeholder, token)
