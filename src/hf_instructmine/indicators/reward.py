@@ -1,0 +1,246 @@
+"""Score of the response under a reward model (InstructMining, section 3: Rew).
+
+The paper used OpenAssistant/oasst-rm-2.1-pythia-1.4b-epoch-2.5, whose architecture `gpt_neox_reward_model` is not in
+transformers; it is registered here. Other reward models are sequence classifiers with one label and a chat template.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.models.gpt_neox import GPTNeoXConfig, GPTNeoXModel, GPTNeoXPreTrainedModel
+
+from ..conversation import Conversation
+from ..engine import pad_with_mask, run_sorted
+from ..errors import InstructMineError
+from ..models import LoadedModel
+from ..tokenization import encode_conversation, encode_data, encode_template, special_ids
+from .base import ModelIndicator
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+PROMPTER, ASSISTANT, END = "<|prompter|>", "<|assistant|>", "<|endoftext|>"
+
+
+class GPTNeoXRewardModelConfig(GPTNeoXConfig):
+    """Configuration of Open-Assistant's reward models: GPT-NeoX, and which hidden states the score is read from.
+
+    Args:
+        pooling (`str`, defaults to `"last"`): `"last"` for the last attended token, `"mean"` for the mean of all.
+    """
+
+    model_type = "gpt_neox_reward_model"
+
+    pooling: str = "last"
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        # The published configurations do not name the labels, and two is the default of transformers.
+        super().__post_init__(**{**kwargs, "num_labels": 1})
+        if self.pooling not in ("last", "mean"):
+            raise InstructMineError(f"pooling must be 'last' or 'mean', not {self.pooling!r}")
+
+
+class GPTNeoXRewardModel(GPTNeoXPreTrainedModel):
+    """GPT-NeoX with a linear layer to one number, as Open-Assistant trained and published it."""
+
+    config_class = GPTNeoXRewardModelConfig
+
+    def __init__(self, config: GPTNeoXRewardModelConfig):
+        super().__init__(config)
+        self.gpt_neox = GPTNeoXModel(config)
+        self.out_proj = nn.Linear(config.hidden_size, 1)
+        self.post_init()
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
+    ) -> SequenceClassifierOutput:
+        """Scores `(n, 1)` of ids and mask `(n, length)`; `kwargs` go to [`GPTNeoXModel`]."""
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        hidden = self.gpt_neox(input_ids, attention_mask=attention_mask, **kwargs).last_hidden_state
+        if self.config.pooling == "mean":
+            weights = attention_mask[..., None].to(hidden.dtype)
+            pooled = (hidden * weights).sum(dim=1) / weights.sum(dim=1)
+        else:
+            pooled = last_attended(hidden, attention_mask)
+        return SequenceClassifierOutput(logits=self.out_proj(pooled))
+
+
+AutoConfig.register("gpt_neox_reward_model", GPTNeoXRewardModelConfig, exist_ok=True)
+AutoModelForSequenceClassification.register(GPTNeoXRewardModelConfig, GPTNeoXRewardModel, exist_ok=True)
+
+
+class Reward(ModelIndicator):
+    """Score of the conversation under a reward model; column `reward`, on the model's own, unbounded scale.
+
+    A sequence classifier with one label (Skywork-Reward-V2 and kin) reads prompt and response under its tokenizer's
+    chat template, as closed turns. A `gpt_neox_reward_model` (the paper's) reads
+    `<|prompter|>{instruction}<|endoftext|><|assistant|>{response}<|endoftext|>`, with more such turns for a longer
+    conversation; it was trained on no system messages, so their text opens the prompter's next turn, followed by a
+    blank line, and a tool's message is read as the prompter's. The text of special tokens in the data is scored as
+    text.
+
+    The scores of two models cannot be compared, nor can those of one model in two precisions beyond two decimals.
+
+    Args:
+        model (`str` or `PreTrainedModel`): Reward model: Hub id, local folder, PEFT adapter, or loaded.
+        tokenizer (`str` or `PreTrainedTokenizerBase`, *optional*): Defaults to the model's own.
+        revision (`str`, *optional*): Branch, tag or commit of the model on the Hub.
+        dtype (`str`, defaults to `"float32"`): `"bfloat16"` is several times faster and moves a score by up to 2e-2.
+        device (`str`, *optional*): Defaults to the GPU where there is one.
+        max_length (`int`, defaults to 2048): In tokens; at most the positions that the model has. What is longer loses
+            the end of its response where that leaves the rest less than a quarter of `max_length`, then the start of
+            its prompt, and is counted.
+        token_budget (`int`, defaults to 4096): Tokens in a forward pass, padding included.
+        trust_remote_code (`bool`, defaults to `False`): Whether the model's repository may run code.
+        columns, turns, overwrite: See [`Indicator`].
+
+    Raises:
+        [`InstructMineError`]: On the first batch, where the model cannot be loaded, has more than one label, or has a
+            tokenizer without the chat template or the special tokens that it needs.
+    """
+
+    names = ("reward",)
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any = None,
+        *,
+        revision: str | None = None,
+        dtype: Any = "float32",
+        device: str | None = None,
+        max_length: int = 2048,
+        token_budget: int = 4096,
+        trust_remote_code: bool = False,
+        columns: Mapping[str, str] | None = None,
+        turns: str = "last",
+        overwrite: bool = False,
+    ):
+        source = {"revision": revision, "dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
+        super().__init__(
+            model, tokenizer, "AutoModelForSequenceClassification", max_length, token_budget, source,
+            columns=columns, turns=turns, overwrite=overwrite,
+        )  # fmt: skip
+
+    def load(self) -> LoadedModel:
+        loaded = super().load()
+        config, tokenizer = loaded.model.config, loaded.tokenizer
+        if config.num_labels != 1:
+            raise InstructMineError(
+                f"the model '{config.name_or_path}' has {config.num_labels} labels: a reward model has one"
+            )
+        absent = [token for token in (PROMPTER, ASSISTANT, END) if token not in special_ids(tokenizer)]
+        if absent and config.model_type == GPTNeoXRewardModelConfig.model_type:
+            raise InstructMineError(
+                f"the tokenizer '{tokenizer.name_or_path}' lacks the special tokens {', '.join(absent)}, "
+                "which this reward model was trained with: pass its own tokenizer"
+            )
+        return loaded
+
+    def score(self, conversations: list[Conversation]) -> tuple[np.ndarray, np.ndarray, list[str | None]]:
+        """Rewards `(n, 1)`, response tokens `(n,)`, and notes; see [`Indicator.score`]."""
+        loaded = self.load()
+        is_oasst = loaded.model.config.model_type == GPTNeoXRewardModelConfig.model_type
+        encode = encode_oasst if is_oasst else encode_chat
+        limit = min(self.max_length, loaded.max_positions)
+        if not (is_oasst or reads_last_token(loaded.model)):
+            limit = min(
+                limit, loaded.tokenizer.model_max_length
+            )  # an encoder's positions may start past its padding's
+        encoded = [encode_within(encode, loaded.tokenizer, c, limit) for c in conversations]
+        scores = rewards(loaded, [ids for ids, _, _ in encoded])
+        tokens = np.array([tokens for _, tokens, _ in encoded], float)
+        return np.array(scores)[:, None], tokens, [note for _, _, note in encoded]
+
+
+def encode_chat(tokenizer: "PreTrainedTokenizerBase", conversation: Conversation) -> list[int]:
+    """Ids of prompt and response under the tokenizer's chat template."""
+    return encode_conversation(tokenizer, [*conversation.prompt, *conversation.completion])
+
+
+def encode_oasst(tokenizer: "PreTrainedTokenizerBase", conversation: Conversation) -> list[int]:
+    """Ids of prompt and response as Open-Assistant's reward models read them."""
+    turns: list[tuple[str, str]] = []
+    opening = ""
+    for message in conversation.prompt:
+        if message["role"] in ("system", "developer"):
+            opening += f"{message['content']}\n\n"
+        elif message["role"] == "assistant":
+            turns.append((ASSISTANT, message["content"]))
+        else:
+            turns.append((PROMPTER, opening + message["content"]))
+            opening = ""
+    if opening:  # a system message that no user's follows
+        turns.append((PROMPTER, opening.removesuffix("\n\n")))
+    turns.append((ASSISTANT, conversation.response))
+    return encode_template(tokenizer, "".join(f"{role}{{}}{END}" for role, _ in turns), *(text for _, text in turns))
+
+
+def encode_within(
+    encode: Callable[["PreTrainedTokenizerBase", Conversation], list[int]],
+    tokenizer: "PreTrainedTokenizerBase",
+    conversation: Conversation,
+    max_length: int,
+) -> tuple[list[int], int, str | None]:
+    """At most `max_length` ids that end as the template ends, the response's tokens, and a note where it was cut."""
+    response = encode_data(tokenizer, conversation.response)
+    ids, note = encode(tokenizer, conversation), None
+    room = max_length - min(len(ids) - len(response), max_length // 4)
+    if len(ids) > max_length and len(response) > room:
+        conversation = replace(conversation, response=first_tokens(tokenizer, conversation.response, room))
+        ids, note = encode(tokenizer, conversation), "truncated response"
+    if len(ids) > max_length:
+        ids, note = ids[-max_length:], note or "truncated prompt"
+    return ids, max(len(response), 1), note
+
+
+def first_tokens(tokenizer: "PreTrainedTokenizerBase", text: str, count: int) -> str:
+    """The start of `text` that has at most `count` tokens."""
+    low, high = 0, len(text)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if len(encode_data(tokenizer, text[:middle])) <= count:
+            low = middle
+        else:
+            high = middle - 1
+    return text[:low]
+
+
+def rewards(loaded: LoadedModel, sequences: list[list[int]]) -> list[float]:
+    """One score for each sequence of token ids, in fp32."""
+    model = loaded.model
+    pads = (model.config.pad_token_id, loaded.tokenizer.pad_token_id, 0)
+    pad_id = next(pad for pad in pads if pad is not None)
+
+    def forward(batch: list[int]) -> list[float]:
+        ids, mask = pad_with_mask([sequences[i] for i in batch], loaded.device, pad_id)
+        with torch.inference_mode():
+            if reads_last_token(model):
+                # The model's own forward looks for the last token that is no padding by its id, and so reads a score
+                # too early where the end-of-turn token serves as padding, and none where there is no such id.
+                hidden = model.base_model(ids, attention_mask=mask, use_cache=False).last_hidden_state
+                logits = model.score(last_attended(hidden, mask))
+            else:
+                logits = model(input_ids=ids, attention_mask=mask).logits
+        return logits[:, 0].float().tolist()
+
+    return run_sorted(loaded, [len(s) for s in sequences], forward)
+
+
+def reads_last_token(model: nn.Module) -> bool:
+    """Whether the model is a decoder with a linear `score` on its last token, as transformers' decoders all are."""
+    return "score" in dict(model.named_children())
+
+
+def last_attended(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """From states `(n, length, size)` those of the last token that the mask `(n, length)` shows: `(n, size)`."""
+    last = attention_mask.cumsum(dim=1).argmax(dim=1)
+    return hidden[torch.arange(len(hidden), device=hidden.device), last]
