@@ -17,6 +17,8 @@ _PUBLIC = {
     "NeighborDistance": "indicators.neighbor_distance",
     "UniEval": "indicators.unieval",
     "score": "scoring",
+    "design_mixtures": "mixtures",
+    "design_report": "design_report",
     "LossEstimator": "estimator",
     "Selector": "selection",
     "InstructMineError": "errors",

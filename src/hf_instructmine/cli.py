@@ -132,6 +132,7 @@ def _add_demo(verbs: Any) -> None:
         verbs, "demo", _demo, "Curate the bundled sample pool with real small models, from raw rows to a dataset card."
     )
     verb.add_argument("--output-dir", metavar="DIR", default="demo-output", help="folder for what it makes")
+    verb.add_argument("--rule", metavar="RULE", default="recipes/demo", help="folder of the rule to select by")
     verb.add_argument("--quick", action="store_true", help="a smaller pool, for a first look or a test")
 
 
@@ -170,8 +171,13 @@ def _select(args: argparse.Namespace) -> None:
     budget = {
         k: getattr(args, k) for k in ("size", "fraction", "tokens", "max_log_loss") if getattr(args, k) is not None
     }
-    selector = Selector(rule, columns=parse_mapping(args.columns), allow_mismatch=args.allow_mismatch)
-    selection = selector.select(scored, **budget, drop_duplicates=not args.keep_duplicates)
+    selection = Selector(rule).select(
+        scored,
+        **budget,
+        drop_duplicates=not args.keep_duplicates,
+        columns=parse_mapping(args.columns),
+        allow_mismatch=args.allow_mismatch,
+    )
     selection.save_to_disk(args.output_dir, overwrite=args.overwrite)
     print(selection)
     print(f"\nWrote {args.output_dir}: load_dataset({str(args.output_dir)!r}) opens it; README.md is its dataset card")
@@ -186,7 +192,7 @@ def _push(args: argparse.Namespace) -> None:
 def _demo(args: argparse.Namespace) -> None:
     from .demo import run_demo
 
-    run_demo(Path(args.output_dir), quick=args.quick)
+    run_demo(Path(args.output_dir), args.rule, quick=args.quick)
 
 
 def build_indicator(text: str | dict, columns: dict[str, str] | None) -> Any:

@@ -16,6 +16,8 @@ INDICATOR_OF_COLUMN = {
     "output_length": "OutputLength",
     "reward": "Reward",
     "perplexity": "Perplexity",
+    "ifd": "Perplexity(also=['ifd'])",
+    "end_of_turn": "Perplexity(also=['end_of_turn'])",
     "mtld": "MTLD",
     "naturalness": "UniEval",
     "coherence": "UniEval",
