@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from datasets import ClassLabel, Dataset, load_dataset
+from datasets import ClassLabel, Dataset, DatasetDict, load_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -173,7 +173,7 @@ def test_a_row_of_unknown_length_cannot_be_paid_with_tokens():
         ({"fraction": 1}, "above the 2 rows that can be selected"),
         ({"fraction": NAN}, "fraction=nan has to be"),
         ({"max_log_loss": -1}, "max_log_loss=-1.0 selects nothing: the lowest prediction is 0"),
-        ({"max_log_loss": NAN}, "max_log_loss=nan has to be a number"),
+        ({"max_log_loss": NAN}, "max_log_loss=nan has to be a finite number"),
         ({"tokens": 0}, "tokens=0 selects nothing"),
         ({"tokens": 9}, "tokens=9 is less than the response of the best row alone"),
         ({"tokens": 31}, "tokens=31 is above the 30 response tokens that can be selected"),
@@ -196,6 +196,7 @@ def test_what_cannot_be_given_is_refused_in_one_line(budget, message):
     "scored, message",
     [
         (pool([]), "the dataset is empty"),
+        (DatasetDict(train=pool([0])), "pass one split, such as dataset['train']"),
         (pool([0], predicted_log_loss=[1.0]), "remove_columns('predicted_log_loss')"),
         (Dataset.from_dict({"mtld": [0.0], "text": ["a"]}), "drop_duplicates=False"),
         (pool([0], output=[7]), "column 'output' holds int64, not text"),

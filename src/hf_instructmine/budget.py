@@ -63,8 +63,8 @@ class Budget:
             raise InstructMineError(f"{kind}={amount} selects nothing: it has to be at least 1")
         if kind == "fraction" and not 0 < amount <= 1:
             raise InstructMineError(f"fraction={amount} has to be above 0 and at most 1")
-        if np.isnan(amount):
-            raise InstructMineError(f"{kind}={amount} has to be a number")
+        if not np.isfinite(amount):
+            raise InstructMineError(f"{kind}={amount} has to be a finite number")
         return cls(kind, amount)
 
     def __str__(self) -> str:

@@ -173,15 +173,15 @@ class Selection:
         Raises:
             [`InstructMineError`]: Without a token, before any work; where the Hub refuses or stays out of reach.
         """
-        from .publishing.hub import check_repo_id, push_folder, require_token
+        from .publishing.hub import create_repo, push_folder
 
-        token = require_token(token)
-        check_repo_id(repo_id)
+        # First, for the card to name the repository in full, and for a refusal to come before the work.
+        full_id = create_repo(repo_id, repo_type="dataset", private=private, token=token)
         with TemporaryDirectory() as folder:
-            self._write(Path(folder), repo_id)
+            self._write(Path(folder), full_id)
             return push_folder(
                 folder,
-                repo_id,
+                full_id,
                 repo_type="dataset",
                 commit_message=f"Add {self.num_selected:,} rows chosen by hf-instructmine",
                 private=private,
@@ -194,7 +194,8 @@ class Selection:
 
         (folder / PARQUET_FILE).parent.mkdir()
         self.dataset.to_parquet(folder / PARQUET_FILE)
-        self.estimator.save_pretrained(folder)
+        # The rule alone: its own card would be in the way of ours.
+        (folder / "estimator.json").write_text(self.estimator.to_json(), "utf-8")
         configurations = json.dumps(get_provenance(self.dataset), indent=2, sort_keys=True)
         (folder / "indicators.json").write_text(configurations + "\n", "utf-8")
         plot_predicted_log_loss(self.pool_log_loss, self.log_loss, folder / FIGURE_FILE)
@@ -261,6 +262,10 @@ class Selector:
                 cannot fill what was asked for.
         """
         budget = Budget.of(size=size, fraction=fraction, max_log_loss=max_log_loss, tokens=tokens)
+        if not isinstance(dataset, Dataset):
+            raise InstructMineError(
+                f"select needs a Dataset, not a {type(dataset).__name__}: pass one split, such as dataset['train']"
+            )
         if len(dataset) == 0:
             raise InstructMineError("the dataset is empty: there is no row to select")
         if LOG_LOSS in dataset.column_names:

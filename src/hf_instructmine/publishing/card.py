@@ -100,7 +100,7 @@ def escape(text: Any) -> str:
     """
     text = printable(text)
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    text = re.sub(r"([\\`*_{}\[\]#|~$@])", r"\\\1", text)
+    text = re.sub(r"([\\`*_{}\[\]#|~$@%])", r"\\\1", text)
     # Bare addresses become links without any markup: https://…, www.…
     return re.sub(r"(?=://)|(?<=www)(?=\.)", r"\\", text, flags=re.IGNORECASE)
 
@@ -138,7 +138,7 @@ def _choice(selection: "Selection") -> str:
     else:
         duplicates = "Duplicates were not looked for."
     return (
-        f"Asked for: `{_arguments(selection)}`. Rows were taken from the lowest predicted log loss upwards. "
+        f"Asked for: {escape(_arguments(selection))}. Rows were taken from the lowest predicted log loss upwards. "
         f"{selection.skipped_unscored:,} rows have no prediction, for want of an indicator, and could not be "
         f"selected. {duplicates}"
     )

@@ -35,12 +35,13 @@ def plot_predicted_log_loss(pool: np.ndarray, selected: np.ndarray, path: str | 
     ):
         ax.hist(np.minimum(values, edges[-1]) if name == "Selection" else values, bins=edges, color=color)
         median = float(np.median(values))
-        ax.axvline(median, color="black", linewidth=1.2, linestyle="--", label=f"median {median:.4g}")
-        title = f"{name}: {len(values):,} rows"
-        ax.set_title(title + (f" ({beyond:,} beyond the right edge)" if name == "Pool" and beyond else ""), loc="left")
+        ax.axvline(median, color="black", linewidth=1.2, linestyle="--")
+        title = f"{name}: {len(values):,} rows, median {median:.4g} (dashed)"
+        if name == "Pool" and beyond:
+            title += f"; {beyond:,} rows lie right of this view"
+        ax.set_title(title, loc="left", fontsize=10)
         ax.set_ylabel("rows")
         ax.yaxis.get_major_locator().set_params(integer=True, nbins=4)
         ax.spines[["top", "right"]].set_visible(False)
-        ax.legend(frameon=False, loc="upper right")
     axes[1].set_xlabel("predicted log loss: ln of the loss in nats (lower is better)")
     figure.savefig(path, metadata={"Software": None})

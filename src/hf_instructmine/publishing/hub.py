@@ -1,7 +1,8 @@
 """A folder to the Hub in one commit. `huggingface_hub` does the work; here is what it leaves to its caller."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -46,6 +47,36 @@ def check_repo_id(repo_id: str) -> None:
         raise InstructMineError(f"{repo_id!r} is no repository id: {_one_line(error)}") from error
 
 
+def create_repo(repo_id: str, *, repo_type: str, private: bool = False, token: str | None = None) -> str:
+    """Creates a repository where there is none.
+
+    Args:
+        repo_id (`str`): `"owner/name"`, or `"name"` for one's own.
+        repo_type (`str`): `"dataset"` or `"model"`.
+        private (`bool`, *optional*, defaults to `False`): Whether a new repository is private.
+        token (`str`, *optional*): Token with write access; by default the one logged in with.
+
+    Returns:
+        `str`: The repository's id, owner included.
+
+    Raises:
+        [`InstructMineError`]: Without a token; where `private` is asked and the repository is a public one; where the
+            Hub refuses or stays out of reach.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=require_token(token))
+    check_repo_id(repo_id)
+    with _one_line_errors(repo_id):
+        url = _with_retries(lambda: api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True))
+        if private and not api.repo_info(url.repo_id, repo_type=repo_type).private:
+            raise InstructMineError(
+                f"'{url.repo_id}' exists and is public, so private=True cannot be kept: nothing was pushed; "
+                "make it private in its settings, or choose another name"
+            )
+        return url.repo_id
+
+
 def push_folder(
     folder: str | Path,
     repo_id: str,
@@ -61,29 +92,20 @@ def push_folder(
 
     Args:
         folder (`str` or `Path`): Its files are pushed under their paths in it.
-        repo_id (`str`): `"owner/name"`, or `"name"` for one's own.
-        repo_type (`str`): `"dataset"` or `"model"`.
+        repo_id, repo_type, private, token: As [`create_repo`] takes them.
         commit_message (`str`): The first line of the commit.
-        private (`bool`, *optional*, defaults to `False`): Whether a new repository is private.
-        token (`str`, *optional*): Token with write access; by default the one logged in with.
 
     Returns:
         `str`: The repository's id, owner included.
 
     Raises:
-        [`InstructMineError`]: Without a token; where `private` is asked and the repository is a public one; where the
-            Hub refuses or stays out of reach.
+        [`InstructMineError`]: As [`create_repo`] does.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-    from huggingface_hub.utils import httpx
 
+    full_id = create_repo(repo_id, repo_type=repo_type, private=private, token=token)
     api = HfApi(token=require_token(token))
-    check_repo_id(repo_id)
     files = sorted(file for file in Path(folder).rglob("*") if file.is_file())
-
-    def create() -> str:
-        return api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True).repo_id
 
     def commit() -> None:
         # Operations remember what was uploaded, so a new attempt needs new ones; the Hub skips files that it has.
@@ -93,14 +115,19 @@ def push_folder(
         ]
         api.create_commit(full_id, operations, commit_message=commit_message, repo_type=repo_type)
 
-    try:
-        full_id = _with_retries(create)
-        if private and not api.repo_info(full_id, repo_type=repo_type).private:
-            raise InstructMineError(
-                f"'{full_id}' exists and is public, so private=True cannot be kept: nothing was pushed; "
-                "make it private in its settings, or choose another name"
-            )
+    with _one_line_errors(full_id):
         _with_retries(commit)
+    return full_id
+
+
+@contextmanager
+def _one_line_errors(repo_id: str) -> Iterator[None]:
+    from huggingface_hub import constants
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.utils import httpx
+
+    try:
+        yield
     except OfflineModeIsEnabled as error:
         raise InstructMineError("offline mode is on: unset HF_HUB_OFFLINE to push to the Hub") from error
     except HfHubHTTPError as error:
@@ -109,9 +136,9 @@ def push_folder(
         raise InstructMineError(f"nothing was pushed to '{repo_id}': {_one_line(error)} Try again later") from error
     except httpx.HTTPError as error:
         raise InstructMineError(
-            f"the Hub at {api.endpoint} cannot be reached ({_one_line(error)}): nothing was pushed; try again later"
+            f"the Hub at {constants.ENDPOINT} cannot be reached ({_one_line(error)}): nothing was pushed; "
+            "try again later"
         ) from error
-    return full_id
 
 
 def _with_retries(request: Callable[[], T]) -> T:
