@@ -57,7 +57,12 @@ def run_sorted(loaded: "LoadedModel", lengths: Sequence[int], forward: Callable[
     return results
 
 
-def response_nll(loaded: "LoadedModel", sequences: Sequence[Sequence[int]], starts: Sequence[int]) -> list[np.ndarray]:
+def response_nll(
+    loaded: "LoadedModel",
+    sequences: Sequence[Sequence[int]],
+    starts: Sequence[int],
+    embeddings: "Sequence[torch.Tensor] | None" = None,
+) -> list[np.ndarray]:
     """Negative log-likelihood of each response token, given all tokens before it.
 
     The head of the model runs on the positions that predict a response token and on no others.
@@ -65,7 +70,7 @@ def response_nll(loaded: "LoadedModel", sequences: Sequence[Sequence[int]], star
     Args:
         sequences (`Sequence[Sequence[int]]`): Token ids of prompt and response.
         starts (`Sequence[int]`): Where the response starts in each sequence; at least 1, as the first token of a
-            sequence has nothing to be predicted from.
+            sequence has nothing to be predicted from. At or past the end where there is no response token.
 
     Returns:
         `list[np.ndarray]`: For each sequence, float32 of shape `(len(sequence) - start,)`, in nats.
@@ -82,12 +87,18 @@ def response_nll(loaded: "LoadedModel", sequences: Sequence[Sequence[int]], star
         predicted = predicted.to(loaded.device)
         # A token is predicted at the position before it. Padding stands on the right, where a causal model cannot see
         # it: no attention mask is needed, and attention takes its fast path.
-        with torch.inference_mode(), _head_on(model, predicted.roll(-1, dims=1)):
-            logits = model(input_ids=ids, use_cache=False).logits[0]
+        fed = {"input_ids": ids} if embeddings is None else {"inputs_embeds": pad([embeddings[i] for i in batch])}
+        with torch.inference_mode(), head_on(model, predicted.roll(-1, dims=1)):
+            logits = model(**fed, use_cache=False).logits[0]
         nll = token_nll(logits, ids[predicted]).cpu().numpy()
         return np.split(nll, np.cumsum([len(sequences[i]) - starts[i] for i in batch])[:-1])
 
-    return run_sorted(loaded, [len(s) for s in sequences], forward)
+    kept = [i for i, start in enumerate(starts) if len(sequences[i]) > start]
+    results = [np.empty(0, np.float32)] * len(sequences)
+    scored = run_sorted(loaded, [len(sequences[i]) for i in kept], lambda batch: forward([kept[k] for k in batch]))
+    for i, nll in zip(kept, scored):
+        results[i] = nll
+    return results
 
 
 def token_nll(logits: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor":
@@ -103,7 +114,7 @@ def token_nll(logits: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor"
 
 
 @contextmanager
-def _head_on(model: "torch.nn.Module", positions: "torch.Tensor") -> Iterator[None]:
+def head_on(model: "torch.nn.Module", positions: "torch.Tensor") -> Iterator[None]:
     """Within the context the model's head sees only the hidden states at `positions`: logits `(1, n, vocabulary)`.
 
     A hook on the head rather than a call of the inner model: whatever the architecture does to its logits (scaling,
@@ -118,6 +129,13 @@ def _head_on(model: "torch.nn.Module", positions: "torch.Tensor") -> Iterator[No
         yield
     finally:
         handle.remove()
+
+
+def pad(vectors: "Sequence[torch.Tensor]") -> "torch.Tensor":
+    """Right-pads sequences of vectors, each `(length, hidden)`, with zeros to `(n, longest, hidden)`."""
+    import torch
+
+    return torch.nn.utils.rnn.pad_sequence(list(vectors), batch_first=True)
 
 
 def _pad(sequences: Sequence[Sequence[int]], device: "torch.device", pad_id: int = 0) -> "torch.Tensor":

@@ -41,8 +41,9 @@ class Perplexity(ModelIndicator):
         revision (`str`, *optional*): Branch, tag or commit of the model on the Hub.
         dtype (`str`, defaults to `"float32"`): `"bfloat16"` is several times faster and moves a score by about 1 %.
         device (`str`, *optional*): Defaults to the GPU where there is one.
-        max_length (`int`, defaults to 2048): In tokens. What is longer loses the start of its prompt first (down to a
-            quarter of `max_length`), then the end of its response, and is counted.
+        max_length (`int`, defaults to 2048): In tokens; at most the positions that the model has. What is longer
+            loses the start of its prompt first (down to a quarter of `max_length`), then the end of its response, and
+            is counted.
         token_budget (`int`, defaults to 4096): Tokens in a forward pass, padding included.
         trust_remote_code (`bool`, defaults to `False`): Whether the model's repository may run code.
         columns, turns, overwrite: See [`Indicator`]. With `turns="all"`, exp(Σ NLL / Σ tokens) over all turns.
@@ -136,7 +137,7 @@ def encode_pair(
         response = [*response, tokenizer.eos_token_id]
     note = None
     if len(prompt) + len(response) > max_length:
-        room = max(max_length - len(response), max_length // 4)
+        room = max(max_length - len(response), max_length // 4, 1)
         note = "truncated prompt" if len(prompt) > room else None
         prompt = prompt[-room:]
         if len(response) > max_length - len(prompt):
