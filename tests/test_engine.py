@@ -1,0 +1,129 @@
+"""Micro-batches: every item once, in the caller's order, within the budget; memory running out halves the budget."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_models import byte_tokenizer, causal_model
+
+from hf_instructmine import InstructMineError
+from hf_instructmine.engine import pad_with_mask, response_nll, run_sorted, token_nll
+from hf_instructmine.models import LoadedModel
+
+
+def budget_of(tokens):
+    return SimpleNamespace(token_budget=tokens)
+
+
+@given(st.lists(st.integers(1, 60), max_size=40), st.integers(1, 200))
+def test_results_come_in_the_callers_order_from_batches_within_the_budget(lengths, budget):
+    batches = []
+
+    def forward(batch):
+        batches.append(batch)
+        return [f"item {i}" for i in batch]
+
+    assert run_sorted(budget_of(budget), lengths, forward) == [f"item {i}" for i in range(len(lengths))]
+    assert all(len(b) == 1 or len(b) * max(lengths[i] for i in b) <= budget for b in batches)
+    assert [lengths[i] for b in batches for i in b] == sorted(lengths, reverse=True)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("MPS backend out of memory"),
+        MemoryError(),
+    ],
+)
+def test_out_of_memory_halves_the_budget_until_it_suffices(error):
+    lengths = [10] * 16
+
+    def forward(batch):
+        if len(batch) * 10 > 45:
+            raise error
+        return batch
+
+    loaded = budget_of(10_000)
+    assert run_sorted(loaded, lengths, forward) == list(range(16))
+    assert loaded.token_budget == 40  # 160, 80, 40: what had been tried is halved, not a budget that was never reached
+
+
+def test_one_text_too_long_for_memory_says_what_to_do():
+    def forward(batch):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(InstructMineError, match="one text of 7 tokens does not fit into memory: lower max_length"):
+        run_sorted(budget_of(100), [3, 7], forward)
+
+
+def test_any_other_error_is_the_callers_to_see():
+    def forward(batch):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        run_sorted(budget_of(100), [3, 7], forward)
+
+
+def test_nothing_to_run_runs_nothing():
+    assert run_sorted(budget_of(100), [], pytest.fail) == []
+
+
+def test_token_nll_is_the_log_softmax_of_the_target_in_blocks_of_any_size():
+    logits, targets = torch.randn(1300, 17), torch.randint(17, (1300,))
+    expected = -logits.double().log_softmax(-1)[torch.arange(1300), targets]
+    torch.testing.assert_close(token_nll(logits, targets).double(), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_token_nll_of_half_precision_logits_is_computed_in_single():
+    logits = torch.randn(5, 9).bfloat16()
+    assert token_nll(logits, torch.zeros(5, dtype=torch.long)).dtype == torch.float32
+
+
+def test_padding_stands_on_the_right_and_is_hidden():
+    ids, mask = pad_with_mask([[5, 6, 7], [8]], torch.device("cpu"), pad_id=3)
+    assert ids.tolist() == [[5, 6, 7], [8, 3, 3]]
+    assert mask.tolist() == [[1, 1, 1], [1, 0, 0]]
+
+
+_TOKENIZER = byte_tokenizer()
+_MODELS = {kind: causal_model(kind, _TOKENIZER) for kind in ("llama", "gpt2", "qwen2")}
+
+
+@pytest.mark.parametrize("kind", _MODELS)
+@given(
+    st.lists(st.tuples(st.lists(st.integers(0, 329), min_size=2, max_size=40), st.floats(0, 1)), max_size=8),
+    st.integers(1, 300),
+)
+@settings(deadline=None, max_examples=15)
+def test_each_response_token_has_the_nll_of_a_forward_pass_alone(kind, items, budget):
+    model = _MODELS[kind]
+    sequences = [ids for ids, _ in items]
+    starts = [max(1, round(share * (len(ids) - 1))) for ids, share in items]
+    scored = response_nll(LoadedModel(model, _TOKENIZER, budget), sequences, starts)
+    for ids, start, nll in zip(sequences, starts, scored):
+        with torch.no_grad():
+            log_probabilities = model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
+        expected = [-log_probabilities[t - 1, ids[t]].item() for t in range(start, len(ids))]
+        np.testing.assert_allclose(nll, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_sequence_with_nothing_to_score_gives_nothing_and_harms_no_other():
+    loaded = LoadedModel(_MODELS["llama"], _TOKENIZER, 1000)
+    alone = response_nll(loaded, [[1, 2, 3]], [1])[0]
+    without, empty, sound = response_nll(loaded, [[5], [], [1, 2, 3]], [1, 1, 1])
+    assert len(without) == len(empty) == 0
+    np.testing.assert_allclose(sound, alone, rtol=1e-5)
+    assert response_nll(loaded, [], []) == []
+
+
+def test_the_models_head_is_as_before_afterwards():
+    model = _MODELS["llama"]
+    ids = torch.tensor([[1, 2, 3, 4]])
+    before = model(ids).logits
+    response_nll(LoadedModel(model, _TOKENIZER, 100), [[1, 2, 3, 4]], [2])
+    assert torch.equal(model(ids).logits, before)
