@@ -7,10 +7,19 @@ since coefficients, covariance and diagnostics belong together.
 import hashlib
 import json
 import math
+from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from .diagnostics import Diagnostics
 from .errors import InstructMineError
+from .estimator_fit import Fit
+from .estimator_terms import Term
+
+
+if TYPE_CHECKING:
+    from .estimator import LossEstimator
 
 
 FILE_NAME = "estimator.json"
@@ -30,6 +39,64 @@ FIELDS = (
     "diagnostics",
     "versions",
 )
+
+
+def content_of(rule: "LossEstimator") -> dict[str, Any]:
+    """The fields of the file, from a rule."""
+    from . import __version__
+
+    if rule.regressor is not None:
+        raise InstructMineError("an AutoML rule cannot be kept: it is for comparison; fit a linear one to keep")
+    libraries = ("numpy", "scikit-learn", "scipy", "statsmodels") if rule.fitted is not None else ()
+    return {
+        "name": rule.name,
+        "origin": rule.origin,
+        "target": rule.target,
+        "log_target": rule.log_target,
+        "model": rule.model,
+        "intercept": rule.intercept,
+        "terms": [{**asdict(t), "coefficient": w} for t, w in zip(rule.terms, rule.weights)],
+        "covariates": [{**asdict(t), "coefficient": w} for t, w in zip(rule.covariates, rule.covariate_weights)],
+        "provenance": rule.provenance,
+        "fit": None if rule.fitted is None else asdict(rule.fitted),
+        "diagnostics": None if rule.diagnostics is None else rule.diagnostics.to_dict(),
+        "versions": {"hf-instructmine": __version__, **{library: version(library) for library in libraries}},
+    }
+
+
+def fields_of(content: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a rule, from the fields of the file."""
+
+    def terms(entries):
+        return [Term(**{k: v for k, v in entry.items() if k != "coefficient"}) for entry in entries]
+
+    numbers = [content["intercept"], *(t["coefficient"] for t in (*content["terms"], *content["covariates"]))]
+    if not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in numbers):
+        raise TypeError("a coefficient is not a number")
+    return {
+        **{
+            key: content[key] for key in ("name", "origin", "target", "log_target", "model", "intercept", "provenance")
+        },
+        "terms": terms(content["terms"]),
+        "weights": [entry["coefficient"] for entry in content["terms"]],
+        "covariates": terms(content["covariates"]),
+        "covariate_weights": [entry["coefficient"] for entry in content["covariates"]],
+        "fitted": Fit(**content["fit"]) if content["fit"] else None,
+        "diagnostics": Diagnostics.from_dict(content["diagnostics"]) if content["diagnostics"] else None,
+    }
+
+
+def read(text: str, where: str) -> dict[str, Any]:
+    """The arguments of a rule, from the text of its file.
+
+    Raises:
+        [`InstructMineError`]: As [`loads`], and where the content is not that of a rule.
+    """
+    content = loads(text, where)
+    try:
+        return fields_of(content)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise InstructMineError(f"{where} does not hold a rule as this version writes it: {error}") from error
 
 
 def dumps(content: dict[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """What a rule is made of: terms over indicator columns, and how a table's columns become their values."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ INDICATOR_OF_COLUMN = {
     "coherence": "UniEval",
     "understandability": "UniEval",
 }
-NEIGHBOR_COLUMN = re.compile(r"knn_(\d+)")
+NEIGHBOR_COLUMN = re.compile(r"(?:pool_)?knn_(\d+)")
 _TERM = re.compile(r"(?:log\((?P<logged>[^()]+)\)|(?P<plain>[^()^]+))(?:\^(?P<power>2))?")
 
 
@@ -83,6 +83,12 @@ def column_names(table: Any) -> list[str]:
     return list(table.keys())
 
 
+def row_count(table: Any) -> int:
+    """The rows of a `Dataset`, a pandas `DataFrame` or a mapping of sequences."""
+    names = column_names(table)
+    return len(table) if hasattr(table, "column_names") else len(table[names[0]]) if names else 0
+
+
 def numeric_column(table: Any, name: str) -> np.ndarray:
     """Reads one column as `float64`, shape (n,); a missing value (None, null, NaN) is NaN.
 
@@ -111,12 +117,19 @@ def indicator_columns(table: Any, columns: Sequence[str]) -> dict[str, np.ndarra
         [`InstructMineError`]: Where columns are missing; the message names them and the indicators that make them.
     """
     present = set(column_names(table))
-    missing = [name for name in columns if name not in present]
+    sources = {name: column_in_pool(name, present) for name in columns}
+    missing = [name for name, source in sources.items() if source not in present]
     if missing:
         makers = list(dict.fromkeys(filter(None, map(indicator_of, missing))))
         mend = f"; score the data with {', '.join(makers)} first" if makers else ""
         raise InstructMineError(f"the data has no column {', '.join(map(repr, missing))}, which the rule needs{mend}")
-    return {name: numeric_column(table, name) for name in columns}
+    return {name: numeric_column(table, source) for name, source in sources.items()}
+
+
+def column_in_pool(name: str, present: Collection[str]) -> str:
+    """A table of runs has `knn_6` measured inside each subset and `pool_knn_6` as its rows have it in the pool; in a
+    scored pool the latter is simply `knn_6`."""
+    return name.removeprefix("pool_") if name not in present else name
 
 
 def design(terms: Sequence[Term], values: Mapping[str, np.ndarray]) -> np.ndarray:
