@@ -26,9 +26,10 @@ LAYOUTS: dict[str, dict[str, str]] = {
     "Dolly": {"prompt": "instruction", "input": "context", "response": "response"},
     "OpenOrca": {"system": "system_prompt", "prompt": "question", "response": "response"},
     "question/answer": {"prompt": "question", "response": "answer"},
+    "MT-Bench": {"turns": "turns", "response": "reference"},
 }
 _OPTIONAL = {"input", "system"}
-_PARTS = ("messages", "system", "prompt", "input", "response")
+_PARTS = ("messages", "system", "prompt", "input", "response", "turns")
 _ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "chatgpt": "assistant", "model": "assistant"}
 _KNOWN_ROLES = {"system", "developer", "user", "assistant", "tool", "function"}
 
@@ -137,9 +138,6 @@ def check_text_columns(dataset: "Dataset", columns: Mapping[str, str] | None = N
     """
     if len(dataset) == 0:
         raise InstructMineError("the dataset is empty: there is no row to score or select")
-    duplicated = sorted({name for name in dataset.column_names if dataset.column_names.count(name) > 1})
-    if duplicated:
-        raise InstructMineError(f"duplicated column names: {_listed(duplicated)}; rename them first")
     layouts = find_layouts(dataset.column_names, columns)
     for layout in layouts.values():
         for part, column in layout.items():
@@ -161,7 +159,7 @@ def _is_number(dtype: str | None) -> bool:
 
 def _checked_mapping(names: Sequence[str], columns: Mapping[str, str]) -> dict[str, str]:
     unknown = [part for part in columns if part not in _PARTS]
-    if unknown or not ("messages" in columns or {"prompt", "response"} <= set(columns)):
+    if unknown or not ("messages" in columns or ("response" in columns and {"prompt", "turns"} & set(columns))):
         raise InstructMineError(
             f"columns maps {_listed(columns)}; it must map 'messages', or 'prompt' and 'response' "
             "(and may map 'input' and 'system') to column names"
@@ -188,6 +186,8 @@ def _read_row(row: dict[str, Any], layouts: dict[str, dict[str, str]], number: i
     layout = layouts[usable[0]]
     if "messages" in layout:
         return _split_turns(_read_messages(row[layout["messages"]], layout["messages"], number))
+    if "turns" in layout:
+        return _split_turns(_pair_turns(row[layout["turns"]], row[layout["response"]], layout, number))
     return [_read_pair(row, layout, number)]
 
 
@@ -204,12 +204,26 @@ def _read_pair(row: dict[str, Any], layout: dict[str, str], number: int) -> Conv
     completion = _as_messages(row[layout["response"]], "assistant", layout["response"], number)
     extra = row[layout["input"]] if "input" in layout else None
     if extra:
-        extra = _as_text(extra, layout["input"], number)
-        prompt = [*prompt[:-1], {**prompt[-1], "content": f"{prompt[-1]['content']}\n\n{extra}"}]
+        extra = {"role": "user", "content": _as_text(extra, layout["input"], number)}
+        if prompt:
+            extra = {**prompt[-1], "content": f"{prompt[-1]['content']}\n\n{extra['content']}"}
+        prompt = [*prompt[:-1], extra]
     system = row[layout["system"]] if "system" in layout else None
     if system:
         prompt = [{"role": "system", "content": _as_text(system, layout["system"], number)}, *prompt]
     return _split_turns([*prompt, *completion])[-1]
+
+
+def _pair_turns(questions: Any, answers: Any, layout: dict[str, str], number: int) -> list[Message]:
+    """MT-Bench keeps the user's turns in one list and the reference answers in another, which may be shorter."""
+    for value, part in ((questions, "turns"), (answers, "response")):
+        if not isinstance(value, list):
+            raise _not_text(value, layout[part], number, "a list of texts")
+    messages = []
+    for question, answer in zip(questions, answers):
+        messages.append({"role": "user", "content": _as_text(question, layout["turns"], number)})
+        messages.append({"role": "assistant", "content": _as_text(answer, layout["response"], number)})
+    return messages
 
 
 def _as_messages(value: Any, role: str, column: str, number: int) -> list[Message]:
@@ -226,8 +240,8 @@ def _read_messages(value: Any, column: str, number: int) -> list[Message]:
         if not isinstance(turn, Mapping):
             raise _not_text(turn, column, number, "messages with 'role' and 'content' (or 'from' and 'value')")
         role = turn.get("role") or turn.get("from")
-        role = _ROLES.get(role, role)
-        if role not in _KNOWN_ROLES:
+        role = _ROLES.get(role, role) if isinstance(role, str) else role
+        if not isinstance(role, str) or role not in _KNOWN_ROLES:
             raise InstructMineError(
                 f"row {number}, column '{column}': a message has the role {role!r}; "
                 f"known roles are {', '.join(sorted(_KNOWN_ROLES))}, human and gpt"
@@ -235,7 +249,8 @@ def _read_messages(value: Any, column: str, number: int) -> list[Message]:
         content = turn.get("content") if turn.get("role") else turn.get("value")
         # Arrow fills the fields that other messages have (tool calls, names) with None: those were not there.
         kept = {k: v for k, v in turn.items() if v is not None and k not in ("role", "content", "from", "value")}
-        messages.append({"role": role, "content": _as_text(content or "", column, number), **kept})
+        content = "" if content is None else _as_text(content, column, number)  # a tool call has no content
+        messages.append({"role": role, "content": content, **kept})
     return messages
 
 

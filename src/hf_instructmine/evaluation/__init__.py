@@ -1,0 +1,1 @@
+"""What a finetuned model is measured on."""

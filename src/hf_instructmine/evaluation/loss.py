@@ -1,0 +1,146 @@
+"""Loss on evaluation sets: Σ NLL / Σ response tokens, in nats, the same for any batch size and any world size.
+
+Not TRL's `eval_loss`, which is a mean over batches of the batches' token means and so moves with the batch size.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..conversation import Conversation, check_text_columns, read_turns
+from ..engine import response_nll
+from ..errors import InstructMineError
+from ..indicators.perplexity import encode_pair
+
+
+if TYPE_CHECKING:
+    import torch
+    from datasets import Dataset
+
+    from ..models import LoadedModel
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """Examples with reference answers.
+
+    Attributes:
+        name (`str`): Names the loss: `loss_<name>`.
+        turns (`list[Conversation]`): Every assistant turn of every example, given all before it.
+        owners (`np.ndarray` of shape `(turns,)`): Which example each turn belongs to.
+        rows (`list[int]`): The dataset's row of each example.
+        skipped (`int`): Rows left out because they have no reference.
+    """
+
+    name: str
+    turns: list[Conversation]
+    owners: np.ndarray
+    rows: list[int]
+    skipped: int
+
+    @classmethod
+    def read(cls, name: str, dataset: "Dataset", columns: Mapping[str, str] | None = None) -> "EvaluationSet":
+        """Reads a dataset in any known layout; rows without a reference are skipped and counted.
+
+        Raises:
+            [`InstructMineError`]: Where no row has a reference, or the layout is unknown.
+        """
+        check_text_columns(dataset, columns)
+        sound = {
+            row: kept
+            for row, turns in enumerate(read_turns(dataset[:], columns))
+            if (kept := [turn for turn in turns if turn.problem is None])
+        }
+        if not sound:
+            raise InstructMineError(f"no row of the evaluation set '{name}' has a reference answer to measure loss on")
+        owners = np.repeat(np.arange(len(sound)), [len(turns) for turns in sound.values()])
+        turns = [turn for turns in sound.values() for turn in turns]
+        return cls(name, turns, owners, list(sound), len(dataset) - len(sound))
+
+    def encode(self, loaded: "LoadedModel", max_length: int) -> "EncodedSet":
+        """Token ids of each turn; what is longer than `max_length` loses the start of its prompt, then the end of its
+        response, and is counted."""
+        pairs = [encode_pair(loaded, turn, True, False, max_length) for turn in self.turns]
+        truncated = sum(note is not None for _, _, note in pairs)
+        return EncodedSet(self, [ids for ids, _, _ in pairs], [start for _, start, _ in pairs], truncated)
+
+
+@dataclass(frozen=True)
+class EncodedSet:
+    """An [`EvaluationSet`] in token ids: `sequences`, and where each response starts."""
+
+    examples: EvaluationSet
+    sequences: list[list[int]]
+    starts: list[int]
+    truncated: int
+
+
+@dataclass(frozen=True)
+class EvaluationLoss:
+    """The loss of one model on one set.
+
+    Attributes:
+        loss (`float`): Σ NLL / Σ tokens over all response tokens, in nats.
+        nll (`np.ndarray` of shape `(examples,)`): Σ NLL of each example, in nats.
+        tokens (`np.ndarray` of shape `(examples,)`): Response tokens of each example.
+    """
+
+    loss: float
+    nll: np.ndarray
+    tokens: np.ndarray
+
+
+def evaluation_loss(
+    loaded: "LoadedModel", encoded: EncodedSet, embeddings: "Sequence[torch.Tensor] | None" = None
+) -> EvaluationLoss:
+    """Measures a model's loss on a set, over all processes of the world where there are several.
+
+    Args:
+        loaded ([`LoadedModel`]): The model as it stands, on its device.
+        encoded ([`EncodedSet`]): From [`EvaluationSet.encode`].
+        embeddings (`Sequence[torch.Tensor]`, *optional*): See [`response_nll`].
+    """
+    share = range(len(encoded.sequences)) if _is_sharded(loaded.model) else _my_share(encoded)
+    fed = None if embeddings is None else [embeddings[i] for i in share]
+    values = response_nll(loaded, [encoded.sequences[i] for i in share], [encoded.starts[i] for i in share], fed)
+    sums = np.zeros((2, len(encoded.sequences)))
+    for i, nll in zip(share, values):
+        sums[:, i] = nll.sum(dtype=np.float64), len(nll)
+    if not _is_sharded(loaded.model):
+        sums = _sum_over_processes(sums, loaded.device)
+    nll, tokens = np.zeros((2, len(encoded.examples.rows)))
+    np.add.at(nll, encoded.examples.owners, sums[0])
+    np.add.at(tokens, encoded.examples.owners, sums[1])
+    return EvaluationLoss(float(nll.sum() / tokens.sum()), nll, tokens.astype(int))
+
+
+def _my_share(encoded: EncodedSet) -> list[int]:
+    import torch
+
+    rank, world = (
+        (torch.distributed.get_rank(), torch.distributed.get_world_size())
+        if torch.distributed.is_initialized()
+        else (0, 1)
+    )
+    # Dealt out longest first, so that all processes have about as much to do.
+    by_length = sorted(range(len(encoded.sequences)), key=lambda i: -len(encoded.sequences[i]))
+    return by_length[rank::world]
+
+
+def _is_sharded(model: "torch.nn.Module") -> bool:
+    # With FSDP or ZeRO-3 every forward pass is a joint one: all processes have to run the same batches.
+    from torch.distributed.tensor import DTensor
+
+    return any(isinstance(p, DTensor) or hasattr(p, "ds_id") for p in model.parameters())
+
+
+def _sum_over_processes(sums: np.ndarray, device: "torch.device") -> np.ndarray:
+    import torch
+
+    if not torch.distributed.is_initialized():
+        return sums
+    total = torch.as_tensor(sums, device=device)
+    torch.distributed.all_reduce(total)
+    return total.cpu().numpy()
