@@ -122,9 +122,7 @@ def encode_question(
     parts = [response, *(encode_data(tokenizer, text) for text in data[1:])]
     room = max_length - sum(map(len, texts)) - len(end)
     if room < len(parts):
-        raise InstructMineError(
-            f"max_length={max_length} leaves no room: the question takes {max_length - room} tokens"
-        )
+        raise InstructMineError(f"max_length={max_length} is too small: the question takes {max_length - room} tokens")
     kept = [response[: max(room - sum(map(len, parts[1:])), room // len(parts))]]
     kept += [part[: room - len(kept[0])] for part in parts[1:]]
     ids = [i for text, part in zip(texts, [*kept, []]) for i in (*text, *part)] + end
@@ -169,6 +167,5 @@ def _two_logits(model: "torch.nn.Module", rows: list[int], **inputs: "torch.Tens
         model(**inputs, use_cache=False)
     finally:
         handle.remove()
-    return torch.nn.functional.linear(
-        states[0][:, 0], head.weight[rows], None if head.bias is None else head.bias[rows]
-    )
+    bias = None if head.bias is None else head.bias[rows]
+    return torch.nn.functional.linear(states[0][:, 0], head.weight[rows], bias)
