@@ -178,7 +178,11 @@ def t5_model(tokenizer: PreTrainedTokenizerBase, *, tied: bool, d_model: int = 3
         tie_word_embeddings=tied, feed_forward_proj="relu" if tied else "gated-gelu",
         pad_token_id=0, eos_token_id=1, decoder_start_token_id=0,
     )  # fmt: skip
-    return _random(T5ForConditionalGeneration(config))
+    model = _random(T5ForConditionalGeneration(config))
+    if not tied:  # transformers ties a fresh one whatever the configuration says, and unties it on loading
+        head = torch.randn(model.shared.weight.shape, generator=torch.Generator().manual_seed(1))
+        model.lm_head.weight = torch.nn.Parameter(head * 0.25)
+    return model
 
 
 def save(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> str:
