@@ -65,9 +65,15 @@ def _read_config(verb: argparse.ArgumentParser, path: str) -> dict[str, Any]:
     unknown = [key for key in values if key not in known]
     if unknown:
         verb.error(f"--config {path} has the unknown option '{unknown[0]}'; known are {', '.join(sorted(known))}")
-    # Lists stay lists; a single value for an option that takes several is one of them.
-    takes_list = {key for key, action in known.items() if action.nargs in ("*", "+")}
-    return {k: [v] if k in takes_list and not isinstance(v, list) else v for k, v in values.items()}
+    for key, value in values.items():
+        action = known[key]
+        if action.nargs in ("*", "+"):
+            values[key] = value if isinstance(value, list) else [value]
+        elif action.nargs == 0 and not isinstance(value, bool):
+            verb.error(f"--config {path}: {key} is true or false, not {value!r}")
+        elif action.type is not None and value is not None:
+            values[key] = str(value)  # which the parser converts and checks as it does on the command line
+    return values
 
 
 def _add_verb(verbs: Any, name: str, run: Any, help: str, required: Sequence[str] = ()) -> argparse.ArgumentParser:
@@ -203,9 +209,15 @@ def build_indicator(text: str | dict, columns: dict[str, str] | None) -> Any:
     """
     import hf_instructmine
 
-    name, kwargs = (text.partition(",")[0], parse_mapping(text.partition(",")[2])) if isinstance(text, str) else (
-        next(iter(text)), next(iter(text.values()))
-    )  # fmt: skip
+    if isinstance(text, str):
+        name, _, arguments = text.partition(",")
+        kwargs = parse_mapping(arguments)
+    elif isinstance(text, dict) and len(text) == 1:
+        ((name, kwargs),) = text.items()
+    else:
+        raise InstructMineError(
+            f"{text!r:.60} is no indicator: write NAME, NAME,KEY=VALUE or {{NAME: {{KEY: VALUE}}}}"
+        )
     if name not in _INDICATORS:
         raise InstructMineError(f"there is no indicator '{name}': known are {', '.join(_INDICATORS)}")
     try:
@@ -229,7 +241,10 @@ def parse_mapping(text: str | dict | None) -> dict[str, Any] | None:
     wrong = [pair for pair in pairs if "=" not in pair]
     if wrong:
         raise InstructMineError(f"'{wrong[0]}' is not of the form key=value")
-    return {key.strip(): yaml.safe_load(value) for key, _, value in (pair.partition("=") for pair in pairs)}
+    try:
+        return {key.strip(): yaml.safe_load(value) for key, _, value in (pair.partition("=") for pair in pairs)}
+    except yaml.YAMLError as error:
+        raise InstructMineError(f"'{text}' cannot be read: {' '.join(str(error).split())}") from error
 
 
 def load_rule(name: str, loader: Any) -> Any:
@@ -252,6 +267,7 @@ def run() -> None:
     # Two threads that spin for work slow each other down on small machines; both must be set before torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    os.environ.setdefault("DATASETS_VERBOSITY", "critical")  # what fails is said once, in a line of ours
     sys.exit(main())
 
 

@@ -1,14 +1,19 @@
 """Opening a pool: a Hub dataset, local JSON, JSONL, Parquet or CSV files, or a saved dataset."""
 
+import csv
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from datasets import Dataset, DatasetDict, Value, concatenate_datasets, load_dataset, load_from_disk
+from datasets import Dataset, DatasetDict, Features, Value, concatenate_datasets, load_dataset, load_from_disk
 
 from .errors import InstructMineError
 
 
 _FORMATS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
+# pandas would take the answers "None", "null" and "N/A" for missing ones.
+_CSV = {"keep_default_na": False, "na_values": [""]}
 
 
 def load_pool(inputs: Sequence[str], split: str = "train", sample: int | None = None, seed: int = 0) -> Dataset:
@@ -33,19 +38,17 @@ def load_pool(inputs: Sequence[str], split: str = "train", sample: int | None = 
     try:
         pool = concatenate_datasets(parts) if len(parts) > 1 else parts[0]
     except ValueError as error:
-        raise InstructMineError(f"the inputs do not join into one pool: {_first_line(error)}") from error
+        raise InstructMineError(
+            f"the inputs do not join into one pool: {_first_line(error)}; rename or cast that column in one of them"
+        ) from error
     return pool if sample is None else _sampled(pool, sample, seed)
 
 
 def _load_one(name: str, split: str) -> Dataset:
     path = Path(name)
+    if path.suffix in _FORMATS:
+        return _load_file(path, _FORMATS[path.suffix])
     try:
-        if path.suffix in _FORMATS:
-            if not path.is_file():
-                raise InstructMineError(f"there is no file '{name}'")
-            if path.stat().st_size == 0:
-                raise InstructMineError(f"the file '{name}' is empty: there is no row to score or select")
-            return load_dataset(_FORMATS[path.suffix], data_files=str(path), split="train")
         if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
             saved = load_from_disk(name)
             return _split_of(saved, split, name) if isinstance(saved, DatasetDict) else saved
@@ -57,6 +60,88 @@ def _load_one(name: str, split: str) -> Dataset:
             f"cannot open '{name}': {_first_line(error)}; give a .json, .jsonl, .parquet or .csv file, a saved "
             "dataset, or a Hub dataset id (which needs a network)"
         ) from error
+
+
+def _load_file(path: Path, format: str) -> Dataset:
+    if not path.is_file():
+        raise InstructMineError(f"there is no file '{path}'")
+    try:
+        names = _column_names(path, format)
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise InstructMineError(f"'{path}' has the column '{twice[0]}' twice: rename one of them")
+        pool = load_dataset(format, data_files=str(path), split="train", **(_CSV if format == "csv" else {}))
+    except InstructMineError:
+        raise
+    except Exception as error:  # as above
+        if _is_empty(path, error):
+            raise InstructMineError(f"the file '{path}' is empty: there is no row to score or select") from error
+        fault = (_first_fault(path) if path.suffix == ".jsonl" else None) or _first_line(error)
+        raise InstructMineError(f"cannot read '{path}': {fault}; mend the file") from error
+    # In a CSV file a column without any value might hold text as well as numbers; pandas takes it for numbers.
+    empty = [n for n in pool.column_names if format == "csv" and pool.data[n].null_count == len(pool)]
+    return pool.cast(Features({**pool.features, **dict.fromkeys(empty, Value("string"))})) if empty else pool
+
+
+def _column_names(path: Path, format: str) -> list[str]:
+    """The file's columns (none for JSON, whose rows name them); checks that a text file is UTF-8, which `datasets`
+    notices where a row is read and not before.
+
+    Raises:
+        [`InstructMineError`]: Names the line.
+    """
+    if format == "parquet":
+        import pyarrow.parquet as pq
+
+        return pq.read_schema(path).names
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise InstructMineError(
+                    f"'{path}', line {number}, is not UTF-8 text (byte {line[error.start]:#04x} at {error.start}): "
+                    "convert the file to UTF-8"
+                ) from error
+    if format == "json":
+        return []
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        return next(csv.reader(file), [])
+
+
+def _is_empty(path: Path, error: Exception) -> bool:
+    if path.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        return pq.read_metadata(path).num_rows == 0
+    return path.stat().st_size == 0 or "corresponds to no data" in str(error)
+
+
+def _first_fault(path: Path) -> str | None:
+    """What is wrong with which line of a JSONL file; `datasets` counts lines from the start of some block."""
+
+    def refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in pairs]
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise ValueError(f"has the column '{twice[0]}' twice")
+        return dict(pairs)
+
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                row = json.loads(line, object_pairs_hook=refuse_twice) if line.strip() else {}
+                json.dumps(row, ensure_ascii=False).encode()
+            except json.JSONDecodeError as error:
+                return f"line {number} is not JSON ({error.msg} at {error.pos})"
+            except UnicodeEncodeError as error:
+                half = error.object[error.start].encode("ascii", "backslashreplace").decode()
+                return f"line {number} holds {half}, half of a surrogate pair, which is no character"
+            except ValueError as error:
+                return f"line {number} {error}"
+            if not isinstance(row, dict):
+                return f"line {number} is {line.strip()!r:.40}, not an object {{…}}"
+    return None
 
 
 def _split_of(saved: DatasetDict, split: str, name: str) -> Dataset:

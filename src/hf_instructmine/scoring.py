@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import islice
 from multiprocessing import get_context
@@ -17,7 +18,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset, concatenate_datasets
 from tqdm.auto import tqdm
 
-from .conversation import check_text_columns, find_layouts
+from .conversation import check_text_columns, find_layouts, read_turns
 from .errors import InstructMineError
 from .provenance import set_provenance
 
@@ -50,7 +51,7 @@ def score(
         output_dir (`str` or `Path`, *optional*): Folder for the scored pool (Parquet, which `load_dataset` opens),
             `indicators.json` (each column's configuration) and `report.json` (what was truncated, empty or NaN).
             Finished shards are kept there: a rerun after a kill scores only what is missing, and another indicator
-            costs only itself. Without it nothing is kept.
+            costs only itself: its column joins those of earlier runs over the same pool. Without it nothing is kept.
         num_proc (`int`, defaults to 1): Processes; each loads its own copy of the model.
         overwrite (`bool`, defaults to `False`): Whether columns of the same name, or another run in `output_dir`,
             may be replaced.
@@ -64,18 +65,28 @@ def score(
     """
     if not indicators:
         raise InstructMineError("no indicator was given: pass at least one, e.g. [MTLD()]")
+    if num_proc < 1:
+        raise InstructMineError(f"num_proc={num_proc} scores nothing: it is the number of processes, 1 or more")
     pool = _checked_pool(pool, indicators, overwrite)
     work = None if output_dir is None else _open_work(Path(output_dir), pool, overwrite)
+    earlier = _earlier_run(Path(output_dir)) if work is not None and not overwrite else {}
     scored, report, provenance = pool, {}, {}
     for k, indicator in enumerate(indicators):
         indicator.fit(pool)
         configuration = indicator.provenance()
+        _check_earlier(earlier, indicator, configuration, output_dir)
         table = _score_one(pool, indicator, configuration, work, num_proc)
         if indicator.source not in [later.source for later in indicators[k + 1 :]]:
             indicator.release()
         scored = concatenate_datasets([scored, Dataset(table.select(list(indicator.names)))], axis=1)
         provenance.update(dict.fromkeys(indicator.names, configuration))
         report.update(_count(table, indicator.names))
+    kept = [name for name in earlier if name not in provenance]
+    if kept:
+        columns = [pq.read_table(path, columns=kept) for path in _data_files(Path(output_dir))]
+        scored = concatenate_datasets([scored, Dataset(pa.concat_tables(columns))], axis=1)
+        provenance.update({name: earlier[name][0] for name in kept})
+        report.update({name: earlier[name][1] for name in kept})
     scored = set_provenance(scored, provenance)
     if output_dir is not None:
         _write_output(scored, provenance, report, Path(output_dir))
@@ -119,6 +130,11 @@ def _checked_pool(pool: Dataset, indicators: "Sequence[Indicator]", overwrite: b
     pool = pool.remove_columns(taken)
     for columns in {json.dumps(i.columns): i.columns for i in indicators}.values():
         check_text_columns(pool, columns)
+        # Every row is read once now: a bad one is better found in seconds than after hours of a model's work.
+        names = _text_columns(pool, columns).column_names
+        for start in range(0, len(pool), 1000):
+            batch = pool[start : start + 1000]
+            read_turns({name: batch[name] for name in names}, columns, start)
     return pool
 
 
@@ -166,8 +182,10 @@ def _score_one(
     """Scores the shards that are not there yet, keeps each, and returns the columns and the notes of all rows."""
     import xxhash
 
-    key = xxhash.xxh64(json.dumps(configuration, sort_keys=True).encode()).hexdigest()
-    texts = _text_columns(pool, indicator)
+    # Columns count too: the same model makes one or several (perplexity, and IFD beside it), of this text or that.
+    identity = json.dumps([indicator.names, indicator.columns, configuration], sort_keys=True)
+    key = xxhash.xxh64(identity.encode()).hexdigest()
+    texts = _text_columns(pool, indicator.columns)
     rows = max(_SHARD_ROWS, -(-len(pool) // _MOST_SHARDS))
     starts = list(range(0, len(pool), rows))
     path_of = {s: None if work is None else work / f"{indicator.names[0]}-{key}" / f"{s:09d}.parquet" for s in starts}
@@ -208,7 +226,13 @@ def _score_shards(
             if not running:
                 return
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                yield running.pop(future), future.result()
+                try:
+                    yield running.pop(future), future.result()
+                except BrokenProcessPool as error:
+                    raise InstructMineError(
+                        "a worker process died, for want of memory perhaps: finished shards are kept, run again with "
+                        "fewer processes (a script that scores with num_proc needs `if __name__ == '__main__':`)"
+                    ) from error
 
 
 _worker_indicator: "Indicator"
@@ -233,8 +257,8 @@ def _score_rows(indicator: "Indicator", batch: dict[str, list], first_row: int) 
     )
 
 
-def _text_columns(pool: Dataset, indicator: "Indicator") -> Dataset:
-    layouts = find_layouts(pool.column_names, indicator.columns)
+def _text_columns(pool: Dataset, columns: Mapping[str, str] | None) -> Dataset:
+    layouts = find_layouts(pool.column_names, columns)
     return pool.select_columns(sorted({column for layout in layouts.values() for column in layout.values()}))
 
 
@@ -244,13 +268,38 @@ def _count(table: pa.Table, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     return {name: {"rows": len(table), "nan": nan[name], "notes": dict(notes)} for name in names}
 
 
+def _earlier_run(folder: Path) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+    """Configuration and counts of each column that an earlier run over the same pool finished."""
+    if not (folder / "indicators.json").exists():
+        return {}
+    provenance, report = (json.loads((folder / f"{name}.json").read_text()) for name in ("indicators", "report"))
+    return {name: (provenance[name], report[name]) for name in provenance}
+
+
+def _check_earlier(earlier: Mapping, indicator: "Indicator", configuration: Mapping, folder: str | Path) -> None:
+    for name in indicator.names:
+        before = earlier[name][0] if name in earlier else configuration
+        keys = sorted(key for key in {*before, *configuration} if before.get(key) != configuration.get(key))
+        if keys:
+            there, now = (", ".join(f"{key}={c.get(key)!r}" for key in keys) for c in (before, configuration))
+            raise InstructMineError(
+                f"'{folder}' holds a column '{name}' that was made otherwise (there: {there}; now: {now}): "
+                "choose another output_dir, or pass overwrite=True"
+            )
+
+
+def _data_files(folder: Path) -> list[Path]:
+    return sorted((folder / "data").glob("train-*.parquet"))
+
+
 def _write_output(scored: Dataset, provenance: Mapping, report: Mapping, folder: Path) -> None:
     files = -(-len(scored) // _ROWS_PER_FILE)
-    for path in (folder / "data").glob("train-*.parquet"):
-        path.unlink()
-    for i in range(files):
-        with written_whole(folder / "data" / f"train-{i:05d}-of-{files:05d}.parquet") as partial:
+    written = [folder / "data" / f"train-{i:05d}-of-{files:05d}.parquet" for i in range(files)]
+    for i, path in enumerate(written):
+        with written_whole(path) as partial:
             scored.shard(files, i, contiguous=True).to_parquet(str(partial))
+    for path in set(_data_files(folder)) - set(written):
+        path.unlink()
     for name, content in {"indicators.json": provenance, "report.json": report}.items():
         with written_whole(folder / name) as partial:
             partial.write_text(json.dumps(content, indent=2, sort_keys=True))
