@@ -139,30 +139,28 @@ def _checked_pool(pool: Dataset, indicators: "Sequence[Indicator]", overwrite: b
 
 
 def _open_work(folder: Path, pool: Dataset, overwrite: bool) -> Path:
-    """Claims the output folder for this pool, or refuses it."""
+    """Claims the output folder for this pool, or refuses it and leaves it as it is."""
     manifest = folder / _WORK / "pool.json"
+    this = {"rows": len(pool), "digest": pool_digest(pool)}
     try:
-        manifest.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(folder / _WORK / "writable") as probe:
-            probe.touch()
-    except OSError as error:
-        raise InstructMineError(f"cannot write to '{folder}': {error.strerror}; choose another output_dir") from error
-    digest = {"rows": len(pool), "digest": pool_digest(pool)}
-    foreign = [path.name for path in folder.iterdir() if path.name != _WORK]
-    if not manifest.exists() and foreign and not overwrite:
-        raise InstructMineError(
-            f"'{folder}' holds other files ('{sorted(foreign)[0]}', …): choose an empty output_dir, or overwrite=True"
-        )
-    if manifest.exists() and (before := json.loads(manifest.read_text())) != digest:
-        if not overwrite:
+        before = json.loads(manifest.read_text()) if manifest.exists() else None
+        others = sorted(path.name for path in folder.iterdir()) if folder.exists() and before is None else []
+        if others and not overwrite:
+            raise InstructMineError(
+                f"'{folder}' holds other files ('{others[0]}', …): choose an empty output_dir, or overwrite=True"
+            )
+        if before not in (None, this) and not overwrite:
             raise InstructMineError(
                 f"'{folder}' holds the scores of another pool ({before['rows']} rows, {before['digest']}; this one: "
-                f"{digest['rows']} rows, {digest['digest']}): choose another output_dir, or pass overwrite=True"
+                f"{this['rows']} rows, {this['digest']}): choose another output_dir, or pass overwrite=True"
             )
-        for shard in manifest.parent.rglob("*.parquet"):
-            shard.unlink()
-    with written_whole(manifest) as partial:
-        partial.write_text(json.dumps(digest))
+        if before != this:  # neither the shards nor the columns that are there belong to this pool
+            for stale in [folder / "indicators.json", *manifest.parent.rglob("*.parquet")]:
+                stale.unlink(missing_ok=True)
+        with written_whole(manifest) as partial:
+            partial.write_text(json.dumps(this))
+    except OSError as error:
+        raise InstructMineError(f"cannot write to '{folder}': {error.strerror}; choose another output_dir") from error
     return manifest.parent
 
 
@@ -216,23 +214,23 @@ def _score_shards(
         for start in starts:
             yield start, _score_rows(indicator, texts[start : start + rows], start)
         return
-    # Spawned, not forked: a fork of a process that used torch's threads or a GPU can hang.
-    with ProcessPoolExecutor(num_proc, get_context("spawn"), _set_worker_indicator, (indicator,)) as executor:
-        waiting = iter(starts)
-        running: dict[Future, int] = {}
-        while True:
-            for start in islice(waiting, 2 * num_proc - len(running)):
-                running[executor.submit(_score_rows_in_worker, texts[start : start + rows], start)] = start
-            if not running:
-                return
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                try:
+    try:
+        # Spawned, not forked: a fork of a process that used torch's threads or a GPU can hang.
+        with ProcessPoolExecutor(num_proc, get_context("spawn"), _set_worker_indicator, (indicator,)) as executor:
+            waiting = iter(starts)
+            running: dict[Future, int] = {}
+            while True:
+                for start in islice(waiting, 2 * num_proc - len(running)):
+                    running[executor.submit(_score_rows_in_worker, texts[start : start + rows], start)] = start
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
                     yield running.pop(future), future.result()
-                except BrokenProcessPool as error:
-                    raise InstructMineError(
-                        "a worker process died, for want of memory perhaps: finished shards are kept, run again with "
-                        "fewer processes (a script that scores with num_proc needs `if __name__ == '__main__':`)"
-                    ) from error
+    except BrokenProcessPool as error:
+        raise InstructMineError(
+            "a worker process died, for want of memory perhaps: finished shards are kept in output_dir; use fewer "
+            "processes, and in a script `if __name__ == '__main__':`"
+        ) from error
 
 
 _worker_indicator: "Indicator"
@@ -300,6 +298,7 @@ def _write_output(scored: Dataset, provenance: Mapping, report: Mapping, folder:
             scored.shard(files, i, contiguous=True).to_parquet(str(partial))
     for path in set(_data_files(folder)) - set(written):
         path.unlink()
-    for name, content in {"indicators.json": provenance, "report.json": report}.items():
+    # `indicators.json` comes last: where it is, the rest is complete.
+    for name, content in {"report.json": report, "indicators.json": provenance}.items():
         with written_whole(folder / name) as partial:
             partial.write_text(json.dumps(content, indent=2, sort_keys=True))
