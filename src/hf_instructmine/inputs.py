@@ -12,6 +12,7 @@ from .errors import InstructMineError
 
 
 _FORMATS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
+_EMPTY = "the file '{}' is empty: there is no row to score or select"
 # pandas would take the answers "None", "null" and "N/A" for missing ones.
 _CSV = {"keep_default_na": False, "na_values": [""]}
 
@@ -34,7 +35,7 @@ def load_pool(inputs: Sequence[str], split: str = "train", sample: int | None = 
         raise InstructMineError("no input was given: name a file, a folder or a Hub dataset id")
     parts = [_load_one(name, split) for name in inputs]
     if len(parts) > 1:
-        parts = [_with_source(part, name) for part, name in zip(parts, inputs)]
+        parts = [_joinable(part, name) for part, name in zip(parts, inputs)]
     try:
         pool = concatenate_datasets(parts) if len(parts) > 1 else parts[0]
     except ValueError as error:
@@ -74,8 +75,8 @@ def _load_file(path: Path, format: str) -> Dataset:
     except InstructMineError:
         raise
     except Exception as error:  # as above
-        if _is_empty(path, error):
-            raise InstructMineError(f"the file '{path}' is empty: there is no row to score or select") from error
+        if "corresponds to no data" in str(error) or _is_blank(path):
+            raise InstructMineError(_EMPTY.format(path)) from error
         fault = (_first_fault(path) if path.suffix == ".jsonl" else None) or _first_line(error)
         raise InstructMineError(f"cannot read '{path}': {fault}; mend the file") from error
     # In a CSV file a column without any value might hold text as well as numbers; pandas takes it for numbers.
@@ -84,8 +85,8 @@ def _load_file(path: Path, format: str) -> Dataset:
 
 
 def _column_names(path: Path, format: str) -> list[str]:
-    """The file's columns (none for JSON, whose rows name them); checks that a text file is UTF-8, which `datasets`
-    notices where a row is read and not before.
+    """The file's columns (none for JSON, whose rows name them); checks on the way that a Parquet file has rows and
+    that a text file is UTF-8, which `datasets` notices where a row is read and not before.
 
     Raises:
         [`InstructMineError`]: Names the line.
@@ -93,7 +94,10 @@ def _column_names(path: Path, format: str) -> list[str]:
     if format == "parquet":
         import pyarrow.parquet as pq
 
-        return pq.read_schema(path).names
+        file = pq.read_metadata(path)
+        if file.num_rows == 0:
+            raise InstructMineError(_EMPTY.format(path))
+        return file.schema.to_arrow_schema().names
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
@@ -109,12 +113,9 @@ def _column_names(path: Path, format: str) -> list[str]:
         return next(csv.reader(file), [])
 
 
-def _is_empty(path: Path, error: Exception) -> bool:
-    if path.suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        return pq.read_metadata(path).num_rows == 0
-    return path.stat().st_size == 0 or "corresponds to no data" in str(error)
+def _is_blank(path: Path) -> bool:
+    with path.open("rb") as file:
+        return not file.read(100).strip()
 
 
 def _first_fault(path: Path) -> str | None:
@@ -150,7 +151,11 @@ def _split_of(saved: DatasetDict, split: str, name: str) -> Dataset:
     return saved[split]
 
 
-def _with_source(part: Dataset, name: str) -> Dataset:
+def _joinable(part: Dataset, name: str) -> Dataset:
+    # What pandas or polars wrote is `large_string`, which does not join with `string`.
+    large = [name for name, feature in part.features.items() if getattr(feature, "dtype", None) == "large_string"]
+    if large:
+        part = part.cast(Features({**part.features, **dict.fromkeys(large, Value("string"))}))
     if "source" in part.column_names:
         return part
     return part.add_column("source", [Path(name).stem] * len(part), feature=Value("string"))
