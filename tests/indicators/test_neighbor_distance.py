@@ -12,7 +12,7 @@ from datasets.fingerprint import Hasher
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_instructmine import InstructMineError, NeighborDistance
+from hf_instructmine import InstructMineError, NeighborDistance, nearest
 from hf_instructmine.indicators import neighbor_distance
 from hf_instructmine.nearest import neighbor_distances
 from hf_instructmine.sentence_encoder import SentenceEncoder
@@ -109,6 +109,27 @@ def test_distances_are_those_of_scikit_learn(rows, i):
     np.testing.assert_allclose(neighbor_distances(pool, i, queries), by_scikit_learn(pool, i, queries), atol=2e-7)
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(2, 60), st.integers(1, 8), st.integers(1, 16), st.integers(0, 5))
+def test_the_size_of_a_block_changes_nothing(rows, i, block, seed):
+    i = min(i, rows - 1)
+    # Sorted along a line, later blocks are ever nearer for some rows and never for others.
+    pool = random_vectors(rows, dimensions=3, seed=seed)
+    pool = pool[pool[:, 0].argsort()]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nearest, "_BLOCK", block)
+        among, asked = neighbor_distances(pool, i), neighbor_distances(pool, i, random_vectors(9, 3, seed=9))
+    np.testing.assert_allclose(among, by_scikit_learn(pool, i), atol=3e-7)
+    np.testing.assert_allclose(asked, by_scikit_learn(pool, i, random_vectors(9, 3, seed=9)), atol=3e-7)
+
+
+def test_embeddings_of_rows_without_a_response_are_refused():
+    pool = random_vectors(5)
+    pool[2] = np.nan
+    with pytest.raises(InstructMineError, match="leave those rows out"):
+        neighbor_distances(pool, 1)
+
+
 def test_equal_vectors_are_at_exactly_zero_and_nothing_is_negative():
     pool = np.concatenate([random_vectors(40)] * 3)
     assert (neighbor_distances(pool, 2) == 0).all()
@@ -149,7 +170,7 @@ def test_faster_than_a_query_a_row():
         run()
         return time.perf_counter() - start
 
-    ours = min(seconds(lambda: neighbor_distances(pool, 6, device="cpu")) for _ in range(3))
+    ours = min(seconds(lambda: neighbor_distances(pool, 6)) for _ in range(3))
     theirs = min(seconds(lambda: [index.kneighbors(row[None]) for row in pool[:30]]) for _ in range(3)) * 100
     assert theirs > 15 * ours  # several times that on an idle machine; a busy one must not fail the test
 
@@ -196,9 +217,9 @@ def test_a_loaded_model_gives_what_its_folder_gives(encoder):
 def test_real_encoder(minilm):
     texts = ["The cat sat on the mat.", "A cat is sitting on a mat.", "Interest rates rose.", "The bank raised rates."]
     pool = Dataset.from_dict({"prompt": ["Say something."] * 5, "completion": [*texts, "Bonjour tout le monde !"]})
-    nearest = pool.map(NeighborDistance(minilm, i=1).fit(pool), batched=True)["knn_1"][:]
-    assert nearest[0] == nearest[1] and nearest[2] == nearest[3]  # each other's nearest
-    assert max(nearest) == nearest[4]
+    distances = pool.map(NeighborDistance(minilm, i=1).fit(pool), batched=True)["knn_1"][:]
+    assert distances[0] == distances[1] and distances[2] == distances[3]  # each other's nearest
+    assert max(distances) == distances[4]
 
 
 def test_special_tokens_in_the_data_are_text(encoder):

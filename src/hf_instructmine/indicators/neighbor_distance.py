@@ -47,7 +47,7 @@ class NeighborDistance(Indicator):
         i (`int`, defaults to 6): Which neighbour, from 1 to the rows of the pool less one.
         revision (`str`, *optional*): Branch, tag or commit of the model on the Hub.
         dtype (`str`, defaults to `"float32"`): Precision of the encoder; embeddings are float32 in any case.
-        device (`str`, *optional*): Defaults to the GPU where there is one.
+        device (`str`, *optional*): Of the encoder; defaults to the GPU where there is one.
         token_budget (`int`, defaults to 8192): Tokens in a forward pass, padding included.
         exact_up_to (`int`, defaults to 200,000): Distinct texts up to which neighbours are exact. Beyond, they are
             found by a faiss HNSW index (`pip install hf-instructmine[faiss]`).
@@ -120,11 +120,7 @@ class NeighborDistance(Indicator):
         self.pool = folder.name
         if not (folder / self._distances_file).exists():
             distances = neighbor_distances(
-                _open(folder, "vectors"),
-                self.i,
-                counts=texts.counts,
-                approximate=approximate,
-                device=self.encoder.device,
+                _open(folder, "vectors"), self.i, counts=texts.counts, approximate=approximate
             )
             _write(folder / self._distances_file, distances)
         self._fitted = None
@@ -153,9 +149,7 @@ class NeighborDistance(Indicator):
         outside = np.flatnonzero(pool.digests[places] != digests)
         if len(outside):
             vectors, cut = self.encoder.encode([texts[row] for row in outside])
-            values[outside] = neighbor_distances(
-                pool.vectors, self.i, vectors, counts=pool.counts, device=self.encoder.device
-            )
+            values[outside] = neighbor_distances(pool.vectors, self.i, vectors, counts=pool.counts)
             truncated[outside] = cut
         return values[:, None], np.ones(len(texts)), ["truncated embedding" if cut else None for cut in truncated]
 
@@ -261,7 +255,7 @@ def _digest(text: str | bytes) -> bytes:
 
 
 def _open(folder: Path, name: str) -> np.ndarray:
-    return np.load(folder / f"{name}.npy", mmap_mode="c")  # not "r": torch warns of arrays that it could not write
+    return np.load(folder / f"{name}.npy", mmap_mode="r")
 
 
 def _write(path: Path, array: np.ndarray) -> None:
