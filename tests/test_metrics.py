@@ -154,9 +154,9 @@ def test_a_model_is_loaded_once_for_the_same_arguments(arguments_of):
     arguments = arguments_of("reward")
     module = evaluate.load("metrics/reward")
     module.compute(predictions=PREDICTIONS, prompts=PROMPTS, **arguments)
-    first = module._indicator.load()
+    first = module._indicator
     module.compute(predictions=PREDICTIONS[:1], prompts=PROMPTS[:1], **arguments)
-    assert module._indicator.load() is first
+    assert module._indicator is first
     module.compute(predictions=PREDICTIONS[:1], prompts=PROMPTS[:1], max_length=64, **arguments)
     assert module._indicator.max_length == 64
 
@@ -208,6 +208,7 @@ ABSENT = {"model": "no/such-model"}
         ("perplexity", {"predictions": [], "prompts": [], **ABSENT}, "predictions is empty"),
         ("perplexity", {"predictions": [], "given": False, **ABSENT}, "predictions is empty"),
         ("perplexity", {"predictions": None, **ABSENT}, "nothing to score"),
+        ("mtld", {"prompts": PROMPTS}, "mtld needs predictions="),
         ("perplexity", {"predictions": None, "prompts": PROMPTS, "given": False, **ABSENT}, "needs predictions="),
         ("perplexity", {"predictions": PREDICTIONS, "prompts": PROMPTS[:3], **ABSENT}, "4 predictions and 3 prompts"),
         ("perplexity", {**ROWS, "predictions": ["a", "b", None, "d"], **ABSENT}, r"predictions\[2\].* NoneType None"),
