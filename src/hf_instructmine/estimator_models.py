@@ -39,42 +39,50 @@ def tune(model: str, problem: Problem, y: np.ndarray, weights: np.ndarray, rng: 
 
     from sklearn.cross_decomposition import PLSRegression
     from sklearn.linear_model import ElasticNet, ElasticNetCV, Ridge
-    from sklearn.model_selection import GridSearchCV
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
 
+    # The columns of x are standardised over all runs already, which tells nothing of the target.
+    weights = weights[rows]
     if model == "elastic-net":
-        z = (x - x.mean(axis=0)) / np.maximum(x.std(axis=0), 1e-12)
-        search = ElasticNetCV(l1_ratio=[0.1, 0.5, 0.9, 1.0], alphas=30, cv=splits, max_iter=10_000)
-        search.fit(z, y, sample_weight=weights[rows])
-        return make_pipeline(
-            StandardScaler(), ElasticNet(alpha=search.alpha_, l1_ratio=search.l1_ratio_, max_iter=10_000)
-        )
+        search = ElasticNetCV(l1_ratio=[0.2, 0.6, 1.0], alphas=20, cv=splits, max_iter=10_000)
+        search.fit(x, y, sample_weight=weights)
+        return ElasticNet(alpha=search.alpha_, l1_ratio=search.l1_ratio_, max_iter=10_000)
     if model == "ridge":
-        search = GridSearchCV(
-            make_pipeline(StandardScaler(), Ridge()),
-            {"ridge__alpha": np.logspace(-2, 4, 13)},
-            scoring="neg_mean_squared_error",
-            cv=splits,
-            refit=False,
-        ).fit(x, y, ridge__sample_weight=weights[rows])
-        return make_pipeline(StandardScaler(), Ridge(alpha=search.best_params_["ridge__alpha"]))
+        penalties = np.logspace(-2, 4, 13)
+        errors = sum(
+            weights[test] @ (y[test, None] - _ridge_paths(x[train], y[train], weights[train], x[test], penalties)) ** 2
+            for train, test in splits
+        )
+        return Ridge(alpha=penalties[np.argmin(errors)])
     most = min(x.shape[1], min(len(train) for train, _ in splits) - 1)
-    search = GridSearchCV(
-        PLSRegression(),
-        {"n_components": range(1, most + 1)},
-        scoring="neg_mean_squared_error",
-        cv=splits,
-        refit=False,
-    ).fit(x, y)
-    return PLSRegression(n_components=search.best_params_["n_components"])
+    candidates = [PLSRegression(n_components=k, scale=False) for k in range(1, most + 1)]
+    errors = [
+        sum(((y[test] - np.ravel(pls.fit(x[train], y[train]).predict(x[test]))) ** 2).sum() for train, test in splits)
+        for pls in candidates
+    ]
+    return candidates[int(np.argmin(errors))]
+
+
+def _ridge_paths(x: np.ndarray, y: np.ndarray, weights: np.ndarray, new: np.ndarray, penalties: np.ndarray):
+    """Predictions of `new` at every penalty, shape (rows, penalties), from one factorisation."""
+    from sklearn.linear_model import ridge_regression
+
+    mean, level = np.average(x, axis=0, weights=weights), np.average(y, weights=weights)
+    targets = np.tile((y - level)[:, None], len(penalties))
+    slopes = ridge_regression(x - mean, targets, penalties, sample_weight=weights, solver="cholesky")
+    return level + (new - mean) @ slopes.T
 
 
 def fit(regressor: Any, x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> Any:
-    """Fits a regressor of [`tune`] to the rows of positive weight."""
+    """Fits a regressor of [`tune`] to the rows of positive weight; PLS and AutoML take no weights."""
     rows = weights > 0
-    step = regressor.steps[-1][0] if hasattr(regressor, "steps") else None  # PLS and AutoML take no weights
-    return regressor.fit(x[rows, 1:], y[rows], **({f"{step}__sample_weight": weights[rows]} if step else {}))
+    known = {"sample_weight": weights[rows]} if _takes_weights(regressor) else {}
+    return regressor.fit(x[rows, 1:], y[rows], **known)
+
+
+def _takes_weights(regressor: Any) -> bool:
+    from sklearn.utils.validation import has_fit_parameter
+
+    return has_fit_parameter(regressor, "sample_weight")
 
 
 def linear_coefficients(regressor: Any, columns: int) -> np.ndarray:
@@ -89,7 +97,7 @@ def bootstrap_coefficients(regressor: Any, problem: Problem, weights: np.ndarray
 
     estimates = []
     for resample in weights:
-        if hasattr(regressor, "steps"):
+        if _takes_weights(regressor):
             fitted = fit(clone(regressor), problem.x, problem.y, resample)
         else:  # PLS takes no weights: a mixture drawn twice is there twice
             rows = np.repeat(np.arange(len(resample)), np.rint(resample).astype(int))

@@ -93,7 +93,7 @@ def read_runs(
         raise InstructMineError("the runs have no indicator column: name them with indicators=[...]")
 
     done, shares, sources = _rows(table, names)
-    failed = len(done) - sum(done)
+    failed = len(done) - int(done.sum())
     kept = done.copy()
     for source in without_sources:
         if source not in sources:
@@ -182,7 +182,11 @@ def _rows(table: Any, names: list[str]) -> tuple[np.ndarray, np.ndarray, list[st
         return done, np.empty((count, 0)), []
     mixes = [json.loads(m) if isinstance(m, str) else m or {} for m in _values(table, "proportions", every)]
     sources = sorted({source for mix in mixes for source, share in mix.items() if share})
-    return done, np.array([[mix.get(s) or 0.0 for s in sources] for mix in mixes]).reshape(count, -1), sources
+    return (
+        done,
+        np.array([[mix.get(s) or 0.0 for s in sources] for mix in mixes]).reshape(count, len(sources)),
+        sources,
+    )
 
 
 def _refuse_missing(name: str, values: np.ndarray, rows: np.ndarray) -> None:
