@@ -48,7 +48,7 @@ class NeighborDistance(Indicator):
         revision (`str`, *optional*): Branch, tag or commit of the model on the Hub.
         dtype (`str`, defaults to `"float32"`): Precision of the encoder; embeddings are float32 in any case.
         device (`str`, *optional*): Of the encoder; defaults to the GPU where there is one.
-        token_budget (`int`, defaults to 8192): Tokens in a forward pass, padding included.
+        token_budget (`int`, defaults to 4096): Tokens in a forward pass, padding included.
         exact_up_to (`int`, defaults to 200,000): Distinct texts up to which neighbours are exact. Beyond, they are
             found by a faiss HNSW index (`pip install hf-instructmine[faiss]`).
         trust_remote_code (`bool`, defaults to `False`): Whether the model's repository may run code.
@@ -74,7 +74,7 @@ class NeighborDistance(Indicator):
         revision: str | None = None,
         dtype: Any = "float32",
         device: str | None = None,
-        token_budget: int = 8192,
+        token_budget: int = 4096,
         exact_up_to: int = 200_000,
         trust_remote_code: bool = False,
         columns: Mapping[str, str] | None = None,
