@@ -19,6 +19,8 @@ _PUBLIC = {
     "score": "scoring",
     "design_mixtures": "mixtures",
     "design_report": "design_report",
+    "run_sweep": "sweep",
+    "load_runs": "sweep",
     "LossEstimator": "estimator",
     "Selector": "selection",
     "InstructMineError": "errors",

@@ -333,10 +333,15 @@ def finetune(
     return result, trainer
 
 
-def measure_base(loaded: LoadedModel, eval_sets: Mapping[str, EncodedSet], bf16: bool) -> dict[str, EvaluationLoss]:
+def measure_base(
+    loaded: LoadedModel,
+    eval_sets: Mapping[str, EncodedSet],
+    bf16: bool,
+    eval_embeddings: "Mapping[str, Sequence[torch.Tensor]] | None" = None,
+) -> dict[str, EvaluationLoss]:
     """The base model's loss on each set, measured as a finetuned one's is, without any trainer."""
     with evaluating(loaded.model, bf16):
-        return {name: evaluation_loss(loaded, encoded) for name, encoded in eval_sets.items()}
+        return {n: evaluation_loss(loaded, e, (eval_embeddings or {}).get(n)) for n, e in eval_sets.items()}
 
 
 def peak_memory() -> int:

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from trl import ModelConfig, SFTConfig
 
 # What belongs to a run or a machine rather than to the recipe: two runs that differ in these alone are comparable.
-_NOT_RECIPE = ("train", "eval_sets", "record", "columns", "expect_processes", "output_dir", "seed", "data_seed", "env")
+_NOT_RECIPE = (
+    "train", "eval_sets", "record", "columns", "num_cpus", "num_gpus", "expect_processes", "output_dir", "seed",
+    "data_seed", "env",
+)  # fmt: skip
 BUDGETS = ("epochs", "steps", "tokens")
 
 
@@ -35,6 +38,8 @@ class FinetuningArguments:
         train_tokens (`int`, *optional*): Response tokens to train on, repeats included, with `budget="tokens"`.
         eval_max_length (`int`, *optional*, defaults to 2048): Tokens that an evaluation text may have.
         eval_token_budget (`int`, *optional*, defaults to 4096): Tokens in a forward pass of the evaluation.
+        num_cpus (`float`, *optional*, defaults to 1), num_gpus (`float`, *optional*, defaults to 0): What a run of a
+            sweep takes, under Ray.
         expect_processes (`int`, *optional*): How many processes must run; another number is an error. Some ways of
             launching start one process where several were asked for, and say nothing.
     """
@@ -49,6 +54,8 @@ class FinetuningArguments:
     train_tokens: int | None = field(default=None, metadata={"help": "Response tokens, with budget=tokens."})
     eval_max_length: int = field(default=2048, metadata={"help": "Tokens that an evaluation text may have."})
     eval_token_budget: int = field(default=4096, metadata={"help": "Tokens in a forward pass of the evaluation."})
+    num_cpus: float = field(default=1.0, metadata={"help": "CPUs of a run, under Ray."})
+    num_gpus: float = field(default=0.0, metadata={"help": "GPUs of a run, under Ray."})
     expect_processes: int | None = field(default=None, metadata={"help": "How many processes must run."})
 
 
