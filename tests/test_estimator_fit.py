@@ -322,6 +322,10 @@ def test_provenance_goes_with_the_rule(runs):
         rule.predict(other)
     with pytest.raises(InstructMineError, match=r"tiny/reward.*other/reward"):
         rule.predict_subset(other, [0])
+    # What the rule's configuration did not have counts too: the indicator was scored with another option.
+    newer = set_provenance(table, {"reward": {"model": "tiny/reward", "dtype": "float32", "turns": "all"}})
+    with pytest.raises(InstructMineError, match=r"turns=None.*turns='all'"):
+        rule.predict(newer)
 
 
 def test_a_pool_level_neighbour_distance_is_read_from_the_pools_column(runs):

@@ -29,7 +29,7 @@ from .estimator_prediction import (
 )
 from .estimator_runs import read_runs
 from .estimator_summary import summarize
-from .estimator_terms import Term, column_in_pool, design, indicator_columns, row_count
+from .estimator_terms import Term, check_made_alike, design, indicator_columns, row_count
 
 
 __all__ = ["LossEstimator", "compare"]
@@ -416,25 +416,11 @@ class LossEstimator:
     def _columns(self, dataset: Any, allow_mismatch: bool) -> dict[str, np.ndarray]:
         values = indicator_columns(dataset, self.indicators)
         if self.provenance and not allow_mismatch:
-            self._check_provenance(dataset)
+            unknown = check_made_alike(self.provenance, self.indicators, dataset, partial=self.fitted is None)
+            if unknown:
+                warnings.warn(
+                    f"nothing records which model made the column {', '.join(map(repr, unknown))}, so it is not "
+                    f"checked that the rule '{self.name}' was fitted on such numbers",
+                    stacklevel=3,
+                )
         return values
-
-    def _check_provenance(self, dataset: Any) -> None:
-        from .provenance import check_provenance, get_provenance
-
-        found = get_provenance(dataset) if hasattr(dataset, "features") else {}
-        found = {name: found[source] for name in self.provenance if (source := column_in_pool(name, found)) in found}
-        # A published rule states less than an indicator records: only what it states is compared.
-        found = {
-            name: {key: found[name].get(key) for key in expected}
-            for name, expected in self.provenance.items()
-            if name in found
-        }
-        expected = {name: self.provenance[name] for name in self.indicators if name in self.provenance}
-        unknown = check_provenance(expected, found, list(expected))
-        if unknown:
-            warnings.warn(
-                f"nothing records which model made the column {', '.join(map(repr, unknown))}, so it is not checked "
-                f"that the rule '{self.name}' was fitted on such numbers",
-                stacklevel=4,
-            )

@@ -10,8 +10,6 @@ import numpy as np
 
 from .errors import InstructMineError
 from .estimator_terms import column_names, indicator_of, numeric_column, row_count
-from .indicator_columns import indicator_columns
-from .provenance import get_provenance
 
 
 _COLLINEAR = 1e-9
@@ -158,6 +156,8 @@ def refuse_collinear(names: Sequence[str], x: np.ndarray) -> None:
 
 def _recognised(table: Any, names: list[str]) -> list[str]:
     if hasattr(table, "features"):
+        from .indicator_columns import indicator_columns
+
         return indicator_columns(table)
     return [name for name in names if indicator_of(name) and not name.startswith("pool_")]
 
@@ -241,6 +241,8 @@ def _other_losses(table: Any, names: list[str], targets: Sequence[str], kept: np
 
 
 def _provenance(table: Any, names: list[str], indicators: list[str], kept: np.ndarray) -> dict[str, dict[str, Any]]:
+    from .provenance import get_provenance
+
     found = get_provenance(table) if hasattr(table, "features") else {}
     if "provenance" in names:  # a table of runs that was gathered row by row
         records = [json.loads(r) if isinstance(r, str) else r or {} for r in _values(table, "provenance", kept)]

@@ -15,7 +15,7 @@ SEVERE_CONDITION = 30
 SEVERE_VIF = 10
 STABLE = 0.95
 SIGNIFICANT = 0.05
-ORIGIN = {"cv": "10-fold CV", "p-value": "in-sample p-values", "none": "no choice"}
+ORIGIN = {"cv": "10-fold CV", "p-value": "in-sample p-values", "none": "all"}
 
 
 def summarize(rule: "LossEstimator") -> str:

@@ -132,6 +132,30 @@ def column_in_pool(name: str, present: Collection[str]) -> str:
     return name.removeprefix("pool_") if name not in present else name
 
 
+def check_made_alike(
+    expected: Mapping[str, dict[str, Any]], columns: Sequence[str], table: Any, partial: bool
+) -> list[str]:
+    """Refuses columns that were made by another configuration than a rule expects.
+
+    Args:
+        expected (`Mapping[str, dict]`): The rule's provenance.
+        columns (`Sequence[str]`): The columns it reads.
+        table (`Dataset` or another table): What is to be predicted.
+        partial (`bool`): Compare only what the rule states. A published rule states less than an indicator records.
+
+    Returns:
+        The columns whose making is recorded in the rule but not in the table.
+    """
+    from .provenance import check_provenance, get_provenance
+
+    recorded = get_provenance(table) if hasattr(table, "features") else {}
+    expected = {name: expected[name] for name in columns if name in expected}
+    found = {name: recorded[source] for name in expected if (source := column_in_pool(name, recorded)) in recorded}
+    if partial:
+        found = {name: {key: made.get(key) for key in expected[name]} for name, made in found.items()}
+    return check_provenance(expected, found, list(expected))
+
+
 def design(terms: Sequence[Term], values: Mapping[str, np.ndarray]) -> np.ndarray:
     """The regressors, shape (n, number of terms), of columns given by name."""
     rows = len(next(iter(values.values()))) if values else 0
