@@ -76,8 +76,16 @@ def _read_config(verb: argparse.ArgumentParser, path: str) -> dict[str, Any]:
     return values
 
 
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows a default only where it tells something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        says_nothing = action.default is None or action.default is False
+        return action.help if says_nothing else super()._get_help_string(action)
+
+
 def _add_verb(verbs: Any, name: str, run: Any, help: str, required: Sequence[str] = ()) -> argparse.ArgumentParser:
-    verb = verbs.add_parser(name, help=help, description=help, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    verb = verbs.add_parser(name, help=help, description=help, formatter_class=_HelpFormatter)
     verb.set_defaults(run=run, required=required)
     verb.add_argument("--config", metavar="FILE", help="YAML file with any of these options; the command line wins")
     return verb
@@ -138,8 +146,10 @@ def _add_demo(verbs: Any) -> None:
         verbs, "demo", _demo, "Curate the bundled sample pool with real small models, from raw rows to a dataset card."
     )
     verb.add_argument("--output-dir", metavar="DIR", default="demo-output", help="folder for what it makes")
-    verb.add_argument("--rule", metavar="RULE", default="recipes/demo", help="folder of the rule to select by")
-    verb.add_argument("--quick", action="store_true", help="a smaller pool, for a first look or a test")
+    verb.add_argument(
+        "--rule", metavar="RULE", help="folder of a rule to select by first, before the demo fits its own"
+    )
+    verb.add_argument("--quick", action="store_true", help="a smaller pool and fewer finetunes")
 
 
 def _add_inputs(verb: argparse.ArgumentParser) -> None:
@@ -192,7 +202,13 @@ def _select(args: argparse.Namespace) -> None:
 def _push(args: argparse.Namespace) -> None:
     from .publishing.hub import push_folder
 
-    print(push_folder(args.folder, args.repo_id, repo_type="dataset", private=args.private))
+    if not Path(args.folder, "estimator.json").is_file():
+        raise InstructMineError(
+            f"'{args.folder}' holds no curated dataset: give a folder that `instructmine select` wrote"
+        )
+    message = "Add rows chosen by hf-instructmine"
+    full_id = push_folder(args.folder, args.repo_id, repo_type="dataset", commit_message=message, private=args.private)
+    print(f"Pushed {args.folder}: load_dataset({full_id!r}) opens it")
 
 
 def _demo(args: argparse.Namespace) -> None:
@@ -215,9 +231,7 @@ def build_indicator(text: str | dict, columns: dict[str, str] | None) -> Any:
     elif isinstance(text, dict) and len(text) == 1:
         ((name, kwargs),) = text.items()
     else:
-        raise InstructMineError(
-            f"{text!r:.60} is no indicator: write NAME, NAME,KEY=VALUE or {{NAME: {{KEY: VALUE}}}}"
-        )
+        raise InstructMineError(f"{text!r:.60} is no indicator: write NAME,KEY=VALUE,… or {{NAME: {{KEY: VALUE}}}}")
     if name not in _INDICATORS:
         raise InstructMineError(f"there is no indicator '{name}': known are {', '.join(_INDICATORS)}")
     try:
