@@ -14,10 +14,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 .PHONY: demo demo-quick test lint format benchmark clean
 
 demo: .venv/ready
-	$(BIN)/instructmine demo --output-dir demo-output
+	$(BIN)/instructmine demo --rule recipes/demo --output-dir demo-output
 
 demo-quick: .venv/ready
-	$(BIN)/instructmine demo --output-dir demo-output --quick
+	$(BIN)/instructmine demo --rule recipes/demo --output-dir demo-output --quick
 
 test: .venv/ready
 	$(BIN)/python -m pytest
