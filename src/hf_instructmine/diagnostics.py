@@ -88,6 +88,8 @@ class Diagnostics:
             on the others: `r2`, `spearman`, `train_runs`, `test_runs`, `largest_training_share`.
         other_evaluation_sets (`dict[str, dict]`): Per other `loss_…` column: `r2` of the held-out predictions, once
             shifted to that set's mean, and `spearman`.
+        covariance_type (`str`): `"HC3"`, `"CR3"` (by mixture, where some are repeated) or `"bootstrap"`.
+        partitions, permutations, bootstraps (`int`): How often each was done.
         set_effects (`dict[str, float]`), set_slopes_p (`dict[str, float]`): Of a joint rule: each evaluation set's
             distance from the common prediction, and the p-value that its slopes are the common ones.
         notes (`list[str]`): What a reader should know besides.
