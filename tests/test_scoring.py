@@ -23,8 +23,9 @@ from hf_instructmine import (
     get_provenance,
     score,
 )
+from hf_instructmine.files import written_whole
 from hf_instructmine.inputs import load_pool
-from hf_instructmine.scoring import pool_digest, written_whole
+from hf_instructmine.scoring import pool_digest
 
 
 SHARD = 256

@@ -21,6 +21,7 @@ from .conversation import Conversation, check_text_columns, read_conversations
 from .engine import head_on, token_nll
 from .errors import InstructMineError
 from .evaluation.loss import EncodedSet, EvaluationLoss, EvaluationSet, evaluation_loss
+from .files import written_whole
 from .indicators.perplexity import encode_pair
 from .models import LoadedModel, ModelSource
 from .recipe import FinetuningArguments, check_arguments
@@ -397,8 +398,6 @@ def run(own: FinetuningArguments, sft: "SFTConfig", model: "ModelConfig") -> Fin
     result.seconds = time.perf_counter() - started
     if trainer.accelerator.is_main_process:
         if own.record is not None:
-            from .scoring import written_whole
-
             with written_whole(Path(own.record)) as partial:
                 partial.write_text(json.dumps(asdict(result)))
         if sft.save_strategy != "no":

@@ -2,12 +2,10 @@
 
 import json
 import logging
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -20,6 +18,7 @@ from tqdm.auto import tqdm
 
 from .conversation import check_text_columns, find_layouts, read_turns
 from .errors import InstructMineError
+from .files import written_whole
 from .provenance import set_provenance
 
 
@@ -100,21 +99,6 @@ def describe_counts(name: str, counts: Mapping[str, Any]) -> str:
     """One line on a column: how many rows have no value, and what happened to which rows."""
     notes = ", ".join(f"{count} {note}" for note, count in sorted(counts["notes"].items()))
     return f"{name}: {counts['rows']} rows, {counts['nan']} without a value" + (f" ({notes})" if notes else "")
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path` that takes its place once the block ends well: a reader never sees half
-    a file, whenever the writer is killed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield partial
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _checked_pool(pool: Dataset, indicators: "Sequence[Indicator]", overwrite: bool) -> Dataset:

@@ -15,7 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from .errors import InstructMineError
-from .scoring import written_whole
+from .files import written_whole
 
 
 logger = logging.getLogger(__name__)

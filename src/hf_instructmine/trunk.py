@@ -14,9 +14,9 @@ from tqdm.auto import tqdm
 
 from .engine import pad_with_mask, response_nll, run_sorted
 from .errors import InstructMineError
+from .files import written_whole
 from .finetuning import decoder_layers, evaluating
 from .models import LoadedModel
-from .scoring import written_whole
 
 
 if TYPE_CHECKING:
