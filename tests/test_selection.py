@@ -316,3 +316,26 @@ def test_a_saved_folder_has_the_usual_permissions(selection, tmp_path):
     selection.save_to_disk(tmp_path / "curated")
     modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("usual", "curated")]
     assert modes[0] == modes[1]
+
+
+def test_a_selection_can_stay_where_the_rule_was_tested():
+    rng = np.random.default_rng(0)
+    runs = {
+        "mixture_id": [f"m{i}" for i in range(24)],
+        "mtld": rng.normal(50, 2, 24),
+        "reward": rng.normal(0, 0.2, 24),
+    }
+    runs["loss_x"] = np.exp(1 - 0.02 * runs["mtld"] + 0.1 * runs["reward"] + rng.normal(0, 0.001, 24))
+    rule = LossEstimator.fit(runs, target="loss_x", select="none", permutations=0, bootstraps=0)
+    pool = Dataset.from_dict({"mtld": rng.normal(50, 8, 500), "reward": rng.normal(0, 1, 500)})
+
+    with pytest.warns(UserWarning, match="extrapolates"):
+        free = Selector(rule).select(pool, size=50)
+    inside = Selector(rule).select(pool, size=50, max_leverage=rule.max_leverage)
+
+    assert free.leverage > rule.max_leverage >= inside.leverage
+    assert inside.num_selected == 50 and inside.skipped_far > 0
+    assert "within the runs' largest" in inside.summary()
+    assert inside.log_loss.mean() < rule.predict(pool).mean()
+    with pytest.raises(InstructMineError, match="max_leverage"):
+        Selector(rule).select(pool, size=50, max_leverage=1e-9)

@@ -22,6 +22,7 @@ _PUBLIC = {
     "run_sweep": "sweep",
     "load_runs": "sweep",
     "LossEstimator": "estimator",
+    "compare": "estimator",
     "Selector": "selection",
     "InstructMineError": "errors",
     "to_prompt_completion": "conversation",

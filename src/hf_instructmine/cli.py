@@ -38,7 +38,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--version", action="version", version=__version__)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
-    for add in (_add_score, _add_select, _add_push, _add_demo):
+    for add in (_add_score, _add_fit, _add_select, _add_push, _add_demo):
         add(verbs)
     args = parser.parse_args(argv)
     if getattr(args, "config", None) is not None:
@@ -112,6 +112,31 @@ def _add_score(verbs: Any) -> None:
     verb.add_argument("--overwrite", action="store_true", help="replace columns, or another run, of the same name")
 
 
+def _add_fit(verbs: Any) -> None:
+    verb = _add_verb(
+        verbs,
+        "fit",
+        _fit,
+        "Fit a rule to the runs of a sweep, and say how far it can be trusted.",
+        ("runs", "output_dir"),
+    )
+    verb.add_argument("runs", nargs="?", help="a sweep's folder, or a table of runs (.jsonl, .parquet, .csv, Hub id)")
+    verb.add_argument("--target", nargs="+", metavar="COLUMN", help="loss column; several give a joint rule")
+    verb.add_argument(
+        "--indicators", nargs="+", metavar="COLUMN", help="candidates; all indicator columns if not given"
+    )
+    verb.add_argument("--select", default="cv", help="cv, bic, aic, aicc, none, or p-value (the paper's way)")
+    verb.add_argument("--model", default="ols", help="ols, ridge, elastic-net, pls, or automl")
+    verb.add_argument(
+        "--logged", nargs="+", default=[], metavar="COLUMN", help="columns that enter by their logarithm"
+    )
+    verb.add_argument("--squared", nargs="+", default=[], metavar="COLUMN", help="columns that may have a square too")
+    verb.add_argument("--max-vif", type=float, metavar="X", help="consider only subsets with VIFs below X")
+    verb.add_argument("--seed", type=int, default=0, help="of folds, permutations and bootstrap")
+    verb.add_argument("--name", help="what to call the rule")
+    verb.add_argument("--output-dir", metavar="DIR", help="folder for the rule, its card and its figures")
+
+
 def _add_select(verbs: Any) -> None:
     verb = _add_verb(
         verbs,
@@ -127,6 +152,7 @@ def _add_select(verbs: Any) -> None:
     verb.add_argument("--tokens", type=int, metavar="N", help="keep rows up to N response tokens")
     verb.add_argument("--max-log-loss", type=float, metavar="X", help="keep rows predicted at most X")
     verb.add_argument("--keep-duplicates", action="store_true", help="do not skip exact copies of a selected row")
+    verb.add_argument("--max-leverage", type=float, metavar="X", help="stay where the rule was tested")
     verb.add_argument("--allow-mismatch", action="store_true", help="accept indicators made otherwise than the rule's")
     verb.add_argument("--output-dir", metavar="DIR", help="folder for the curated dataset, its card and the rule")
     verb.add_argument("--overwrite", action="store_true", help="replace another selection in that folder")
@@ -177,6 +203,32 @@ def _score(args: argparse.Namespace) -> None:
     print(f"Next: instructmine select {args.output_dir} --rule RULE --size N --output-dir DIR")
 
 
+def _fit(args: argparse.Namespace) -> None:
+    from .estimator import LossEstimator
+    from .inputs import load_pool
+    from .sweep import load_runs
+
+    runs = load_runs(args.runs) if Path(args.runs, "sweep.json").is_file() else load_pool([args.runs])
+    targets = args.target or [name for name in runs.column_names if name.startswith("loss_")][:1]
+    if not targets:
+        raise InstructMineError("the runs have no column loss_<evaluation set>: name one with --target")
+    rule = LossEstimator.fit(
+        runs,
+        target=targets[0] if len(targets) == 1 else targets,
+        indicators=args.indicators,
+        select=args.select,
+        model=args.model,
+        logged=args.logged,
+        squared=args.squared,
+        max_vif=args.max_vif,
+        seed=args.seed,
+        name=args.name,
+    )
+    rule.save_pretrained(args.output_dir)
+    print(rule.summary())
+    print(f"\nWrote {args.output_dir}: estimator.json, and README.md with the figures")
+
+
 def _select(args: argparse.Namespace) -> None:
     from .estimator import LossEstimator
     from .inputs import load_pool
@@ -192,6 +244,7 @@ def _select(args: argparse.Namespace) -> None:
         **budget,
         drop_duplicates=not args.keep_duplicates,
         columns=parse_mapping(args.columns),
+        max_leverage=args.max_leverage,
         allow_mismatch=args.allow_mismatch,
     )
     selection.save_to_disk(args.output_dir, overwrite=args.overwrite)

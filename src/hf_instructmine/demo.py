@@ -86,10 +86,9 @@ def run_demo(output_dir: Path, rule: str | None = None, quick: bool = False) -> 
     fitted.save_pretrained(output_dir / "rule")
     print(fitted.summary().strip().split("\n\n")[-1])
     selection = select_and_report(fitted, scored, output_dir / "curated", "5.")
-    print(
-        f"Done in {time.perf_counter() - started:.0f} s. The curated dataset and its card: {output_dir}/curated/README.md;"
-    )
-    print(f"load_dataset('{output_dir}/curated') opens it. The fitted rule and all its diagnostics: {output_dir}/rule")
+    print(f"\nDone in {time.perf_counter() - started:.0f} s.")
+    print(f"The curated dataset: load_dataset('{output_dir}/curated'); its card: {output_dir}/curated/README.md")
+    print(f"The fitted rule and its diagnostics: {output_dir}/rule/README.md")
     return selection
 
 

@@ -23,6 +23,7 @@ from .estimator_prediction import (
     SubsetPrediction,
     contributions_of,
     leverage_of,
+    leverages_of_rows,
     predict_set,
     regressors_of_set,
     set_means,
@@ -319,6 +320,16 @@ class LossEstimator:
             raise InstructMineError(f"the rule '{self.name}' was not fitted by least squares here: it has no leverage")
         means, _, size = set_means(self._columns(scored, allow_mismatch), row_count(scored), indices)
         return leverage_of(self, regressors_of_set(self, means, size, None))
+
+    def row_leverages(self, scored: Any, allow_mismatch: bool = False) -> np.ndarray:
+        """How far each example lies from the runs' mean indicators, as a set of its own; shape (n,).
+
+        Raises:
+            [`InstructMineError`]: As [`~LossEstimator.leverage`] does.
+        """
+        if self.max_leverage is None:
+            raise InstructMineError(f"the rule '{self.name}' was not fitted by least squares here: it has no leverage")
+        return leverages_of_rows(self, self._columns(scored, allow_mismatch))
 
     @property
     def max_leverage(self) -> float | None:

@@ -108,6 +108,15 @@ def leverage_of(rule: "LossEstimator", regressors: np.ndarray) -> float | None:
     return float(u @ np.asarray(rule.fitted.gram_inverse) @ u)
 
 
+def leverages_of_rows(rule: "LossEstimator", values: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The leverage each example would have as a set of its own, `(n,)`; covariates at their means over the runs."""
+    matrix = design(rule.terms, values)
+    held = np.zeros((len(matrix), len(rule.covariates)))
+    u = (np.column_stack([held, matrix]) - rule.fitted.mean) / rule.fitted.sd
+    u = np.column_stack([np.ones(len(u)), u])
+    return np.einsum("ij,jk,ik->i", u, np.asarray(rule.fitted.gram_inverse), u)
+
+
 def predict_set(
     rule: "LossEstimator",
     values: Mapping[str, np.ndarray],

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,7 +29,7 @@ LOG_LOSS = "predicted_log_loss"
 SOURCE = "source"
 # Texts are read only as far down the ranking as the budget reaches.
 CHUNK = 4096
-_DEFAULTS = {"drop_duplicates": True, "columns": None, "allow_mismatch": False}
+_DEFAULTS = {"drop_duplicates": True, "columns": None, "max_leverage": None, "allow_mismatch": False}
 
 
 @dataclass
@@ -67,6 +68,9 @@ class Selection:
         total ([`SourceCount`]): Counts over the whole pool.
         sources (`list[SourceCount]`): The same by value of the column `source`; empty where there is no such column.
         duplicates_checked (`bool`): Whether texts were compared.
+        leverage (`float`, *optional*): How far the selection's mean indicators lie from the runs that the rule was
+            fitted to; None for a rule without runs. Above `estimator.max_leverage` the rule extrapolates.
+        skipped_far (`int`): Rows left out so that `leverage` stays within what was asked.
         license (`str`, *optional*): For the card's metadata: that of the data, which cannot be known from it.
         source_datasets (`list[str]`): For the card's metadata: the Hub ids of the pool.
         sections (`list[CardSection]`): Further sections of the card.
@@ -80,6 +84,8 @@ class Selection:
     total: SourceCount
     sources: list[SourceCount] = field(default_factory=list)
     duplicates_checked: bool = True
+    leverage: float | None = None
+    skipped_far: int = 0
     license: str | None = None
     source_datasets: list[str] = field(default_factory=list)
     sections: list["CardSection"] = field(default_factory=list)
@@ -133,6 +139,8 @@ class Selection:
             + (f"{self.skipped_duplicates:,} exact duplicates, " if self.duplicates_checked else "")
             + f"{self.skipped_empty:,} without a response",
         ]
+        if self.leverage is not None:
+            lines.append(self.describe_leverage())
         names = [printable(count.name) for count in self.sources]
         width = max(map(len, names), default=0)
         lines += [f"  {name:<{width}}  {c.selected:>9,} of {c.pool:,}" for name, c in zip(names, self.sources)]
@@ -140,6 +148,13 @@ class Selection:
 
     def __str__(self) -> str:
         return self.summary()
+
+    def describe_leverage(self) -> str:
+        """One sentence on whether the rule was tested where the selection lies."""
+        most = self.estimator.max_leverage
+        place = "within" if self.leverage <= most else "beyond"
+        left_out = f"; {self.skipped_far:,} rows far from the runs were left out" if self.skipped_far else ""
+        return f"Leverage {self.leverage:.3g}, {place} the runs' largest of {most:.3g}{left_out}"
 
     def save_to_disk(self, folder: str | Path, overwrite: bool = False) -> None:
         """Writes a folder that `load_dataset` and `LossEstimator.from_pretrained` open.
@@ -233,6 +248,7 @@ class Selector:
         tokens: int | None = None,
         drop_duplicates: bool = True,
         columns: Mapping[str, str] | None = None,
+        max_leverage: float | None = None,
         allow_mismatch: bool = False,
     ) -> Selection:
         """Selects from the lowest predicted log loss upwards, equal predictions in the order of the pool.
@@ -251,6 +267,9 @@ class Selector:
                 exactly those of an already selected row, and rows without a response. With `False`, no text is read.
             columns (`Mapping[str, str]`, *optional*): Which column holds the `prompt` and `response` (or `messages`),
                 where the layout is not one that is detected.
+            max_leverage (`float`, *optional*): Stay where the rule was tested: rows are left out, the ones farthest
+                from the runs first, until the selection's leverage is at most this; `rule.max_leverage` is the largest
+                of the runs. Without it a selection that lies beyond the runs gives a warning.
             allow_mismatch (`bool`, *optional*, defaults to `False`): Accept indicators made otherwise than those the
                 rule was fitted on.
 
@@ -279,14 +298,35 @@ class Selector:
         log_loss = np.asarray(self.rule.predict(dataset, allow_mismatch=allow_mismatch), dtype=np.float64)
         costs = budget.costs(dataset)
         ranking = budget.rank(log_loss, costs)
-        keys = _text_keys(dataset, ranking, columns) if compare else ((row, row) for row in ranking.tolist())
-        walk = budget.walk(dataset, costs, keys)
 
+        def take(rows: np.ndarray) -> Walk:
+            keys = _text_keys(dataset, rows, columns) if compare else ((row, row) for row in rows.tolist())
+            return budget.walk(dataset, costs, keys)
+
+        far = 0
+        if max_leverage is None:
+            walk = take(ranking)
+        else:
+            walk, far = self._stay_inside(dataset, ranking, take, max_leverage, allow_mismatch)
         indices = np.asarray(walk.taken, dtype=np.int64)
         unscored = np.flatnonzero(~(np.isfinite(log_loss) & np.isfinite(costs)))
         total, sources = _count_by_source(dataset, walk, unscored)
-        options = {"drop_duplicates": drop_duplicates, "columns": columns, "allow_mismatch": allow_mismatch}
+        options = {
+            "drop_duplicates": drop_duplicates,
+            "columns": columns,
+            "max_leverage": max_leverage,
+            "allow_mismatch": allow_mismatch,
+        }
         changed = {name: value for name, value in options.items() if value != _DEFAULTS[name]}
+        leverage = None
+        if self.rule.max_leverage is not None:
+            leverage = self.rule.leverage(dataset, indices, allow_mismatch)
+            if leverage > self.rule.max_leverage and max_leverage is None:
+                warnings.warn(
+                    f"the selection's leverage {leverage:.3g} is above the runs' "
+                    f"largest, {self.rule.max_leverage:.3g}: the rule extrapolates; max_leverage=rule.max_leverage stays within",
+                    stacklevel=2,
+                )
         return Selection(
             dataset=dataset.with_format(None).add_column(LOG_LOSS, log_loss).select(indices),
             estimator=self.rule,
@@ -296,7 +336,46 @@ class Selector:
             total=total,
             sources=sources,
             duplicates_checked=compare,
+            leverage=leverage,
+            skipped_far=far,
         )
+
+    def _stay_inside(
+        self,
+        dataset: Dataset,
+        ranking: np.ndarray,
+        take: Callable[[np.ndarray], Walk],
+        max_leverage: float,
+        allow_mismatch: bool,
+    ) -> tuple[Walk, int]:
+        """Takes from as many of the rows nearest to the runs as the bound allows, found by bisection."""
+        distance = self.rule.row_leverages(dataset, allow_mismatch)[ranking]
+        order = np.argsort(distance, kind="stable")
+        too_few, too_many = 0, len(ranking) + 1
+        best: tuple[Walk, int] | None = None
+        nearest, lowest, kept = ranking, np.inf, len(ranking)
+        while too_many - too_few > 1:
+            try:
+                walk = take(nearest)
+            except InstructMineError:  # too few rows are left to fill the budget
+                if kept == len(ranking):
+                    raise
+                too_few = kept
+            else:
+                leverage = self.rule.leverage(dataset, walk.taken, allow_mismatch)
+                lowest = min(lowest, leverage)
+                if leverage <= max_leverage:
+                    best, too_few = (walk, len(ranking) - kept), kept
+                else:
+                    too_many = kept
+            kept = (too_few + too_many) // 2
+            nearest = ranking[np.sort(order[:kept])]
+        if best is None:
+            raise InstructMineError(
+                f"no selection of this amount has a leverage of at most max_leverage={max_leverage:.3g}; the lowest "
+                f"found is {lowest:.3g}: ask for more rows, raise the bound, or fit on runs that reach further"
+            )
+        return best
 
 
 def _has_text(dataset: Dataset, columns: Mapping[str, str] | None) -> bool:

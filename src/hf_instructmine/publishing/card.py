@@ -140,7 +140,7 @@ def _choice(selection: "Selection") -> str:
     return (
         f"Asked for: {escape(_arguments(selection))}. Rows were taken from the lowest predicted log loss upwards. "
         f"{selection.skipped_unscored:,} rows have no prediction, for want of an indicator, and could not be "
-        f"selected. {duplicates}"
+        f"selected. {duplicates}" + (f" {selection.describe_leverage()}." if selection.leverage is not None else "")
     )
 
 
