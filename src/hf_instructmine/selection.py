@@ -323,8 +323,8 @@ class Selector:
             leverage = self.rule.leverage(dataset, indices, allow_mismatch)
             if leverage > self.rule.max_leverage and max_leverage is None:
                 warnings.warn(
-                    f"the selection's leverage {leverage:.3g} is above the runs' "
-                    f"largest, {self.rule.max_leverage:.3g}: the rule extrapolates; max_leverage=rule.max_leverage stays within",
+                    f"the selection's leverage {leverage:.3g} is above the runs' largest, "
+                    f"{self.rule.max_leverage:.3g}: the rule extrapolates; max_leverage=rule.max_leverage mends it",
                     stacklevel=2,
                 )
         return Selection(
