@@ -45,7 +45,7 @@ RECIPE: dict[str, Any] = {
     "logging_steps": 1,
 }
 TARGET = "loss_evaluation"
-LOGGED = ("perplexity", "ifd", "mtld")
+LOGGED = ("ifd", "mtld")
 
 
 def run_demo(output_dir: Path, rule: str | None = None, quick: bool = False) -> Selection:
@@ -81,7 +81,7 @@ def run_demo(output_dir: Path, rule: str | None = None, quick: bool = False) -> 
     print(runs_table(runs))
     print("\n4. Fit a rule to these runs")
     fitted = LossEstimator.fit(
-        runs, target=TARGET, indicators=["mtld", "perplexity", "ifd", "end_of_turn"], logged=LOGGED, name="demo-fitted"
+        runs, target=TARGET, indicators=["mtld", "nll", "ifd", "end_of_turn"], logged=LOGGED, name="demo-fitted"
     )
     fitted.save_pretrained(output_dir / "rule")
     print(fitted.summary().strip().split("\n\n")[-1])
@@ -101,7 +101,7 @@ def score_demo_pool(pool: Dataset, folder: Path) -> tuple[Dataset, np.ndarray]:
         OutputLength(tokenizer=language_model),
         MTLD(),
         neighbors,
-        Perplexity(model=language_model, also=("ifd", "end_of_turn"), dtype="bfloat16"),
+        Perplexity(model=language_model, also=("nll", "ifd", "end_of_turn"), dtype="bfloat16"),
     ]
     return score(pool, indicators, folder), neighbors.embed(pool)
 
@@ -144,13 +144,13 @@ def damage_report(pool_sources: np.ndarray, selected_sources: np.ndarray) -> str
 
 def runs_table(runs: Dataset) -> str:
     """One line per finetune: what it trained on, and what came of it."""
-    lines = [f"  {'mixture':<12} {'seed':>4} {'damaged':>8} {'perplexity':>11} {'loss':>8} {'seconds':>8}"]
+    lines = [f"  {'mixture':<12} {'seed':>4} {'damaged':>8} {'nll':>6} {'loss':>8} {'seconds':>8}"]
     for row in sorted(runs, key=lambda row: row[TARGET] if row["status"] == "done" else np.inf):
         damaged = sum(share or 0 for source, share in row["proportions"].items() if source in DAMAGES)
         loss = f"{row[TARGET]:.4f}" if row["status"] == "done" else row["status"]
         lines.append(
-            f"  {row['mixture_id']:<12} {row['seed']:>4} {damaged:>8.0%} {row['perplexity']:>11.1f} {loss:>8} "
+            f"  {row['mixture_id']:<12} {row['seed']:>4} {damaged:>8.0%} {row['nll']:>6.2f} {loss:>8} "
             f"{row['seconds']:>8.1f}"
         )
-    lines.append(f"  {'(untrained)':<12} {'':>4} {'':>8} {'':>11} {runs[0]['base_' + TARGET]:>8.4f}")
+    lines.append(f"  {'(untrained)':<12} {'':>4} {'':>8} {'':>6} {runs[0]['base_' + TARGET]:>8.4f}")
     return "\n".join(lines)

@@ -16,6 +16,7 @@ INDICATOR_OF_COLUMN = {
     "output_length": "OutputLength",
     "reward": "Reward",
     "perplexity": "Perplexity",
+    "nll": "Perplexity(also=['nll'])",
     "ifd": "Perplexity(also=['ifd'])",
     "end_of_turn": "Perplexity(also=['end_of_turn'])",
     "mtld": "MTLD",

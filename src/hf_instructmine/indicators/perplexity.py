@@ -13,7 +13,8 @@ from ..tokenization import added_bos, encode_data, encode_prompt
 from .base import ModelIndicator
 
 
-_ALSO = ("ifd", "end_of_turn")
+_ALSO = ("nll", "ifd", "end_of_turn")
+_NATS = {"nll", "end_of_turn"}
 
 
 class Perplexity(ModelIndicator):
@@ -23,8 +24,10 @@ class Perplexity(ModelIndicator):
     contents, each followed by a blank line, after a BOS token if its tokenizer adds one. Every response token counts,
     the first one too. The text of special tokens in the data is scored as text.
 
-    Two further columns come from the same forward passes, on request (`also`):
+    Further columns come from the same forward passes, on request (`also`):
 
+    - `nll`: the mean negative log-likelihood itself, log perplexity, in nats per token, from 0 to infinity. A mean of
+      perplexities over a subset is the word of its few largest; the mean of `nll` is not.
     - `ifd`, the instruction-following difficulty (Li et al., 2024, arXiv 2308.12032): perplexity given the prompt over
       perplexity of the response alone, from 0 to infinity. Above 1 the prompt makes the response less likely, as when
       it answers another question.
@@ -37,7 +40,7 @@ class Perplexity(ModelIndicator):
         given (`bool`, defaults to `True`): Whether the response is conditioned on its prompt. With `False` it is
             scored alone, without a template; its first token then counts only where the tokenizer adds a BOS.
         include_eos (`bool`, defaults to `False`): Whether the end-of-turn token counts as a response token.
-        also (`Sequence[str]`, *optional*): `"ifd"`, `"end_of_turn"` or both.
+        also (`Sequence[str]`, *optional*): any of `"nll"`, `"ifd"` and `"end_of_turn"`.
         revision (`str`, *optional*): Branch, tag or commit of the model on the Hub.
         dtype (`str`, defaults to `"float32"`): `"bfloat16"` is several times faster and moves a score by about 1 %.
         device (`str`, *optional*): Defaults to the GPU where there is one.
@@ -100,6 +103,8 @@ class Perplexity(ModelIndicator):
             response = nll[i][:-1] if closed else nll[i]
             counted = nll[i] if self.include_eos else response
             columns["perplexity"].append(_mean(counted))
+            if "nll" in self.names:
+                columns["nll"].append(columns["perplexity"][-1])
             if self._ifd:
                 # Without a BOS the first token of the response alone cannot be scored: both means leave it out.
                 same = response if added_bos(loaded.tokenizer) else response[1:]
@@ -116,8 +121,8 @@ class Perplexity(ModelIndicator):
 
     def _gather(self, *args: Any) -> tuple[dict[str, list[float]], list[str | None]]:
         values, notes = super()._gather(*args)
-        # A mean of NLLs is a log perplexity, and a difference of them a log ratio; `end_of_turn` stays in nats.
-        return {k: v if k == "end_of_turn" else np.exp(v).tolist() for k, v in values.items()}, notes
+        # A mean of NLLs is a log perplexity, and a difference of them a log ratio.
+        return {k: v if k in _NATS else np.exp(v).tolist() for k, v in values.items()}, notes
 
     def provenance(self) -> dict[str, Any]:
         return {**super().provenance(), "given": self.given, "include_eos": self.include_eos}
