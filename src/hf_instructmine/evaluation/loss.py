@@ -3,6 +3,7 @@
 Not TRL's `eval_loss`, which is a mean over batches of the batches' token means and so moves with the batch size.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from ..models import LoadedModel
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,15 +58,28 @@ class EvaluationSet:
         }
         if not sound:
             raise InstructMineError(f"no row of the evaluation set '{name}' has a reference answer to measure loss on")
+        skipped = len(dataset) - len(sound)
+        if skipped:
+            logger.warning(
+                "evaluation set '%s': %d of %d rows have no reference answer and are left out",
+                name, skipped, len(dataset),
+            )  # fmt: skip
         owners = np.repeat(np.arange(len(sound)), [len(turns) for turns in sound.values()])
         turns = [turn for turns in sound.values() for turn in turns]
-        return cls(name, turns, owners, list(sound), len(dataset) - len(sound))
+        return cls(name, turns, owners, list(sound), skipped)
 
     def encode(self, loaded: "LoadedModel", max_length: int) -> "EncodedSet":
         """Token ids of each turn; what is longer than `max_length` loses the start of its prompt, then the end of its
         response, and is counted."""
         pairs = [encode_pair(loaded, turn, True, False, max_length) for turn in self.turns]
         truncated = sum(note is not None for _, _, note in pairs)
+        if truncated:
+            logger.warning(
+                "evaluation set '%s': %d texts are longer than %d tokens and were cut",
+                self.name,
+                truncated,
+                max_length,
+            )
         return EncodedSet(self, [ids for ids, _, _ in pairs], [start for _, start, _ in pairs], truncated)
 
 
