@@ -1,39 +1,38 @@
 """One finetune: a subset in, losses out. `accelerate launch -m hf_instructmine.finetuning --config recipe.yaml`.
 
-Loss is on the response and its EOS token alone. Texts are tokenised as the indicators and the evaluation tokenise
-them, so no text from the data becomes a special token in training either.
+Loss is on the response and its EOS token alone, and is measured on the evaluation sets after training, never between
+steps. Under FSDP2 and DeepSpeed ZeRO-3, whose shards make every forward pass a joint one, all processes measure all
+texts; that path has been written for, but never been run on GPUs.
 """
 
+import argparse
 import json
 import math
-import resource
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .conversation import Conversation, check_text_columns, read_conversations
-from .engine import head_on, token_nll
+from .conversation import Conversation
 from .errors import InstructMineError
 from .evaluation.loss import EncodedSet, EvaluationLoss, EvaluationSet, evaluation_loss
 from .files import written_whole
-from .indicators.perplexity import encode_pair
-from .models import LoadedModel, ModelSource
-from .recipe import FinetuningArguments, check_arguments
+from .models import LoadedModel, load_tokenizer
+from .recipe import FinetuningArguments, Recipe
+from .training_data import TrainingSet, encode_training_set, read_training_data
 
 
 if TYPE_CHECKING:
     import torch
-    from datasets import Dataset
-    from transformers import PreTrainedModel
-    from trl import ModelConfig, SFTConfig, SFTTrainer
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from trl import ModelConfig, SFTConfig
 
-MASKED = -100
+    from .trainer import Trainer
 
 
 @dataclass
@@ -46,12 +45,14 @@ class FinetuningResult:
         train_loss (`float`): Mean loss over the training steps, in nats per token.
         steps (`int`): Optimiser steps.
         epochs (`float`): Passes over the subset.
-        train_tokens (`int`): Response tokens trained on, repeats included.
+        train_tokens (`int`): Response tokens trained on, repeats included; from the epochs where training was resumed.
         subset_tokens (`int`): Response tokens in the subset.
         truncated (`int`): Training texts cut to `max_length`.
         seconds, seconds_training, seconds_evaluating (`float`): In all, and the two parts that are the point of it.
         peak_memory (`int`): Bytes: of the GPU where there is one, else the process's largest resident set so far.
         processes (`int`): How many trained together.
+        budget (`str`): What was fixed: `"epochs"`, `"steps"` or `"tokens"`.
+        seed (`int`): Of data order, adapters and dropout.
     """
 
     losses: dict[str, float]
@@ -67,45 +68,8 @@ class FinetuningResult:
     seconds_evaluating: float
     peak_memory: int
     processes: int
-
-
-@dataclass(frozen=True)
-class TrainingSet:
-    """A subset in token ids. `labels` hold the response and its EOS token, and -100 elsewhere."""
-
-    input_ids: list[list[int]]
-    labels: list[list[int]]
-    truncated: int
-
-    @property
-    def response_tokens(self) -> int:
-        return sum(label != MASKED for labels in self.labels for label in labels)
-
-
-def encode_training_set(
-    loaded: LoadedModel, conversations: Sequence[Conversation], max_length: int | None
-) -> TrainingSet:
-    """Token ids and labels of a subset. A text over `max_length` loses the start of its prompt, then the end of its
-    response, and is counted.
-
-    Raises:
-        [`InstructMineError`]: Where a row has no response to learn from; names the first.
-    """
-    wrong = next(((i, c.problem) for i, c in enumerate(conversations) if c.problem), None)
-    if wrong is not None:
-        raise InstructMineError(
-            f"row {wrong[0]} of the training data cannot be learnt from: {wrong[1]}; drop it first"
-        )
-    limit = max_length or sys.maxsize
-    pairs = [encode_pair(loaded, c, True, True, limit) for c in conversations]
-    masked = next((i for i, (ids, start, _) in enumerate(pairs) if len(ids) <= start), None)
-    if masked is not None:
-        raise InstructMineError(f"row {masked} of the training data has no token to learn: raise max_length")
-    return TrainingSet(
-        [ids for ids, _, _ in pairs],
-        [[MASKED] * start + ids[start:] for ids, start, _ in pairs],
-        sum(note is not None for _, _, note in pairs),
-    )
+    budget: str
+    seed: int
 
 
 def load_base(own: FinetuningArguments, sft: "SFTConfig", model: "ModelConfig") -> LoadedModel:
@@ -116,32 +80,58 @@ def load_base(own: FinetuningArguments, sft: "SFTConfig", model: "ModelConfig") 
     """
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.integrations.fsdp import is_fsdp_enabled
     from trl import get_quantization_config
 
     quantization = get_quantization_config(model)
     if quantization is not None and not torch.cuda.is_available():
         raise InstructMineError("this recipe loads a quantised model, which needs a CUDA GPU: none is visible")
-    source, _ = ModelSource.of(
-        model.model_name_or_path, None, "AutoModelForCausalLM", own.eval_token_budget,
-        revision=model.model_revision, trust_remote_code=sft.trust_remote_code,
-    )  # fmt: skip
-    tokenizer = source.load_tokenizer()
+    name = model.model_name_or_path
+    tokenizer = load_tokenizer(name, model.model_revision, sft.trust_remote_code)
     try:
-        base = AutoModelForCausalLM.from_pretrained(
-            model.model_name_or_path,
+        base, info = AutoModelForCausalLM.from_pretrained(
+            name,
             revision=model.model_revision,
             trust_remote_code=sft.trust_remote_code,
             attn_implementation=model.attn_implementation,
             dtype=model.dtype,
             quantization_config=quantization,
+            output_loading_info=True,
+            **(sft.model_init_kwargs or {}),
         )
-    except (OSError, ValueError) as error:
-        raise InstructMineError(
-            f"cannot load the base model '{model.model_name_or_path}': {str(error).strip().splitlines()[0]}"
-        ) from error
+    except (ImportError, OSError, TypeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InstructMineError(f"cannot load the base model '{name}': {reason}") from error
+    if info["missing_keys"]:  # transformers fills them with random numbers and a warning
+        raise InstructMineError(f"the base model '{name}' is no language model: it lacks {min(info['missing_keys'])}")
+    _set_template(tokenizer, sft)
     if own.train_last_layers is not None:
         freeze_all_but_last(base, own.train_last_layers)
-    return LoadedModel(base if quantization is not None else base.to(sft.device), tokenizer, own.eval_token_budget)
+    # What is quantised is on its GPU already; FSDP and DeepSpeed spread the weights themselves.
+    stays = quantization is not None or sft.deepspeed_plugin is not None or is_fsdp_enabled()
+    return LoadedModel(base if stays else base.to(sft.device), tokenizer, own.eval_token_budget)
+
+
+def _set_template(tokenizer: "PreTrainedTokenizerBase", sft: "SFTConfig") -> None:
+    """Applies `eos_token` and `chat_template_path`, which TRL's trainer would after the texts are tokenised."""
+    if sft.eos_token is not None:
+        if sft.eos_token not in tokenizer.get_vocab():
+            raise InstructMineError(f"eos_token '{sft.eos_token}' is not in the vocabulary of the tokenizer")
+        tokenizer.eos_token = sft.eos_token
+    if sft.chat_template_path is None:
+        return
+    path = Path(sft.chat_template_path)
+    if path.is_file():
+        tokenizer.chat_template = path.read_text(encoding="utf-8")
+        return
+    source = load_tokenizer(sft.chat_template_path)
+    unknown = [token.content for token in source.added_tokens_decoder.values() if token.content not in tokenizer.vocab]
+    if unknown:
+        raise InstructMineError(
+            f"the chat template of '{sft.chat_template_path}' comes with tokens that the base model does not have "
+            f"({unknown[0]}): name a .jinja file that uses the base model's own"
+        )
+    tokenizer.chat_template, tokenizer.eos_token = source.get_chat_template(), source.eos_token
 
 
 def decoder_layers(model: "PreTrainedModel") -> "torch.nn.ModuleList":
@@ -181,32 +171,35 @@ def train(
     sft: "SFTConfig",
     model: "ModelConfig",
     embeddings: "Sequence[torch.Tensor] | None" = None,
-) -> "SFTTrainer":
+) -> "Trainer":
     """Trains the model in place with TRL's `SFTTrainer` and returns the trainer, with the trained model in it.
 
     Args:
         embeddings (`Sequence[torch.Tensor]`, *optional*): What the model is fed in place of `subset.input_ids`.
 
     Raises:
-        [`InstructMineError`]: Where the loss is not finite, or another number of processes runs than asked for.
+        [`InstructMineError`]: Where TRL refuses the recipe, the loss is not finite, or another number of processes
+            runs than asked for.
     """
     from datasets import Dataset
-    from transformers import set_seed
     from trl import get_peft_config
 
-    set_seed(sft.seed)  # before adapters are initialised
-    trainer = _trainer_class()(
-        model=loaded.model,
-        args=_with_budget(own, sft, subset),
-        train_dataset=Dataset.from_dict(
-            {"input_ids": subset.input_ids, "labels": subset.labels, "row": list(range(len(subset.labels)))}
-        ),
-        processing_class=loaded.tokenizer,
-        peft_config=get_peft_config(model),
-    )
-    trainer.embeddings = embeddings
+    from .trainer import Trainer
+
+    rows = {"input_ids": subset.input_ids, "labels": subset.labels, "row": list(range(len(subset.labels)))}
+    try:
+        trainer = Trainer(  # seeds everything before it makes the adapters
+            embeddings,
+            model=loaded.model,
+            args=_prepared(own, sft, subset),
+            train_dataset=Dataset.from_dict(rows),
+            processing_class=loaded.tokenizer,
+            peft_config=get_peft_config(model),
+        )
+    except (ImportError, RuntimeError, ValueError) as error:
+        raise InstructMineError(f"TRL refuses the recipe: {' '.join(str(error).split())}") from error
     check_processes(own, trainer.accelerator.num_processes)
-    loss = trainer.train().training_loss
+    loss = trainer.train(resume_from_checkpoint=sft.resume_from_checkpoint).training_loss
     if not math.isfinite(loss):
         raise InstructMineError(f"the training loss became {loss}: lower the learning rate")
     return trainer
@@ -218,63 +211,26 @@ def check_processes(own: FinetuningArguments, running: int) -> None:
     """
     if own.expect_processes not in (None, running):
         raise InstructMineError(
-            f"{own.expect_processes} processes were asked for, but {running} runs: on CPUs launch with "
-            f"`ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes {own.expect_processes} …`"
+            f"the number of processes should be {own.expect_processes}, but is {running}: launch with `instructmine "
+            f"finetune --num-processes {own.expect_processes} …` (`accelerate launch --cpu` starts one, always), or "
+            "change expect_processes"
         )
 
 
-def _with_budget(own: FinetuningArguments, sft: "SFTConfig", subset: TrainingSet) -> "SFTConfig":
+def _prepared(own: FinetuningArguments, sft: "SFTConfig", subset: TrainingSet) -> "SFTConfig":
     sft.dataset_kwargs = {"skip_prepare_dataset": True}  # tokenised already
     sft.remove_unused_columns = False
-    sft.save_strategy = "no" if sft.save_strategy == "steps" and sft.save_steps == 500 else sft.save_strategy
+    sft.chat_template_path = sft.eos_token = None  # `load_base` has set both
+    sft.model_init_kwargs = None
+    sft.logging_nan_inf_filter = False  # it would replace a NaN by the mean of the losses before it
     if own.budget == "tokens":
         sft.num_train_epochs = own.train_tokens / subset.response_tokens
     return sft
 
 
-def _trainer_class() -> type:
-    from trl import SFTTrainer
-
-    class Trainer(SFTTrainer):
-        """TRL's trainer, fed with embeddings where there are some, and with logits for responses alone on a CPU."""
-
-        embeddings: "Sequence[torch.Tensor] | None" = None
-
-        def __init__(self, **kwargs: Any):
-            super().__init__(**kwargs)
-            self.pad_batch, self.data_collator = self.data_collator, self.collate
-
-        def collate(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-            import torch
-
-            batch = self.pad_batch(examples)
-            if self.embeddings is not None:
-                rows = [self.embeddings[example["row"]] for example in examples]
-                batch["inputs_embeds"] = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-                del batch["input_ids"]
-            return batch
-
-        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-            # On a CPU TRL's fused head scores every position, prompts and padding included. This is the same loss.
-            if inputs["labels"].device.type != "cpu" or return_outputs:
-                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-            labels = inputs.pop("labels")
-            predicted = (labels != MASKED).roll(-1, dims=1)
-            predicted[:, -1] = False
-            with head_on(self.accelerator.unwrap_model(model), predicted):
-                logits = model(**inputs, use_cache=False).logits[0]
-            targets = labels.roll(-1, dims=1)[predicted]
-            count = len(targets) if num_items_in_batch is None else num_items_in_batch
-            loss = token_nll(logits, targets).sum() / count
-            average = self.args.average_tokens_across_devices and num_items_in_batch is not None
-            return loss * self.accelerator.num_processes if average else loss
-
-    return Trainer
-
-
 @contextmanager
 def evaluating(model: "torch.nn.Module", bf16: bool) -> Iterator[None]:
-    """Evaluation mode, in the precision that the recipe trains in; training mode afterwards where it was on."""
+    """Evaluation mode, in bfloat16 where the recipe trains in it; training mode afterwards where it was on."""
     import torch
 
     training = model.training
@@ -295,7 +251,7 @@ def finetune(
     model: "ModelConfig",
     embeddings: "Sequence[torch.Tensor] | None" = None,
     eval_embeddings: "Mapping[str, Sequence[torch.Tensor]] | None" = None,
-) -> tuple[FinetuningResult, "SFTTrainer"]:
+) -> tuple[FinetuningResult, "Trainer"]:
     """Trains on a subset and measures the loss on every evaluation set.
 
     Raises:
@@ -316,13 +272,16 @@ def finetune(
             raise InstructMineError(f"the loss on '{name}' is {measured.loss} after training: lower the learning rate")
     ended = time.perf_counter()
     state = trainer.state
+    tokens = int(trainer.accelerator.reduce(trainer.response_tokens))
+    if sft.resume_from_checkpoint:
+        tokens = round(subset.response_tokens * state.epoch)
     result = FinetuningResult(
         losses={name: measured.loss for name, measured in losses.items()},
         examples={n: {"nll": np.round(m.nll, 4).tolist(), "tokens": m.tokens.tolist()} for n, m in losses.items()},
-        train_loss=float(np.mean([entry["loss"] for entry in state.log_history if "loss" in entry] or [math.nan])),
+        train_loss=state.log_history[-1]["train_loss"],
         steps=state.global_step,
         epochs=state.epoch,
-        train_tokens=round(subset.response_tokens * state.epoch),
+        train_tokens=tokens,
         subset_tokens=subset.response_tokens,
         truncated=subset.truncated,
         seconds=ended - started,
@@ -330,6 +289,8 @@ def finetune(
         seconds_evaluating=ended - evaluating_from,
         peak_memory=peak_memory(),
         processes=trainer.accelerator.num_processes,
+        budget=own.budget,
+        seed=sft.seed,
     )
     return result, trainer
 
@@ -351,17 +312,9 @@ def peak_memory() -> int:
 
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    import resource  # not on Windows
 
-
-def read_training_data(dataset: "Dataset", columns: Mapping[str, str] | None = None) -> list[Conversation]:
-    """Reads a dataset's conversations.
-
-    Raises:
-        [`InstructMineError`]: Where it is empty, or its layout is not known.
-    """
-    check_text_columns(dataset, columns)
-    return read_conversations(dataset[:], columns)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def load_eval_sets(specifications: Sequence[str]) -> dict[str, EvaluationSet]:
@@ -377,6 +330,8 @@ def load_eval_sets(specifications: Sequence[str]) -> dict[str, EvaluationSet]:
         name, separator, path = text.partition("=")
         if not separator or not name.isidentifier():
             raise InstructMineError(f"the evaluation set '{text}' is not of the form name=file-or-id")
+        if name in sets:
+            raise InstructMineError(f"two evaluation sets have the name '{name}'")
         sets[name] = EvaluationSet.read(name, load_pool([path]))
     return sets
 
@@ -386,7 +341,7 @@ def run(own: FinetuningArguments, sft: "SFTConfig", model: "ModelConfig") -> Fin
     from .cli import parse_mapping
     from .inputs import load_pool
 
-    check_arguments(own, sft, model)
+    check_processes(own, sft.world_size)
     if not own.train or not own.eval_sets:
         raise InstructMineError("a finetune needs train (files, folders or Hub ids) and eval_sets (name=file)")
     started = time.perf_counter()
@@ -396,34 +351,34 @@ def run(own: FinetuningArguments, sft: "SFTConfig", model: "ModelConfig") -> Fin
     encoded = {name: examples.encode(loaded, own.eval_max_length) for name, examples in eval_sets.items()}
     result, trainer = finetune(loaded, conversations, encoded, own, sft, model)
     result.seconds = time.perf_counter() - started
-    if trainer.accelerator.is_main_process:
-        if own.record is not None:
-            with written_whole(Path(own.record)) as partial:
-                partial.write_text(json.dumps(asdict(result)))
-        if sft.save_strategy != "no":
-            trainer.save_model()
+    if own.record is not None and trainer.accelerator.is_main_process:
+        with written_whole(Path(own.record)) as partial:
+            partial.write_text(json.dumps(asdict(result)))
+    if sft.save_strategy != "no":
+        trainer.save_model()  # on all processes: each may hold a part
     return result
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `accelerate launch -m hf_instructmine.finetuning`; returns the exit code."""
-    from trl import ModelConfig, SFTConfig, TrlParser
-
-    parser = TrlParser((FinetuningArguments, SFTConfig, ModelConfig), prog="hf_instructmine.finetuning")
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config")
+    args, options = parser.parse_known_args(argv)
     try:
-        arguments = parser.parse_args_and_config(argv, fail_with_unknown_args=True)
+        recipe = Recipe({} if args.config is None else Recipe.load(args.config).settings)
+        arguments = recipe.arguments(*options)
+    except InstructMineError as error:
+        print(f"finetuning: {error}", file=sys.stderr)
+        return 2
+    try:
         result = run(*arguments)
     except InstructMineError as error:
         print(f"finetuning: {error}", file=sys.stderr)
         return 1
-    except ValueError as error:
-        if "Unknown arguments" not in str(error):
-            raise
-        print(f"finetuning: {error}", file=sys.stderr)
-        return 2
-    for name, loss in result.losses.items():
-        print(f"loss_{name}: {loss:.4f} nats per token")
-    print(f"{result.steps} steps, {result.train_tokens} response tokens, {result.seconds:.0f} s")
+    if arguments[1].process_index == 0:
+        for name, loss in result.losses.items():
+            print(f"loss_{name}: {loss:.4f} nats per token")
+        print(f"{result.steps} steps, {result.train_tokens} response tokens, {result.seconds:.0f} s")
     return 0
 
 

@@ -1,7 +1,10 @@
 """A recipe: how a model is finetuned. YAML with the options of TRL and a few of ours."""
 
+import argparse
+import difflib
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +14,7 @@ from .errors import InstructMineError
 
 
 if TYPE_CHECKING:
-    from trl import ModelConfig, SFTConfig
+    from trl import ModelConfig, SFTConfig, TrlParser
 
 # What belongs to a run or a machine rather than to the recipe: two runs that differ in these alone are comparable.
 _NOT_RECIPE = (
@@ -19,6 +22,13 @@ _NOT_RECIPE = (
     "data_seed", "env",
 )  # fmt: skip
 BUDGETS = ("epochs", "steps", "tokens")
+# Where a recipe says nothing: TRL would write a checkpoint every 500 steps.
+_DEFAULTS = {"output_dir": "finetuned", "save_strategy": "no"}
+# Of TRL's options, those that would make the loss another one, or change which text a run trains on.
+_REFUSED = {
+    "packing": True, "padding_free": True, "assistant_only_loss": True, "completion_only_loss": False,
+    "shuffle_dataset": True, "truncation_mode": "keep_end",
+}  # fmt: skip
 
 
 @dataclass
@@ -74,14 +84,14 @@ class Recipe:
         """Reads a YAML file, or takes a mapping.
 
         Raises:
-            [`InstructMineError`]: Where the file cannot be read or an option is not known.
+            [`InstructMineError`]: Where the file cannot be read.
         """
         import yaml
 
         if isinstance(recipe, Recipe):
             return recipe
         if isinstance(recipe, Mapping):
-            return cls(dict(recipe))
+            return cls(json.loads(json.dumps(dict(recipe), default=str)))  # plain data, as from a file
         try:
             settings = yaml.safe_load(Path(recipe).read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError) as error:
@@ -91,10 +101,14 @@ class Recipe:
         return cls(settings)
 
     @property
+    def comparable(self) -> dict[str, Any]:
+        """What makes two runs comparable: all settings but data, seeds, folders and the number of processes."""
+        return {k: v for k, v in sorted(self.settings.items()) if k not in _NOT_RECIPE}
+
+    @property
     def hash(self) -> str:
-        """Digest of what makes two runs comparable: all but data, seeds, folders and the number of processes."""
-        kept = {k: v for k, v in sorted(self.settings.items()) if k not in _NOT_RECIPE}
-        return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        """Digest of what makes two runs comparable."""
+        return hashlib.sha256(json.dumps(self.comparable, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def difference(self, other: "Recipe") -> list[str]:
         """Names the options that differ, as `learning_rate: 1e-4 → 2e-4`."""
@@ -105,23 +119,73 @@ class Recipe:
             if self.settings.get(key) != other.settings.get(key)
         ]
 
-    def arguments(self, **overrides: Any) -> "tuple[FinetuningArguments, SFTConfig, ModelConfig]":
-        """Builds the three argument objects, with `overrides` (seed, output_dir, …) on top.
+    def arguments(self, *options: str, **overrides: Any) -> "tuple[FinetuningArguments, SFTConfig, ModelConfig]":
+        """Builds the three argument objects. Sets the environment variables under `env`, as TRL does.
+
+        Args:
+            options (`str`): Options as on a command line (`"--learning_rate", "1e-4"`); they win over all else.
+            overrides: Options by name (seed, output_dir, …); they win over the recipe.
 
         Raises:
-            [`InstructMineError`]: Where an option is not known, or two contradict each other.
+            [`InstructMineError`]: Where an option is not known, has a value of the wrong kind, contradicts another,
+                or needs an accelerator that is not there.
         """
-        from trl import ModelConfig, SFTConfig, TrlParser
-
-        parser = TrlParser((FinetuningArguments, SFTConfig, ModelConfig))
-        settings = {"output_dir": "finetuned", **self.settings, **overrides}
-        settings.pop("env", None)
+        settings = {**_DEFAULTS, **self.settings, **overrides}
+        environment = settings.pop("env", None) or {}
+        if not isinstance(environment, Mapping):
+            raise InstructMineError("env must hold 'VARIABLE: value' lines")
+        os.environ.update({name: str(value) for name, value in environment.items()})
+        parser = _parser()
+        parser.set_defaults(**_as_defaults(parser, settings))
         try:
-            arguments = parser.parse_dict(settings)
-        except ValueError as error:
+            arguments = parser.parse_args_into_dataclasses(args=list(options), look_for_args_file=False)
+        except (TypeError, ValueError) as error:
+            if isinstance(error, InstructMineError):
+                raise
+            if "bf16/gpu" in str(error):
+                raise InstructMineError(
+                    "this recipe trains in bf16 on a GPU, but no GPU that can is visible: run it where there is one, "
+                    "choose a recipe for CPUs, or set use_cpu: true (slow)"
+                ) from error
             raise InstructMineError(f"the recipe is not valid: {' '.join(str(error).split())}") from error
         check_arguments(*arguments)
         return arguments
+
+
+def _parser() -> "TrlParser":
+    """TRL's parser, over its options and ours."""
+    from trl import ModelConfig, SFTConfig, TrlParser
+
+    class Parser(TrlParser):
+        def error(self, message: str) -> None:
+            raise InstructMineError(f"the recipe is not valid: {message}")
+
+    return Parser((FinetuningArguments, SFTConfig, ModelConfig), prog="finetuning", allow_abbrev=False)
+
+
+def _as_defaults(parser: argparse.ArgumentParser, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of a recipe in the form that `parser` converts and checks, as it does on the command line."""
+    known: dict[str, argparse.Action] = {}
+    for action in parser._actions:
+        known.setdefault(action.dest, action)
+    defaults = dict(settings)
+    for name, value in settings.items():
+        if name not in known or name == "help":
+            near = difflib.get_close_matches(name, known, n=1)
+            raise InstructMineError(
+                f"the recipe has the unknown option '{name}'" + (f": did you mean '{near[0]}'?" if near else "")
+            )
+        action = known[name]
+        if value is False and "no" in (action.choices or ()):
+            value = defaults[name] = "no"  # which YAML reads as false
+        if action.choices is not None and value is not None and value not in action.choices:
+            known_values = ", ".join(map(str, action.choices))
+            raise InstructMineError(f"the recipe's {name} must be one of {known_values}, not {value!r}")
+        if action.nargs == "+" and isinstance(value, str):
+            defaults[name] = [value]
+        elif action.type in (int, float) and isinstance(value, (int, float)):
+            defaults[name] = str(value)  # a text is converted, anything else taken as it is
+    return defaults
 
 
 def check_arguments(own: FinetuningArguments, sft: "SFTConfig", model: "ModelConfig") -> None:
@@ -144,7 +208,18 @@ def check_arguments(own: FinetuningArguments, sft: "SFTConfig", model: "ModelCon
         raise InstructMineError("train_last_layers must be at least 1, and does not go with use_peft")
     if own.cached_trunk and own.train_last_layers is None:
         raise InstructMineError("cached_trunk needs train_last_layers: without it no layer stays as it is")
-    if sft.packing or sft.padding_free or sft.assistant_only_loss:
+    if model.use_peft is False and (model.load_in_4bit or model.load_in_8bit):
+        raise InstructMineError("load_in_4bit and load_in_8bit need use_peft: quantised weights cannot be trained")
+    if sft.max_length is not None and sft.max_length < 2:
+        raise InstructMineError(f"max_length must be at least 2, not {sft.max_length}")
+    if own.eval_max_length < 2:
+        raise InstructMineError(f"eval_max_length must be at least 2, not {own.eval_max_length}")
+    if sft.eval_strategy != "no":
         raise InstructMineError(
-            "packing, padding_free and assistant_only_loss are not supported: loss is on responses"
+            "eval_strategy is not supported: the loss on eval_sets is measured after training, over all their tokens"
+        )
+    refused = next((name for name, value in _REFUSED.items() if getattr(sft, name) == value), None)
+    if refused is not None:
+        raise InstructMineError(
+            f"{refused}: {getattr(sft, refused)} is not supported: loss is on the responses of whole rows, one by one"
         )
