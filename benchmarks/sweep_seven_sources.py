@@ -98,10 +98,15 @@ def score_pool(pool: Dataset, folder: Path) -> tuple[Dataset, np.ndarray]:
 
 
 def write_results(runs: Dataset, scored: Dataset, path: Path) -> None:
-    """Keeps the runs without their row numbers, one JSON object a line: small enough for a repository."""
+    """Keeps the runs without their row numbers, one JSON object a line: small enough for a repository.
+
+    Mean `nll`, log perplexity, is added: the mean of perplexities is the word of a few one-token responses.
+    """
+    nll = np.log(np.array(scored["perplexity"]))
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_suffix(".jsonl").open("w") as file:
-        for row in runs.remove_columns(["indices"]):
+        for row in runs:
+            row["nll"] = float(nll[row.pop("indices")].mean())
             file.write(json.dumps(row) + "\n")
     print(f"Wrote {path.with_suffix('.jsonl')}")
 
