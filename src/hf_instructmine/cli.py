@@ -21,14 +21,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     args = _parse(argv)
     try:
-        args.run(args)
+        return args.run(args) or 0
     except InstructMineError as error:
         print(f"instructmine {args.verb}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"\ninstructmine {args.verb}: stopped; the same command goes on where it stopped", file=sys.stderr)
         return 130
-    return 0
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -38,9 +37,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--version", action="version", version=__version__)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
-    for add in (_add_score, _add_fit, _add_select, _add_push, _add_demo):
+    for add in (_add_score, _add_finetune, _add_fit, _add_select, _add_push, _add_demo):
         add(verbs)
-    args = parser.parse_args(argv)
+    args, args.options = parser.parse_known_args(argv)
+    if args.options and args.verb != "finetune":  # which passes them on
+        parser.error(f"unrecognized arguments: {' '.join(args.options)}")
     if getattr(args, "config", None) is not None:
         verb = verbs.choices[args.verb]
         verb.set_defaults(**_read_config(verb, args.config))
@@ -110,6 +111,19 @@ def _add_score(verbs: Any) -> None:
     verb.add_argument("--output-dir", metavar="DIR", help="folder for the scored pool")
     verb.add_argument("--num-proc", type=int, default=1, help="processes")
     verb.add_argument("--overwrite", action="store_true", help="replace columns, or another run, of the same name")
+
+
+def _add_finetune(verbs: Any) -> None:
+    about = "Finetune once by a recipe, on one process or several, and measure the loss on evaluation sets."
+    more = "All other options are the recipe's: `--train rows.jsonl --eval_sets NAME=FILE`, or TRL's, as "
+    verb = verbs.add_parser(
+        "finetune", help=about, description=f"{about} {more}`--learning_rate 1e-4`. They win over the recipe.",
+        allow_abbrev=False,
+    )  # fmt: skip
+    verb.set_defaults(run=_finetune, required=())
+    verb.add_argument("--config", dest="recipe", metavar="RECIPE", required=True, help="YAML file, as in recipes/")
+    verb.add_argument("--num-processes", type=int, metavar="N", help="how many train together; fewer are an error")
+    verb.add_argument("--accelerate-config", metavar="FILE", help="YAML for `accelerate launch --config_file`")
 
 
 def _add_fit(verbs: Any) -> None:
@@ -201,6 +215,12 @@ def _score(args: argparse.Namespace) -> None:
     for name, counts in report.items():
         print(f"  {describe_counts(name, counts)}{_quartiles(scored[name])}")
     print(f"Next: instructmine select {args.output_dir} --rule RULE --size N --output-dir DIR")
+
+
+def _finetune(args: argparse.Namespace) -> int:
+    from .launching import launch
+
+    return launch(args.recipe, args.num_processes, args.accelerate_config, args.options)
 
 
 def _fit(args: argparse.Namespace) -> None:

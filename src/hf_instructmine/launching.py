@@ -45,9 +45,10 @@ def launch_command(
     on_cpu = bool(settings.get("use_cpu")) or "--use_cpu" in options
     environment = {}
     if accelerate_config is not None:
+        configured = _configured_processes(accelerate_config)
         flags = ["--config_file", str(accelerate_config)]
         flags += [] if num_processes is None else ["--num_processes", str(num_processes)]
-        num_processes = num_processes or _configured_processes(accelerate_config)
+        num_processes = num_processes or configured
     elif num_processes is None and not on_cpu:
         flags = []
     elif (num_processes or 1) == 1:
