@@ -1,12 +1,14 @@
 """Where the runs of a sweep run: in this process, in a subprocess each, or as Ray tasks. All give the same result."""
 
 import hashlib
+import io
 import json
+import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,15 +17,38 @@ import numpy as np
 
 from .conversation import Conversation
 from .errors import InstructMineError
-from .evaluation.loss import EvaluationSet
-from .finetuning import encode_training_set, finetune, load_base, measure_base
+from .evaluation.loss import EncodedSet, EvaluationSet
+from .finetuning import finetune, load_base, measure_base
+from .launching import launch_command
+from .models import LoadedModel
 from .recipe import Recipe
+from .training_data import encode_training_set
 
 
 if TYPE_CHECKING:
     import torch
 
+    from .trunk import Trunk
+
 EXECUTORS = ("inline", "accelerate", "ray")
+
+# Starts a command and ends it, with all that it started, once this end of the pipe closes: when the sweep is killed,
+# its finetune must not go on and hold the GPU that the next sweep needs.
+_GUARD = """
+import os, signal, subprocess, sys, threading
+child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, start_new_session=True)
+def end():
+    try:
+        os.killpg(child.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+threading.Thread(target=lambda: (os.read(0, 1), end()), daemon=True).start()
+try:
+    code = child.wait()
+finally:
+    end()
+sys.exit(code if code >= 0 else 128 - code)
+"""
 
 
 class Inline:
@@ -44,68 +69,71 @@ class Inline:
         folder: Path,
     ):
         self.recipe = recipe
+        self.eval_sets = eval_sets
         self.conversations = conversations
-        own, sft, model = recipe.arguments(output_dir=str(folder / "work"))
+        self.folder = folder
+        self.loaded: LoadedModel | None = None
+        self.load()
+
+    def load(self) -> None:
+        """Loads the base model and, where the recipe asks for it, puts the cached trunk under its last layers."""
+        own, sft, model = self.recipe.arguments()
         self.loaded = load_base(own, sft, model)
-        self.encoded = {name: s.encode(self.loaded, own.eval_max_length) for name, s in eval_sets.items()}
-        self.rows: dict[int, torch.Tensor] = {}
+        self.encoded = {name: s.encode(self.loaded, own.eval_max_length) for name, s in self.eval_sets.items()}
+        self.rows: dict[int, int] = {}  # where each row of the pool is in the trunk
+        self.trunk: Trunk | None = None
         self.eval_embeddings: dict[str, Sequence[torch.Tensor]] | None = None
         if own.cached_trunk:
-            self._cache_trunk(own, sft, folder / "trunk")
-        weights = self.loaded.model.named_parameters()
+            self._put_on_trunk(own.train_last_layers, sft)
+        # Adapters are taken off again; what else trains is copied back.
+        weights = [] if model.use_peft else self.loaded.model.named_parameters()
         self.initial = {name: weight.detach().clone() for name, weight in weights if weight.requires_grad}
 
-    def _cache_trunk(self, own: Any, sft: Any, folder: Path) -> None:
+    def _put_on_trunk(self, num_layers: int, sft: Any) -> None:
         from .trunk import compute_trunk, cut_to_last_layers
 
         numbers = sorted(self.conversations)
         rows = encode_training_set(self.loaded, [self.conversations[i] for i in numbers], sft.max_length).input_ids
         sequences = [ids for e in self.encoded.values() for ids in e.sequences] + rows
         texts = hashlib.sha256(json.dumps(sequences).encode()).hexdigest()[:16]
-        trunk = compute_trunk(self.loaded, own.train_last_layers, sequences, folder / texts, sft.bf16)
-        first = next(iter(self.encoded.values()))
-        probe = min(8, len(first.sequences))
-        cut_to_last_layers(
-            self.loaded, own.train_last_layers, first.sequences[:probe], first.starts[:probe], trunk, sft.bf16
-        )
+        trunk = compute_trunk(self.loaded, num_layers, sequences, self.folder / "trunk" / texts, sft.bf16)
+        cut_to_last_layers(self.loaded, num_layers, next(iter(self.encoded.values())), trunk, sft.bf16)
         self.eval_embeddings, start = {}, 0
         for name, encoded in self.encoded.items():
-            self.eval_embeddings[name] = _Slice(trunk, start, len(encoded.sequences))
+            self.eval_embeddings[name] = trunk.select(range(start, start + len(encoded.sequences)))
             start += len(encoded.sequences)
-        self.rows = {number: _Slice(trunk, start + k, 1) for k, number in enumerate(numbers)}
+        self.trunk, self.rows = trunk, {number: start + k for k, number in enumerate(numbers)}
 
     def base(self) -> dict[str, Any]:
-        """The untrained model's loss on each set."""
+        """See [`describe_base`]."""
         _, sft, _ = self.recipe.arguments()
-        measured = measure_base(self.loaded, self.encoded, sft.bf16, self.eval_embeddings)
-        return {name: loss.loss for name, loss in measured.items()}
+        return describe_base(self.loaded, self.encoded, sft.bf16, self.eval_embeddings)
 
     def run(self, indices: Sequence[int], seed: int, folder: Path) -> dict[str, Any]:
         """Trains on the rows `indices` and measures; leaves the model as it was."""
-        own, sft, model = self.recipe.arguments(seed=seed, output_dir=str(folder))
-        embeddings = [self.rows[i][0] for i in indices] if self.rows else None
+        if self.loaded is None:
+            self.load()
+        own, sft, model = self.recipe.arguments(seed=seed, output_dir=str(folder), disable_tqdm=True)
         subset = [self.conversations[i] for i in indices]
-        trainer = None
-        try:
-            result, trainer = finetune(
-                self.loaded, subset, self.encoded, own, sft, model, embeddings, self.eval_embeddings
-            )
-        finally:
-            self._reset(trainer)
+        embeddings = None if self.trunk is None else self.trunk.select([self.rows[i] for i in indices])
+        loaded, self.loaded = self.loaded, None  # a run that fails half-way leaves a model that is no base model
+        with redirect_stdout(io.StringIO()):  # where the trainer prints its log, which would tear the sweep's bar
+            result, trainer = finetune(loaded, subset, self.encoded, own, sft, model, embeddings, self.eval_embeddings)
+        self.loaded = self._reset(loaded, trainer, model.use_peft)
         return asdict(result)
 
-    def _reset(self, trainer: Any) -> None:
+    def _reset(self, loaded: LoadedModel, trainer: Any, use_peft: bool) -> LoadedModel:
         import torch
 
-        if trainer is not None and trainer.model is not self.loaded.model and self.recipe.settings.get("use_peft"):
-            self.loaded.model = trainer.accelerator.unwrap_model(trainer.model).unload()
-        base = self.loaded.model
-        base.__dict__.pop("forward", None)  # TRL wraps it anew for every trainer
-        base.zero_grad(set_to_none=True)
+        if use_peft:
+            loaded.model = trainer.accelerator.unwrap_model(trainer.model).unload()
+        loaded.model.__dict__.pop("forward", None)  # accelerate and TRL wrap it anew for every trainer
+        loaded.model.zero_grad(set_to_none=True)
         with torch.no_grad():
-            for name, weight in base.named_parameters():
+            for name, weight in loaded.model.named_parameters():
                 if name in self.initial:
                     weight.copy_(self.initial[name])
+        return loaded
 
 
 class Subprocess:
@@ -113,7 +141,6 @@ class Subprocess:
 
     Args:
         recipe, eval_sets, conversations: As for [`Inline`].
-        folder (`Path`): Gets the evaluation sets and each run's subset, as files.
         accelerate_config (`str`, *optional*): YAML for `accelerate launch --config_file`.
     """
 
@@ -122,30 +149,19 @@ class Subprocess:
         recipe: Recipe,
         eval_sets: Mapping[str, EvaluationSet],
         conversations: Mapping[int, Conversation],
-        folder: Path,
         accelerate_config: str | None = None,
     ):
         self.recipe = recipe
+        self.eval_sets = eval_sets
         self.conversations = conversations
         self.accelerate_config = accelerate_config
-        self.folder = folder / "work"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.eval_sets = eval_sets
-        self.files = {name: self._write_turns(name, s) for name, s in eval_sets.items()}
-
-    def _write_turns(self, name: str, examples: EvaluationSet) -> Path:
-        path = self.folder / f"eval-{name}.jsonl"
-        with path.open("w", encoding="utf-8") as file:
-            for turn in examples.turns:
-                file.write(json.dumps({"prompt": turn.prompt, "completion": turn.completion}) + "\n")
-        return path
 
     def base(self) -> dict[str, Any]:
-        """The untrained model's loss on each set, measured in this process."""
-        own, sft, model = self.recipe.arguments(output_dir=str(self.folder))
+        """See [`describe_base`]; measured in this process."""
+        own, sft, model = self.recipe.arguments()
         loaded = load_base(own, sft, model)
         encoded = {name: s.encode(loaded, own.eval_max_length) for name, s in self.eval_sets.items()}
-        return {name: loss.loss for name, loss in measure_base(loaded, encoded, sft.bf16).items()}
+        return describe_base(loaded, encoded, sft.bf16)
 
     def run(self, indices: Sequence[int], seed: int, folder: Path) -> dict[str, Any]:
         """Runs one finetune to its end and reads its result.
@@ -163,60 +179,78 @@ class Subprocess:
             result["examples"][name] = {"nll": np.round(nll, 4).tolist(), "tokens": tokens.astype(int).tolist()}
         return result
 
-    def command(self, indices: Sequence[int], seed: int, folder: Path) -> tuple[list[str], Path]:
-        """Writes what a run needs and returns the command and the file that gets its result."""
+    def command(self, indices: Sequence[int], seed: int, folder: Path) -> tuple[list[str], dict[str, str], Path]:
+        """Writes what a run needs. Returns its command, the environment variables that it needs besides, and the file
+        that gets its result."""
         import yaml
 
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "subset.jsonl").open("w", encoding="utf-8") as file:
-            for i in indices:
-                row = self.conversations[i]
-                file.write(json.dumps({"messages": [*row.prompt, *row.completion]}) + "\n")
+        subset = [self.conversations[i] for i in indices]
+        _write_lines(folder / "subset.jsonl", [{"messages": [*c.prompt, *c.completion]} for c in subset])
+        for name, examples in self.eval_sets.items():
+            turns = [{"prompt": turn.prompt, "completion": turn.completion} for turn in examples.turns]
+            _write_lines(folder / f"{name}.eval.jsonl", turns)
         settings = {
             **self.recipe.settings,
             "seed": seed,
             "train": [str(folder / "subset.jsonl")],
-            "eval_sets": [f"{name}={path}" for name, path in self.files.items()],
+            "eval_sets": [f"{name}={folder / f'{name}.eval.jsonl'}" for name in self.eval_sets],
+            "columns": None,
             "record": str(folder / "result.json"),
             "output_dir": str(folder),
             "cached_trunk": False,
         }
-        (folder / "recipe.yaml").write_text(yaml.safe_dump(settings))
-        config = [] if self.accelerate_config is None else ["--config_file", self.accelerate_config]
-        launch = [sys.executable, "-m", "accelerate.commands.launch", *config]
-        command = [*launch, "-m", "hf_instructmine.finetuning", "--config", str(folder / "recipe.yaml")]
-        return command, folder / "result.json"
+        recipe = folder / "recipe.yaml"
+        recipe.write_text(yaml.safe_dump(settings), encoding="utf-8")
+        command, environment = launch_command(recipe, accelerate_config=self.accelerate_config)
+        # The `datasets` library keeps a copy of every file it reads: these are gone after the run.
+        return command, {**environment, "HF_DATASETS_CACHE": str(folder / "cache")}, folder / "result.json"
 
 
-def run_command(command: Sequence[str], record: Path) -> dict[str, Any]:
-    """Runs a finetune's command and returns the result it wrote.
+def describe_base(
+    loaded: LoadedModel,
+    eval_sets: Mapping[str, EncodedSet],
+    bf16: bool,
+    eval_embeddings: "Mapping[str, Sequence[torch.Tensor]] | None" = None,
+) -> dict[str, Any]:
+    """The untrained model's `losses` by set, and the size of its `vocabulary`.
+
+    Raises:
+        [`InstructMineError`]: Where a loss is not finite.
+    """
+    measured = measure_base(loaded, eval_sets, bf16, eval_embeddings)
+    for name, loss in measured.items():
+        if not np.isfinite(loss.loss):
+            raise InstructMineError(f"the untrained model's loss on '{name}' is {loss.loss}: try another dtype")
+    vocabulary = loaded.model.config.get_text_config().vocab_size
+    return {"losses": {name: loss.loss for name, loss in measured.items()}, "vocabulary": vocabulary}
+
+
+def run_command(command: Sequence[str], environment: Mapping[str, str], record: Path) -> dict[str, Any]:
+    """Runs a finetune's command and returns the result it wrote. Where this process dies, the command ends.
 
     Raises:
         [`InstructMineError`]: Where it fails; the message is the last thing it said.
     """
     record.unlink(missing_ok=True)
+    guarded = [sys.executable, "-c", _GUARD, *command]
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
-        done = subprocess.run(command, stdout=log, stderr=log, check=False)
-        if done.returncode == 0 and record.exists():
+        with subprocess.Popen(
+            guarded, stdin=subprocess.PIPE, stdout=log, stderr=log, env={**os.environ, **environment}
+        ) as process:
+            code = process.wait()
+        if code == 0 and record.exists():
             return json.loads(record.read_text())
         log.seek(0)
         said = [line for line in log.read().splitlines() if line.strip()]
     told = [line for line in said if line.startswith("finetuning: ")] or [line for line in said if "Error" in line]
     reason = (told or said or ["it said nothing"])[-1].removeprefix("finetuning: ")
-    raise InstructMineError(f"{reason} (exit code {done.returncode})")
+    raise InstructMineError(f"{reason} (exit code {code})")
 
 
-class _Slice:
-    """Part of a [`Trunk`], read from disk where it is needed."""
-
-    def __init__(self, trunk: Any, start: int, length: int):
-        self.trunk, self.start, self.length = trunk, start, length
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, i: int) -> "torch.Tensor":
-        return self.trunk[self.start + i]
+def _write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(f"{json.dumps(row)}\n" for row in rows)
 
 
 @contextmanager

@@ -21,6 +21,8 @@ from .files import written_whole
 logger = logging.getLogger(__name__)
 
 _PACKAGES = ("hf-instructmine", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
+# Whoever asks for the state of a sweep holds a run's lock for an instant: that must not cost the run its turn.
+_PATIENCE = 0.5
 
 
 class Records:
@@ -32,26 +34,37 @@ class Records:
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
+        self._reported: set[Path] = set()
 
     def claim(self, manifest: Mapping[str, Any]) -> None:
         """Makes the folder this sweep's, or checks that it is.
 
         Raises:
-            [`InstructMineError`]: Where it holds a sweep of another pool, recipe or evaluation set; names which.
+            [`InstructMineError`]: Where it holds a sweep of another pool, recipe, base model or evaluation set (names
+                which), or other files.
         """
         path = self.folder / "sweep.json"
-        if path.exists():
-            before = json.loads(path.read_text())
-            changed = describe_difference(before, dict(manifest))
-            if changed:
+        if self.folder.exists() and not path.exists():
+            # A kill may have left a lock, and the manifest half written.
+            others = [p.name for p in self.folder.iterdir() if p.name != "locks" and "sweep.json" not in p.name]
+            if others:
+                raise InstructMineError(
+                    f"'{self.folder}' holds other files ('{min(others)}', …): choose an empty output_dir"
+                )
+        with self.lock("sweep", patience=-1):
+            before = self.read(path)
+            if before is None and path.exists():
+                raise InstructMineError(
+                    f"'{path}' is damaged, so what this folder is of cannot be told: restore it, or choose another "
+                    "output_dir"
+                )
+            if before is None:
+                self.write(path, manifest)
+            elif changed := describe_difference(before, manifest):
                 raise InstructMineError(
                     f"'{self.folder}' holds a sweep with another {changed}: "
                     "choose another output_dir, or undo the change"
                 )
-            return
-        if self.folder.exists() and any(self.folder.iterdir()):
-            raise InstructMineError(f"'{self.folder}' holds other files: choose an empty output_dir")
-        self.write(path, dict(manifest))
 
     def write(self, path: Path, content: Mapping[str, Any]) -> None:
         """Writes a JSON file with a checksum, whole.
@@ -59,33 +72,26 @@ class Records:
         Raises:
             [`InstructMineError`]: Where the disk is full or the folder read-only; what is finished is kept.
         """
-        body = json.dumps(content, sort_keys=True)
-        try:
-            with written_whole(path) as partial:
-                partial.write_text(json.dumps({"checksum": _checksum(body), **json.loads(body)}))
-        except OSError as error:
-            raise InstructMineError(
-                f"cannot write '{path}': {error.strerror}; finished runs are kept: mend it and start again"
-            ) from error
+        body = json.dumps(content, sort_keys=True, default=str)
+        with writing(path), written_whole(path) as partial:
+            partial.write_text(json.dumps({"checksum": _checksum(body), **json.loads(body)}))
 
     def path_of(self, run_id: str) -> Path:
         return self.folder / "runs" / f"{run_id}.json"
 
     def read(self, path: Path) -> dict[str, Any] | None:
-        """Reads a record; None where there is none. One that is damaged is set aside, reported, and counts as none."""
+        """Reads a record; None where there is none. One that is damaged is reported, and counts as none."""
         try:
             content = json.loads(path.read_text())
             checksum = content.pop("checksum")
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, AttributeError):
+        except (ValueError, KeyError, AttributeError, TypeError):  # not JSON, or JSON of another shape
             checksum, content = None, {}
         if checksum != _checksum(json.dumps(content, sort_keys=True)):
-            aside = path.with_suffix(".damaged")
-            path.replace(aside)
-            logger.warning(
-                "the record '%s' is damaged: set aside as '%s', its run counts as missing", path, aside.name
-            )
+            if path not in self._reported:
+                logger.warning("'%s' is damaged: it counts as missing", path)
+            self._reported.add(path)
             return None
         return content
 
@@ -95,19 +101,47 @@ class Records:
         return {path.stem: record for path in paths if (record := self.read(path)) is not None}
 
     @contextmanager
-    def lock(self, run_id: str) -> Iterator[bool]:
-        """Yields whether this process now holds the run. The lock of a killed process is free again."""
-        (self.folder / "locks").mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / "locks" / f"{run_id}.lock")
+    def lock(self, name: str, patience: float = _PATIENCE) -> Iterator[bool]:
+        """Yields whether this process now holds the run of that name. The lock of a killed process is free again.
+
+        Args:
+            patience (`float`, defaults to 0.5): Seconds to wait for it; negative: as long as it takes.
+        """
+        path = self.folder / "locks" / f"{name}.lock"
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(path)
+            try:
+                lock.acquire(timeout=patience)
+            except Timeout:
+                lock = None
         try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            yield False
-            return
-        try:
-            yield True
+            yield lock is not None
         finally:
-            lock.release()
+            if lock is not None:
+                lock.release()
+
+    def is_running(self, run_id: str) -> bool:
+        """Whether some process holds the run now."""
+        if not (self.folder / "locks" / f"{run_id}.lock").exists():
+            return False
+        with self.lock(run_id, patience=0) as free:
+            return not free
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Says in one line that a file cannot be written: the disk is full, or the folder read-only.
+
+    Raises:
+        [`InstructMineError`]: In place of an `OSError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise InstructMineError(
+            f"cannot write '{path}': {error.strerror or error}; finished runs are kept: mend it and start again"
+        ) from error
 
 
 def describe_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
@@ -115,9 +149,15 @@ def describe_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> st
     from .recipe import Recipe
 
     parts = [f"recipe ({line})" for line in Recipe(before["recipe"]).difference(Recipe(now["recipe"]))]
-    for key in sorted({*before, *now} - {"recipe", "checksum"}):
-        if before.get(key) != now.get(key):
-            parts.append(f"{key.replace('_', ' ')} ({before.get(key)} → {now.get(key)})")
+    for key in sorted({*before, *now} - {"recipe"}):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            changed = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+            told = "; ".join(f"{name}: {old.get(name)} → {new.get(name)}" for name in changed)
+        else:
+            changed, told = old != new, f"{old} → {new}"
+        if changed:
+            parts.append(f"{key.replace('_', ' ')} ({told})")
     return "; ".join(parts)
 
 
@@ -133,10 +173,13 @@ def environment() -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def _commit() -> str | None:
-    folder = Path(__file__).parent
-    found = subprocess.run(["git", "-C", folder, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    tracked = subprocess.run(["git", "-C", folder, "ls-files", __file__], capture_output=True, text=True, check=False)
-    return found.stdout.strip() if tracked.stdout.strip() else None
+    git = ["git", "-C", Path(__file__).parent]
+    try:
+        tracked = subprocess.run([*git, "ls-files", __file__], capture_output=True, text=True, check=False).stdout
+        found = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout
+    except FileNotFoundError:  # no git on this machine
+        return None
+    return found.strip() if tracked.strip() else None
 
 
 def _checksum(body: str) -> str:

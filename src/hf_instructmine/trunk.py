@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from filelock import FileLock
 from tqdm.auto import tqdm
 
 from .engine import pad_with_mask, response_nll, run_sorted
 from .errors import InstructMineError
+from .evaluation.loss import EncodedSet
 from .files import written_whole
 from .finetuning import decoder_layers, evaluating
 from .models import LoadedModel
+from .sweep_records import writing
 
 
 if TYPE_CHECKING:
@@ -24,20 +27,24 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _TEXTS_PER_FILE = 512
-# The model of the last layers, fed with bfloat16, may differ from the whole model by this share of the loss.
+# The model of the last layers is compared with the whole on so many texts. Fed with bfloat16, its loss of a token may
+# differ by this share of the mean loss, on average over the tokens.
+_COMPARED = 8
 _TOLERANCE = 0.02
 
 
 class Trunk:
-    """What the lower layers give for some texts: a sequence of tensors, each `(tokens, hidden)` in float32.
+    """What the lower layers give for some texts: a sequence of tensors, each `(tokens, hidden)`, read where needed.
 
     Args:
-        files (`list[Path]`): One array of all texts' vectors each.
+        files (`list[Path]`): One array of bfloat16 vectors for every 512 texts.
         lengths (`list[int]`): Tokens of each text.
+        dtype (`torch.dtype`): Of the tensors that are given out: what the upper layers compute in.
     """
 
-    def __init__(self, files: list[Path], lengths: Sequence[int]):
+    def __init__(self, files: list[Path], lengths: Sequence[int], dtype: "torch.dtype"):
         self.lengths = list(lengths)
+        self.dtype = dtype
         self.arrays = [np.load(path, mmap_mode="r") for path in files]
         parts = [lengths[k : k + _TEXTS_PER_FILE] for k in range(0, len(lengths), _TEXTS_PER_FILE)]
         self.starts = [np.concatenate([[0], np.cumsum(part)[:-1]]) for part in parts]
@@ -51,7 +58,24 @@ class Trunk:
         file, text = divmod(i, _TEXTS_PER_FILE)
         start = int(self.starts[file][text])
         bits = np.array(self.arrays[file][start : start + self.lengths[i]])
-        return torch.from_numpy(bits).view(torch.bfloat16).float()
+        return torch.from_numpy(bits).view(torch.bfloat16).to(self.dtype)
+
+    def select(self, numbers: Sequence[int]) -> "Selected":
+        """Some of the texts, in the order of `numbers`."""
+        return Selected(self, numbers)
+
+
+class Selected:
+    """Texts of a [`Trunk`], by their numbers in it."""
+
+    def __init__(self, trunk: Trunk, numbers: Sequence[int]):
+        self.trunk, self.numbers = trunk, numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, i: int) -> "torch.Tensor":
+        return self.trunk[self.numbers[i]]
 
 
 def compute_trunk(loaded: LoadedModel, n: int, sequences: Sequence[Sequence[int]], folder: Path, bf16: bool) -> Trunk:
@@ -59,41 +83,53 @@ def compute_trunk(loaded: LoadedModel, n: int, sequences: Sequence[Sequence[int]
 
     Args:
         folder (`Path`): Gets a file for every 512 texts, each written whole: a killed call goes on where it stopped.
-            The caller names it after the model and the texts.
+            The caller names it after the texts; of one folder, the model is always the same. A second process that
+            needs the same waits for the first.
+
+    Raises:
+        [`InstructMineError`]: Where the folder cannot be written.
     """
-    files = []
-    parts = range(0, len(sequences), _TEXTS_PER_FILE)
-    with tqdm(total=sum(map(len, sequences)), desc="Running the frozen layers", unit="token", delay=3) as bar:
-        for start in parts:
-            part = sequences[start : start + _TEXTS_PER_FILE]
-            path = folder / f"{start:09d}.npy"
-            if not path.exists():
-                with written_whole(path) as partial, partial.open("wb") as file:
-                    np.save(file, _lower_layers(loaded, n, part, bf16))
-            files.append(path)
-            bar.update(sum(map(len, part)))
-    return Trunk(files, [len(s) for s in sequences])
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / "lock")
+        lock.acquire()
+    try:
+        for stale in folder.glob(".*.npy.*"):  # large, and half written when its process was killed
+            stale.unlink()
+        files = []
+        with tqdm(total=sum(map(len, sequences)), desc="Running the frozen layers", unit="token", delay=3) as bar:
+            for start in range(0, len(sequences), _TEXTS_PER_FILE):
+                part = sequences[start : start + _TEXTS_PER_FILE]
+                path = folder / f"{start:09d}.npy"
+                if not path.exists():
+                    vectors = _lower_layers(loaded, n, part, bf16)
+                    with writing(path), written_whole(path) as partial, partial.open("wb") as file:
+                        np.save(file, vectors)
+                files.append(path)
+                bar.update(sum(map(len, part)))
+    finally:
+        lock.release()
+    return Trunk(files, [len(s) for s in sequences], loaded.model.dtype)
 
 
-def cut_to_last_layers(
-    loaded: LoadedModel, n: int, sequences: Sequence[Sequence[int]], starts: Sequence[int], trunk: Trunk, bf16: bool
-) -> None:
+def cut_to_last_layers(loaded: LoadedModel, n: int, texts: EncodedSet, trunk: Trunk, bf16: bool) -> None:
     """Drops all but the last `n` layers from the model in place, which from then on takes [`Trunk`]'s vectors.
 
     Args:
-        sequences, starts: Some texts of the trunk, its first ones, on which the cut model is compared with the whole.
+        texts ([`EncodedSet`]): The first texts of the trunk; on some of them the cut model is compared with the whole.
 
     Raises:
-        [`InstructMineError`]: Where the cut model does not give the whole model's loss on them.
+        [`InstructMineError`]: Where the cut model does not give the whole model's losses on them.
     """
+    sequences, starts = texts.sequences[:_COMPARED], texts.starts[:_COMPARED]
     with evaluating(loaded.model, bf16):
-        whole = np.concatenate(response_nll(loaded, sequences, starts)).mean()
+        whole = np.concatenate(response_nll(loaded, sequences, starts))
         _cut(loaded.model, n)
-        cut = np.concatenate(response_nll(loaded, sequences, starts, [trunk[i] for i in range(len(sequences))])).mean()
-    if not abs(cut - whole) <= _TOLERANCE * whole:
+        cut = np.concatenate(response_nll(loaded, sequences, starts, trunk.select(range(len(sequences)))))
+    if not np.abs(cut - whole).mean() <= _TOLERANCE * whole.mean():
         raise InstructMineError(
-            f"cached_trunk does not reproduce {type(loaded.model).__name__}: a loss of {whole:.4f} became {cut:.4f}; "
-            "set cached_trunk: false"
+            f"cached_trunk does not reproduce {type(loaded.model).__name__}: losses of {whole.mean():.4f} a token "
+            f"changed by {np.abs(cut - whole).mean():.4f}; set cached_trunk: false"
         )
 
 

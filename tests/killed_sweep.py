@@ -1,0 +1,90 @@
+"""Sweeps in processes of their own: killed at random instants, or several on one folder.
+
+    python killed_sweep.py kill FOLDER KILLS
+    python killed_sweep.py together FOLDER PROCESSES
+
+Everything heavy is imported once; each process is a fork of this one, so that what the kills meet is the sweep and not
+Python's start.
+"""
+
+import gc
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import tiny_sweep
+import trl  # noqa: F401  (before the forks)
+
+from hf_instructmine import executors, run_sweep, trainer  # noqa: F401
+
+
+def sweep(folder: Path, model: str) -> None:
+    """Eight runs over a cached trunk."""
+    run_sweep(
+        tiny_sweep.pool(),
+        tiny_sweep.mixtures(6, replicates=2),
+        {**tiny_sweep.RECIPE, **tiny_sweep.LAST_LAYERS, "cached_trunk": True, "model_name_or_path": model},
+        tiny_sweep.evaluation_sets(),
+        folder,
+    )
+
+
+def forked(work: Callable, *arguments) -> int:
+    """Calls `work` in a process of its own, and returns that one's id."""
+    process = os.fork()
+    if process:
+        return process
+    status = 1
+    try:
+        work(*arguments)
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def kill(folder: Path, kills: int) -> None:
+    """Kills sweeps until so many kills have met one that was not done, and lets each come to its end."""
+    random.seed(0)
+    model = tiny_sweep.save_model(folder / "model")
+    gc.freeze()
+    started = time.perf_counter()
+    assert os.waitpid(forked(sweep, folder / "uninterrupted", model), 0)[1] == 0
+    duration = time.perf_counter() - started
+    met: list[int] = []
+    while sum(met) < kills:
+        met.append(0)
+        while True:
+            process = forked(sweep, folder / f"killed-{len(met) - 1}", model)
+            if sum(met) < kills:
+                time.sleep(random.uniform(0, duration / 2))
+                os.kill(process, signal.SIGKILL)
+            status = os.waitpid(process, 0)[1]
+            if status == 0:
+                break
+            assert os.WIFSIGNALED(status), f"the sweep failed: {status}"
+            met[-1] += 1
+    (folder / "kills.json").write_text(json.dumps(met))
+
+
+def together(folder: Path, processes: int) -> None:
+    """Starts so many sweeps on one folder at once; each notes the runs that it trains."""
+    model = tiny_sweep.save_model(folder / "model")
+    train = executors.Inline.run
+
+    def noted(self, indices, seed, run_folder):
+        with (folder / "trained").open("a") as file:
+            file.write(f"{run_folder.name}\n")
+        return train(self, indices, seed, run_folder)
+
+    executors.Inline.run = noted
+    started = [forked(sweep, folder / "sweep", model) for _ in range(processes)]
+    assert [os.waitpid(process, 0)[1] for process in started] == [0] * processes
+
+
+if __name__ == "__main__":
+    {"kill": kill, "together": together}[sys.argv[1]](Path(sys.argv[2]), int(sys.argv[3]))
