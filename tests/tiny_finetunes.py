@@ -20,9 +20,17 @@ HELD_OUT = {"prompt": ["Say no.", "Name a pet."], "completion": ["No", "A dog an
 
 
 def tiny_base(folder: Path, kind: str = "llama") -> str:
-    """Saves a random model that ends its turns with `<|im_end|>`, and returns its folder."""
+    """Saves a random model, `"llama"` or `"qwen3"`, that ends its turns with `<|im_end|>`; returns its folder."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
     tokenizer = byte_tokenizer(eos="<|im_end|>", pad="<|endoftext|>", chat_template=CHATML)
-    return save(folder, causal_model(kind, tokenizer), tokenizer)
+    if kind != "qwen3":
+        return save(folder, causal_model(kind, tokenizer), tokenizer)
+    config = Qwen3Config(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8,
+    )  # fmt: skip
+    return save(folder, Qwen3ForCausalLM(config), tokenizer)
 
 
 def training_rows(rows=ROWS):

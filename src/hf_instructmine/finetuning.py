@@ -2,7 +2,8 @@
 
 Loss is on the response and its EOS token alone, and is measured on the evaluation sets after training, never between
 steps. Under FSDP2 and DeepSpeed ZeRO-3, whose shards make every forward pass a joint one, all processes measure all
-texts; that path has been written for, but never been run on GPUs.
+texts. FSDP2's shards are measured in the tests, on two CPU processes; training under either, and ZeRO-3 altogether,
+has never been run on GPUs.
 """
 
 import argparse

@@ -1,6 +1,11 @@
 """Loss on evaluation sets: Σ NLL / Σ tokens, whatever the batch, over every assistant turn that has a reference."""
 
+import json
 import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -117,3 +122,18 @@ def test_measuring_leaves_the_models_mode_and_weights_as_they_were(loaded):
     assert loaded.model.training
     assert all(torch.equal(a, b) for a, b in zip(before, loaded.model.parameters()))
     loaded.model.eval()
+
+
+def test_two_processes_measure_what_one_does_with_a_whole_model_and_with_its_shards(loaded, tmp_path):
+    tests = Path(__file__).parents[1]
+    paths = os.pathsep.join([str(tests), str(tests.parent / "src")])
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    subprocess.run(
+        [*launch, str(Path(__file__).with_name("sharded_loss.py")), str(tmp_path / "nll")],
+        env=os.environ | {"PYTHONPATH": paths}, check=True, capture_output=True, timeout=200,
+    )  # fmt: skip
+    alone = evaluation_loss(loaded, EvaluationSet.read("rows", pairs(ROWS)).encode(loaded, 2048))
+    for rank in (0, 1):
+        measured = json.loads((tmp_path / f"nll.{rank}").read_text())
+        np.testing.assert_allclose(measured["whole"], alone.nll, rtol=1e-4)
+        np.testing.assert_allclose(measured["sharded"], alone.nll, rtol=1e-4)
