@@ -112,6 +112,68 @@ def test_each_response_token_has_the_nll_of_a_forward_pass_alone(kind, items, bu
         np.testing.assert_allclose(nll, expected, rtol=1e-4, atol=1e-5)
 
 
+def nll_alone(model, ids, start):
+    with torch.no_grad():
+        log_probabilities = model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
+    return [-log_probabilities[t - 1, ids[t]].item() for t in range(start, len(ids))]
+
+
+@pytest.mark.parametrize("kind", _MODELS)
+@pytest.mark.parametrize("budget", [1, 60, 1000])
+def test_a_beginning_that_is_shared_changes_no_score(kind, budget):
+    rng = np.random.default_rng(0)
+    beginning = rng.integers(330, size=20).tolist()
+    ends = [rng.integers(330, size=size).tolist() for size in (1, 2, 5, 30, 30)]
+    sequences = [beginning + end for end in ends] + [beginning + ends[0], beginning[5:] + ends[2], ends[3], [7, 7]]
+    starts = [20, 20, 22, 20, 45, 12, 15, 1, 1]  # one response starts within the beginning, three rows lack it
+    scored = response_nll(LoadedModel(_MODELS[kind], _TOKENIZER, budget), sequences, starts)
+    for ids, start, nll in zip(sequences, starts, scored):
+        np.testing.assert_allclose(nll, nll_alone(_MODELS[kind], ids, start), rtol=1e-4, atol=1e-5)
+
+
+def test_a_beginning_that_is_shared_is_run_once(monkeypatch):
+    run, model = [], causal_model("llama", _TOKENIZER)
+    forward = model.model.forward
+
+    def counted(input_ids, **kwargs):
+        run.append(input_ids.numel())
+        return forward(input_ids, **kwargs)
+
+    monkeypatch.setattr(model.model, "forward", counted)
+    sequences = [[*range(100), 200 + i, 300] for i in range(10)]
+    response_nll(LoadedModel(model, _TOKENIZER, 1000), sequences, [100] * 10)
+    # All but the token that predicts the first of the response; and the last token predicts nothing.
+    assert run == [99, 10 * 2]
+
+
+def test_a_model_with_another_memory_than_keys_and_values_runs_every_token():
+    from transformers import MistralConfig, MistralForCausalLM
+
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=330, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, sliding_window=6,
+    )  # fmt: skip
+    model = MistralForCausalLM(config).eval()
+    sequences = [[*range(20), 100 + i, *range(200, 210)] for i in range(4)]
+    for ids, nll in zip(sequences, response_nll(LoadedModel(model, _TOKENIZER, 1000), sequences, [21] * 4)):
+        np.testing.assert_allclose(nll, nll_alone(model, ids, 21), rtol=1e-4, atol=1e-5)
+
+
+def test_the_models_attention_is_as_before_afterwards():
+    model = causal_model("llama", _TOKENIZER).bfloat16()
+    implementation = model.config._attn_implementation
+    (nll,) = response_nll(LoadedModel(model, _TOKENIZER, 100), [[1, 2, 3, 4]], [2])
+    assert model.config._attn_implementation == implementation
+    np.testing.assert_allclose(nll, nll_alone(model, [1, 2, 3, 4], 2), rtol=0.1)
+
+
+def test_the_budget_is_what_is_fast_on_the_device_unless_given():
+    assert LoadedModel(_MODELS["llama"], _TOKENIZER).token_budget == 512
+    assert LoadedModel(_MODELS["llama"], _TOKENIZER, 99).token_budget == 99
+    assert LoadedModel(SimpleNamespace(device=torch.device("cuda")), _TOKENIZER).token_budget == 4096
+
+
 def test_a_sequence_with_nothing_to_score_gives_nothing_and_harms_no_other():
     loaded = LoadedModel(_MODELS["llama"], _TOKENIZER, 1000)
     alone = response_nll(loaded, [[1, 2, 3]], [1])[0]

@@ -23,13 +23,17 @@ _loaded: "WeakValueDictionary[tuple, LoadedModel]" = WeakValueDictionary()
 class LoadedModel:
     """A model in evaluation mode, its tokenizer, and the device it is on.
 
-    `token_budget` is the number of tokens (padding included) that a forward pass may hold; it is halved where that
-    ran out of memory, and stays halved.
+    `token_budget` is the number of tokens (padding included) that a forward pass may hold; by default 4096, and 512 on
+    a CPU, where larger batches leave the cache and take longer. It is halved where memory ran out, and stays halved.
     """
 
     model: "PreTrainedModel"
     tokenizer: "PreTrainedTokenizerBase"
-    token_budget: int
+    token_budget: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.token_budget is None:
+            self.token_budget = 512 if self.device.type == "cpu" else 4096
 
     @property
     def device(self) -> "torch.device":
@@ -67,7 +71,7 @@ class ModelSource:
 
     @classmethod
     def of(
-        cls, model: Any, tokenizer: Any, auto_class: str, token_budget: int, **kwargs: Any
+        cls, model: Any, tokenizer: Any, auto_class: str, token_budget: int | None, **kwargs: Any
     ) -> tuple["ModelSource", LoadedModel | None]:
         """Takes what a user passes: names, or a loaded model with its tokenizer.
 
@@ -92,7 +96,7 @@ class ModelSource:
         _loaded[source] = loaded
         return source, loaded
 
-    def load(self, token_budget: int) -> LoadedModel:
+    def load(self, token_budget: int | None) -> LoadedModel:
         """Loads the model on the first call; equal sources elsewhere in the process share it while one holds it.
 
         Raises:
@@ -103,7 +107,7 @@ class ModelSource:
             loaded = _loaded[self] = self._load(token_budget)
         return loaded
 
-    def _load(self, token_budget: int) -> LoadedModel:
+    def _load(self, token_budget: int | None) -> LoadedModel:
         import transformers
 
         if self.model.startswith("xxh64:"):

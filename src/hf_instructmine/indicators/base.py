@@ -132,12 +132,12 @@ class ModelIndicator(Indicator):
         tokenizer: Any,
         auto_class: str,
         max_length: int,
-        token_budget: int,
+        token_budget: int | None,
         source: dict,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        if max_length < 2 or token_budget < 1:
+        if max_length < 2 or (token_budget is not None and token_budget < 1):
             raise InstructMineError("max_length must be at least 2 and token_budget at least 1")
         self.max_length = max_length
         self.token_budget = token_budget

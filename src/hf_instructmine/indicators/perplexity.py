@@ -47,7 +47,8 @@ class Perplexity(ModelIndicator):
         max_length (`int`, defaults to 2048): In tokens; at most the positions that the model has. What is longer
             loses the start of its prompt first (down to a quarter of `max_length`), then the end of its response, and
             is counted.
-        token_budget (`int`, defaults to 4096): Tokens in a forward pass, padding included.
+        token_budget (`int`, *optional*): Tokens in a forward pass, padding included; defaults to 4096, on a CPU to 512
+            (larger batches leave its cache, and take longer).
         trust_remote_code (`bool`, defaults to `False`): Whether the model's repository may run code.
         columns, turns, overwrite: See [`Indicator`]. With `turns="all"`, exp(Σ NLL / Σ tokens) over all turns.
 
@@ -67,7 +68,7 @@ class Perplexity(ModelIndicator):
         dtype: Any = "float32",
         device: str | None = None,
         max_length: int = 2048,
-        token_budget: int = 4096,
+        token_budget: int | None = None,
         trust_remote_code: bool = False,
         columns: Mapping[str, str] | None = None,
         turns: str = "last",

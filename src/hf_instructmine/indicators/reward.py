@@ -98,7 +98,8 @@ class Reward(ModelIndicator):
         max_length (`int`, defaults to 2048): In tokens; at most the positions that the model has. What is longer loses
             the end of its response where that leaves the rest less than a quarter of `max_length`, then the start of
             its prompt, and is counted.
-        token_budget (`int`, defaults to 4096): Tokens in a forward pass, padding included.
+        token_budget (`int`, *optional*): Tokens in a forward pass, padding included; defaults to 4096, on a CPU to 512
+            (larger batches leave its cache, and take longer).
         trust_remote_code (`bool`, defaults to `False`): Whether the model's repository may run code.
         columns, turns, overwrite: See [`Indicator`].
 
@@ -118,7 +119,7 @@ class Reward(ModelIndicator):
         dtype: Any = "float32",
         device: str | None = None,
         max_length: int = 2048,
-        token_budget: int = 4096,
+        token_budget: int | None = None,
         trust_remote_code: bool = False,
         columns: Mapping[str, str] | None = None,
         turns: str = "last",

@@ -49,7 +49,8 @@ class UniEval(ModelIndicator):
         max_length (`int`, defaults to 1024): In tokens. What is longer is counted, and loses the end of its response,
             and the end of its history. Neither is cut below half of the room while the other has more, so that a long
             response cannot drive out the history; the reference cuts whatever stands last. The template stays whole.
-        token_budget (`int`, defaults to 4096): Encoder tokens in a forward pass, padding included.
+        token_budget (`int`, *optional*): Encoder tokens in a forward pass, padding included; defaults to 4096, on a
+            CPU to 512 (larger batches leave its cache, and take longer).
         trust_remote_code (`bool`, defaults to `False`): Whether the model's repository may run code.
         columns, turns, overwrite: See [`Indicator`].
 
@@ -68,7 +69,7 @@ class UniEval(ModelIndicator):
         dtype: Any = "float32",
         device: str | None = None,
         max_length: int = 1024,
-        token_budget: int = 4096,
+        token_budget: int | None = None,
         trust_remote_code: bool = False,
         columns: Mapping[str, str] | None = None,
         turns: str = "last",
