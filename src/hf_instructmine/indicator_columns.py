@@ -14,8 +14,8 @@ def indicator_columns(dataset: Dataset) -> list[str]:
 
     A numeric column is an indicator if it carries provenance, or if its name is one that the indicators write
     (`input_length`, `output_length`, `reward`, `perplexity`, `mtld`, `knn_<i>`, `naturalness`, `coherence`,
-    `understandability`). `pool_knn_<i>`, the pool-level companion of a set-level `knn_<i>`, is not: no scored pool has
-    a column of that name, so a rule fitted on it could not be applied.
+    `understandability`), or `pool_knn_<i>`, a subset's mean of the pool's own `knn_<i>`: a rule fitted on it reads the
+    pool's column.
 
     Returns:
         `list[str]`: Column names in the dataset's own order; empty where there are none.
