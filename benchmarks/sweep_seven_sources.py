@@ -20,7 +20,7 @@ from hf_instructmine.design_report import design_report
 from hf_instructmine.models import load_tokenizer
 from hf_instructmine.packaged_models import minilm_l6, smollm2_135m
 from hf_instructmine.recipe import Recipe
-from hf_instructmine.sweep import sweep_status
+from hf_instructmine.sweep_table import sweep_status
 
 
 SOURCES = ("self_instruct", "alpaca", "dolly", "gsm8k", "roleplay", "p3", "lima")

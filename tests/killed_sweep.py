@@ -13,12 +13,14 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import tiny_sweep
 import trl  # noqa: F401  (before the forks)
+from tqdm.std import tqdm
 
 from hf_instructmine import executors, run_sweep, trainer  # noqa: F401
 
@@ -54,17 +56,18 @@ def kill(folder: Path, kills: int) -> None:
     gc.freeze()
     started = time.perf_counter()
     assert os.waitpid(forked(sweep, folder / "uninterrupted", model), 0)[1] == 0
-    duration = time.perf_counter() - started
+    patience = (time.perf_counter() - started) / 2
     met: list[int] = []
     while sum(met) < kills:
         met.append(0)
         while True:
             process = forked(sweep, folder / f"killed-{len(met) - 1}", model)
             if sum(met) < kills:
-                time.sleep(random.uniform(0, duration / 2))
+                time.sleep(random.uniform(0, patience))
                 os.kill(process, signal.SIGKILL)
             status = os.waitpid(process, 0)[1]
             if status == 0:
+                patience *= 0.8  # the first sweep may have been slow, with a cold cache: most kills are to meet a run
                 break
             assert os.WIFSIGNALED(status), f"the sweep failed: {status}"
             met[-1] += 1
@@ -87,4 +90,5 @@ def together(folder: Path, processes: int) -> None:
 
 
 if __name__ == "__main__":
+    tqdm.set_lock(threading.RLock())  # tqdm's own is shared by all forks: one that is killed with it would stop them
     {"kill": kill, "together": together}[sys.argv[1]](Path(sys.argv[2]), int(sys.argv[3]))

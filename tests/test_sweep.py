@@ -16,9 +16,9 @@ from tiny_sweep import LAST_LAYERS, LORA, RECIPE, comparable, evaluation_sets, m
 
 from hf_instructmine import InstructMineError, LossEstimator, executors, get_provenance, load_runs, run_sweep
 from hf_instructmine.provenance import set_provenance
-from hf_instructmine.publishing.runs import pure_error, push_runs
+from hf_instructmine.publishing.runs import push_runs
 from hf_instructmine.sweep_records import Records
-from hf_instructmine.sweep_table import sweep_status
+from hf_instructmine.sweep_table import pure_error, sweep_status
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +160,7 @@ def test_other_seeds_and_further_mixtures_extend_a_sweep(sweep, recipe, trained)
 
 
 def test_a_run_that_diverges_is_recorded_and_may_be_tried_again(recipe, tmp_path, trained, caplog):
-    wild = {**recipe, "learning_rate": 1.0, "max_grad_norm": 0.0}
+    wild = {**recipe, "learning_rate": 10.0, "max_grad_norm": 0.0}
     runs = run_sweep(pool(), mixtures(2, 0), wild, evaluation_sets(), tmp_path / "sweep")
     assert runs["status"][:] == ["failed", "failed"]
     base = json.loads((tmp_path / "sweep" / "base.json").read_text())

@@ -37,7 +37,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--version", action="version", version=__version__)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
-    for add in (_add_score, _add_finetune, _add_fit, _add_select, _add_push, _add_demo):
+    for add in (_add_score, _add_finetune, _add_sweep, _add_fit, _add_select, _add_push, _add_demo):
         add(verbs)
     args, args.options = parser.parse_known_args(argv)
     if args.options and args.verb != "finetune":  # which passes them on
@@ -46,7 +46,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         verb = verbs.choices[args.verb]
         verb.set_defaults(**_read_config(verb, args.config))
         args = parser.parse_args(argv)
-    for option in args.required:
+    for option in () if getattr(args, "status", None) else args.required:
         if getattr(args, option) in (None, []):
             verbs.choices[args.verb].error(f"{option.replace('_', '-')} is missing (here or in --config)")
     return args
@@ -126,6 +126,33 @@ def _add_finetune(verbs: Any) -> None:
     verb.add_argument("--accelerate-config", metavar="FILE", help="YAML for `accelerate launch --config_file`")
 
 
+def _add_sweep(verbs: Any) -> None:
+    verb = _add_verb(
+        verbs,
+        "sweep",
+        _sweep,
+        "Finetune on many designed subsets of a scored pool, and record the loss of each on evaluation sets. Finished "
+        "runs are kept: the same command goes on after a kill.",
+        ("input", "recipe", "eval_set", "output_dir"),
+    )
+    _add_inputs(verb, "seed of the sample, the design and, counting up, the runs")
+    verb.add_argument("--recipe", metavar="FILE", help="how to finetune: YAML, as in recipes/")
+    verb.add_argument(
+        "--eval-set", nargs="+", metavar="NAME=FILE", help="gives a column loss_NAME; several may be given"
+    )
+    verb.add_argument("--output-dir", metavar="DIR", help="folder for the design and the runs")
+    verb.add_argument("--num-runs", type=int, default=24, metavar="N", help="distinct subsets")
+    verb.add_argument("--subset-size", type=int, metavar="N", help="rows in each subset")
+    verb.add_argument("--subset-tokens", type=int, metavar="N", help="response tokens in each subset, instead of rows")
+    verb.add_argument("--method", default="d-optimal", help="d-optimal, tilted, or dirichlet (the paper's way)")
+    verb.add_argument("--replicates", type=int, metavar="N", help="subsets trained twice (4 if not given)")
+    verb.add_argument("--encoder", metavar="MODEL", help="sentence encoder, for knn_<i> inside each subset")
+    verb.add_argument("--executor", default="inline", help="inline, accelerate (a process each), or ray")
+    verb.add_argument("--accelerate-config", metavar="FILE", help="YAML for `accelerate launch --config_file`")
+    verb.add_argument("--retry-failed", action="store_true", help="run those again that were recorded as failed")
+    verb.add_argument("--status", metavar="DIR", help="tell how far the sweep in DIR is, and do nothing else")
+
+
 def _add_fit(verbs: Any) -> None:
     verb = _add_verb(
         verbs,
@@ -174,9 +201,13 @@ def _add_select(verbs: Any) -> None:
 
 def _add_push(verbs: Any) -> None:
     verb = _add_verb(
-        verbs, "push", _push, "Push a curated dataset's folder to the Hub, as one commit.", ("folder", "repo_id")
+        verbs,
+        "push",
+        _push,
+        "Push a curated dataset's folder, or a sweep's runs, to the Hub, as one commit.",
+        ("folder", "repo_id"),
     )
-    verb.add_argument("folder", nargs="?", help="folder that `instructmine select` wrote")
+    verb.add_argument("folder", nargs="?", help="folder that `instructmine select` or `sweep` wrote")
     verb.add_argument("repo_id", nargs="?", help="e.g. me/alpaca-curated")
     verb.add_argument("--private", action="store_true", help="make the repository private")
 
@@ -192,11 +223,11 @@ def _add_demo(verbs: Any) -> None:
     verb.add_argument("--quick", action="store_true", help="a smaller pool and fewer finetunes")
 
 
-def _add_inputs(verb: argparse.ArgumentParser) -> None:
+def _add_inputs(verb: argparse.ArgumentParser, seed: str = "seed of the sample") -> None:
     verb.add_argument("input", nargs="*", help="Hub dataset ids, .json/.jsonl/.parquet/.csv files, or saved datasets")
     verb.add_argument("--split", default="train", help="split of inputs that have splits")
     verb.add_argument("--sample", type=int, metavar="N", help="take N rows at random")
-    verb.add_argument("--seed", type=int, default=0, help="seed of the sample")
+    verb.add_argument("--seed", type=int, default=0, help=seed)
     verb.add_argument(
         "--columns", metavar="PART=COLUMN,…", help="which column is which, e.g. prompt=question,response=best_answer"
     )
@@ -223,10 +254,21 @@ def _finetune(args: argparse.Namespace) -> int:
     return launch(args.recipe, args.num_processes, args.accelerate_config, args.options)
 
 
+def _sweep(args: argparse.Namespace) -> int:
+    if args.status is None:
+        from .sweep_command import run
+
+        return run(args, parse_mapping(args.columns))
+    from .sweep_table import sweep_status
+
+    print(sweep_status(args.status))
+    return 0
+
+
 def _fit(args: argparse.Namespace) -> None:
     from .estimator import LossEstimator
     from .inputs import load_pool
-    from .sweep import load_runs
+    from .sweep_table import load_runs
 
     runs = load_runs(args.runs) if Path(args.runs, "sweep.json").is_file() else load_pool([args.runs])
     targets = args.target or [name for name in runs.column_names if name.startswith("loss_")][:1]
@@ -275,6 +317,12 @@ def _select(args: argparse.Namespace) -> None:
 def _push(args: argparse.Namespace) -> None:
     from .publishing.hub import push_folder
 
+    if Path(args.folder, "sweep.json").is_file():
+        from .publishing.runs import push_runs
+
+        full_id = push_runs(args.folder, args.repo_id, private=args.private)
+        print(f"Pushed the runs of {args.folder}: load_dataset({full_id!r}) opens them")
+        return
     if not Path(args.folder, "estimator.json").is_file():
         raise InstructMineError(
             f"'{args.folder}' holds no curated dataset: give a folder that `instructmine select` wrote"

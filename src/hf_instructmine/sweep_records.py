@@ -20,6 +20,8 @@ from .files import written_whole
 
 logger = logging.getLogger(__name__)
 
+# Where `instructmine sweep` keeps what it designed.
+DESIGN, MIXTURES = "design.json", "mixtures.parquet"
 _PACKAGES = ("hf-instructmine", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
 # Whoever asks for the state of a sweep holds a run's lock for an instant: that must not cost the run its turn.
 _PATIENCE = 0.5
@@ -43,14 +45,8 @@ class Records:
             [`InstructMineError`]: Where it holds a sweep of another pool, recipe, base model or evaluation set (names
                 which), or other files.
         """
+        self.check_unclaimed()
         path = self.folder / "sweep.json"
-        if self.folder.exists() and not path.exists():
-            # A kill may have left a lock, and the manifest half written.
-            others = [p.name for p in self.folder.iterdir() if p.name != "locks" and "sweep.json" not in p.name]
-            if others:
-                raise InstructMineError(
-                    f"'{self.folder}' holds other files ('{min(others)}', …): choose an empty output_dir"
-                )
         with self.lock("sweep", patience=-1):
             before = self.read(path)
             if before is None and path.exists():
@@ -65,6 +61,20 @@ class Records:
                     f"'{self.folder}' holds a sweep with another {changed}: "
                     "choose another output_dir, or undo the change"
                 )
+
+    def check_unclaimed(self) -> None:
+        """Raises:
+        [`InstructMineError`]: Where the folder holds files, and these are not a sweep's.
+        """
+        if not self.folder.exists() or (self.folder / "sweep.json").exists():
+            return
+        # What a kill may have left of a sweep's first instants, half written files included.
+        begun = ("locks", "sweep.json", DESIGN, MIXTURES)
+        others = [p.name for p in self.folder.iterdir() if not any(name in p.name for name in begun)]
+        if others:
+            raise InstructMineError(
+                f"'{self.folder}' holds other files ('{min(others)}', …): choose an empty output_dir"
+            )
 
     def write(self, path: Path, content: Mapping[str, Any]) -> None:
         """Writes a JSON file with a checksum, whole.

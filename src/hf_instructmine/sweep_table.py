@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset, Features, List, Value
 
 from .errors import InstructMineError
@@ -93,6 +94,23 @@ def sweep_status(folder: str | Path) -> str:
         losses = ", ".join(f"{name} {loss:.4f}" for name, loss in result["losses"].items())
         lines.append(f"  done     {run_id}: {losses} ({result['seconds']:.1f} s)")
     return "\n".join(lines)
+
+
+def pure_error(runs: Dataset, target: str) -> tuple[float | None, float | None]:
+    """SD of log loss between mixtures (of their means), and of replicates around their mixture's mean; None where
+    there are too few.
+
+    Args:
+        runs (`Dataset`): Finished ones.
+        target (`str`): A column of losses.
+    """
+    groups: dict[str, list[float]] = {}
+    for mixture, loss in zip(runs["mixture_id"], np.log(runs[target])):
+        groups.setdefault(mixture, []).append(loss)
+    between = float(np.std([np.mean(losses) for losses in groups.values()], ddof=1)) if len(groups) > 1 else None
+    freedom = sum(len(losses) - 1 for losses in groups.values())
+    within = sum(np.sum((np.array(losses) - np.mean(losses)) ** 2) for losses in groups.values())
+    return between, float(np.sqrt(within / freedom)) if freedom else None
 
 
 def is_result_column(name: str) -> bool:

@@ -100,7 +100,7 @@ def compute_trunk(loaded: LoadedModel, n: int, sequences: Sequence[Sequence[int]
         with tqdm(total=sum(map(len, sequences)), desc="Running the frozen layers", unit="token", delay=3) as bar:
             for start in range(0, len(sequences), _TEXTS_PER_FILE):
                 part = sequences[start : start + _TEXTS_PER_FILE]
-                path = folder / f"{start:09d}.npy"
+                path = folder / f"{start:09d}-{len(part)}.npy"
                 if not path.exists():
                     vectors = _lower_layers(loaded, n, part, bf16)
                     with writing(path), written_whole(path) as partial, partial.open("wb") as file:

@@ -7,14 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from datasets import Dataset
 
 from ..errors import InstructMineError
 from ..provenance import get_provenance
 from ..recipe import Recipe
 from ..sweep_records import Records
-from ..sweep_table import load_runs
+from ..sweep_table import load_runs, pure_error
 from .card import PARQUET_FILE, escape, size_category
 from .hub import push_folder
 
@@ -105,23 +104,6 @@ def build_runs_card(runs: Dataset, manifest: Mapping[str, Any]) -> str:
         ", ".join(map(escape, versions)),
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def pure_error(runs: Dataset, target: str) -> tuple[float | None, float | None]:
-    """SD of log loss between mixtures (of their means), and of replicates around their mixture's mean; None where
-    there are too few.
-
-    Args:
-        runs (`Dataset`): Finished ones.
-        target (`str`): A column of losses.
-    """
-    groups: dict[str, list[float]] = {}
-    for mixture, loss in zip(runs["mixture_id"], np.log(runs[target])):
-        groups.setdefault(mixture, []).append(loss)
-    between = float(np.std([np.mean(losses) for losses in groups.values()], ddof=1)) if len(groups) > 1 else None
-    freedom = sum(len(losses) - 1 for losses in groups.values())
-    within = sum(np.sum((np.array(losses) - np.mean(losses)) ** 2) for losses in groups.values())
-    return between, float(np.sqrt(within / freedom)) if freedom else None
 
 
 def _spread(done: Dataset, name: str) -> list[str]:
