@@ -134,7 +134,8 @@ def _wait_until(condition, seconds: float = 60) -> None:
 def test_an_interrupt_ends_the_finetune_and_goes_on(tmp_path):
     marker = f"700.{os.getpid()}"
     script = (
-        "from pathlib import Path\nfrom hf_instructmine.executors import run_command\n"
+        "import signal\nfrom pathlib import Path\nfrom hf_instructmine.executors import run_command\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored where the tests run in the background
         f"run_command(['sleep', '{marker}'], {{}}, Path({str(tmp_path / 'r')!r}))\n"
     )
     sweep = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)

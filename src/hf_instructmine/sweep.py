@@ -101,6 +101,11 @@ def run_sweep(
     sweep = _Sweep(records, recipe, sets, conversations, executor, accelerate_config)
     sweep.run([run for run in runs if not sweep.is_recorded(run, retry_failed)], len(runs), retry_failed)
     missing = [run["run_id"] for run in runs if not sweep.is_recorded(run)]
+    for run in runs:
+        if run["run_id"] not in missing:  # its process may have been killed before it could tidy up
+            shutil.rmtree(records.folder / "work" / run["run_id"], ignore_errors=True)
+    with suppress(OSError):  # it holds what other processes work on, or is not there
+        (records.folder / "work").rmdir()
     if missing:
         logger.warning("%d runs are left to another process, the first of them %s", len(missing), missing[0])
     elif own.cached_trunk:
@@ -144,8 +149,6 @@ class _Sweep:
             for run_id in finish(engine, missing, retry_failed):
                 bar.set_postfix_str(run_id, refresh=False)
                 bar.update()
-        with suppress(OSError):  # it holds what other processes work on, or is not there
-            (self.records.folder / "work").rmdir()
 
     def _measure_base(self, engine: Any) -> dict[str, Any]:
         path = self.records.folder / "base.json"
