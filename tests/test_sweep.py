@@ -160,7 +160,7 @@ def test_other_seeds_and_further_mixtures_extend_a_sweep(sweep, recipe, trained)
 
 
 def test_a_run_that_diverges_is_recorded_and_may_be_tried_again(recipe, tmp_path, trained, caplog):
-    wild = {**recipe, "learning_rate": 10.0, "max_grad_norm": 0.0}
+    wild = {**recipe, "learning_rate": 15.0, "max_grad_norm": 0.0}
     runs = run_sweep(pool(), mixtures(2, 0), wild, evaluation_sets(), tmp_path / "sweep")
     assert runs["status"][:] == ["failed", "failed"]
     base = json.loads((tmp_path / "sweep" / "base.json").read_text())

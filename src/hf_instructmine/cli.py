@@ -5,7 +5,8 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -239,8 +240,8 @@ def _score(args: argparse.Namespace) -> None:
 
     indicators = [build_indicator(text, parse_mapping(args.columns)) for text in args.indicator]
     pool = load_pool(args.input, args.split, args.sample, args.seed)
-    logging.getLogger("hf_instructmine.scoring").setLevel(logging.ERROR)  # the summary below says the same
-    scored = score(pool, indicators, args.output_dir, num_proc=args.num_proc, overwrite=args.overwrite)
+    with _silenced("hf_instructmine.scoring"):  # the summary below says the same
+        scored = score(pool, indicators, args.output_dir, num_proc=args.num_proc, overwrite=args.overwrite)
     report = json.loads(Path(args.output_dir, "report.json").read_text())
     print(f"\nScored {len(scored)} rows into {args.output_dir}")
     for name, counts in report.items():
@@ -385,6 +386,16 @@ def parse_mapping(text: str | dict | None) -> dict[str, Any] | None:
 def load_rule(name: str, loader: Any) -> Any:
     """A published rule by its name, else a rule by its folder or Hub id."""
     return loader.from_published(name) if name.startswith("instructmining-") else loader.from_pretrained(name)
+
+
+@contextmanager
+def _silenced(name: str) -> Iterator[None]:
+    logger = logging.getLogger(name)
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        logger.disabled = False
 
 
 def _quartiles(values: Sequence[float]) -> str:
