@@ -22,6 +22,7 @@ from .finetuning import finetune, load_base, measure_base
 from .launching import launch_command
 from .models import LoadedModel
 from .recipe import Recipe
+from .sweep_records import Records
 from .training_data import encode_training_set
 
 
@@ -58,7 +59,7 @@ class Inline:
         recipe ([`Recipe`]): Of every run.
         eval_sets (`Mapping[str, EvaluationSet]`): What every run is measured on.
         conversations (`Mapping[int, Conversation]`): The rows that the runs train on, by number in the pool.
-        folder (`Path`): Gets the cached trunk.
+        folder (`Path`): The sweep's: gets the cached trunk.
     """
 
     def __init__(
@@ -96,7 +97,8 @@ class Inline:
         rows = encode_training_set(self.loaded, [self.conversations[i] for i in numbers], sft.max_length).input_ids
         sequences = [ids for e in self.encoded.values() for ids in e.sequences] + rows
         texts = hashlib.sha256(json.dumps(sequences).encode()).hexdigest()[:16]
-        trunk = compute_trunk(self.loaded, num_layers, sequences, self.folder / "trunk" / texts, sft.bf16)
+        with Records(self.folder).lock("trunk", patience=-1):
+            trunk = compute_trunk(self.loaded, num_layers, sequences, self.folder / "trunk" / texts, sft.bf16)
         cut_to_last_layers(self.loaded, num_layers, next(iter(self.encoded.values())), trunk, sft.bf16)
         self.eval_embeddings, start = {}, 0
         for name, encoded in self.encoded.items():

@@ -109,7 +109,8 @@ def run_sweep(
     if missing:
         logger.warning("%d runs are left to another process, the first of them %s", len(missing), missing[0])
     elif own.cached_trunk:
-        shutil.rmtree(records.folder / "trunk", ignore_errors=True)  # large, and of no use once all runs are done
+        with records.lock("trunk", patience=-1):  # large, and of no use once all runs are done
+            shutil.rmtree(records.folder / "trunk", ignore_errors=True)
     return load_runs(output_dir)
 
 

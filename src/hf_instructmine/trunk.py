@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from filelock import FileLock
 from tqdm.auto import tqdm
 
 from .engine import pad_with_mask, response_nll, run_sorted
@@ -83,32 +82,26 @@ def compute_trunk(loaded: LoadedModel, n: int, sequences: Sequence[Sequence[int]
 
     Args:
         folder (`Path`): Gets a file for every 512 texts, each written whole: a killed call goes on where it stopped.
-            The caller names it after the texts; of one folder, the model is always the same. A second process that
-            needs the same waits for the first.
+            The caller names it after the texts, uses it for one model, and keeps other processes out of it.
 
     Raises:
         [`InstructMineError`]: Where the folder cannot be written.
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / "lock")
-        lock.acquire()
-    try:
         for stale in folder.glob(".*.npy.*"):  # large, and half written when its process was killed
             stale.unlink()
-        files = []
-        with tqdm(total=sum(map(len, sequences)), desc="Running the frozen layers", unit="token", delay=3) as bar:
-            for start in range(0, len(sequences), _TEXTS_PER_FILE):
-                part = sequences[start : start + _TEXTS_PER_FILE]
-                path = folder / f"{start:09d}-{len(part)}.npy"
-                if not path.exists():
-                    vectors = _lower_layers(loaded, n, part, bf16)
-                    with writing(path), written_whole(path) as partial, partial.open("wb") as file:
-                        np.save(file, vectors)
-                files.append(path)
-                bar.update(sum(map(len, part)))
-    finally:
-        lock.release()
+    files = []
+    with tqdm(total=sum(map(len, sequences)), desc="Running the frozen layers", unit="token", delay=3) as bar:
+        for start in range(0, len(sequences), _TEXTS_PER_FILE):
+            part = sequences[start : start + _TEXTS_PER_FILE]
+            path = folder / f"{start:09d}-{len(part)}.npy"
+            if not path.exists():
+                vectors = _lower_layers(loaded, n, part, bf16)
+                with writing(path), written_whole(path) as partial, partial.open("wb") as file:
+                    np.save(file, vectors)
+            files.append(path)
+            bar.update(sum(map(len, part)))
     return Trunk(files, [len(s) for s in sequences], loaded.model.dtype)
 
 
