@@ -19,7 +19,7 @@ from .recipe import Recipe
 from .scoring import pool_digest
 from .sweep import run_sweep
 from .sweep_records import DESIGN, MIXTURES, Records, writing
-from .sweep_table import sweep_status
+from .sweep_table import pure_error, sweep_status
 
 
 def run(args: argparse.Namespace, columns: Mapping[str, str] | None) -> int:
@@ -37,8 +37,14 @@ def run(args: argparse.Namespace, columns: Mapping[str, str] | None) -> int:
         accelerate_config=args.accelerate_config, retry_failed=args.retry_failed,
     )  # fmt: skip
     print(sweep_status(args.output_dir))
+    done = runs.select([i for i, status in enumerate(runs["status"]) if status == "done"])
+    for name in eval_sets if len(done) else ():
+        between, within = pure_error(done, f"loss_{name}")
+        spreads = ("between mixtures", between), ("of replicates", within)
+        told = ", ".join(f"{spread:.5f} {what}" for what, spread in spreads if spread is not None)
+        print(f"SD of log loss on {name}: {told or 'one run has none'}")
     print(f"Next: instructmine fit {args.output_dir} --output-dir DIR")
-    return 0 if "done" in runs["status"] else 1
+    return 0 if len(done) else 1
 
 
 def design_once(

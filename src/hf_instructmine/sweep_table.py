@@ -133,6 +133,7 @@ def _result_features(sets: list[str], examples: bool) -> dict[str, Any]:
 def _as_row(record: Mapping[str, Any], base: Mapping[str, float], examples: bool) -> dict[str, Any]:
     result = record["result"]
     row = {
+        **{name: record["mixture"][name] for name in ("mixture_id", "seed")},
         **{name: value for name, value in record["mixture"].items() if name != "run_id"},
         "status": record["status"],
         "reason": record["reason"],
