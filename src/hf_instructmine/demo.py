@@ -109,7 +109,7 @@ def score_demo_pool(pool: Dataset, folder: Path) -> tuple[Dataset, np.ndarray]:
 
 def sweep_demo_pool(scored: Dataset, embeddings: np.ndarray, folder: Path, quick: bool) -> Dataset:
     """The runs of a small designed sweep."""
-    size, num_runs, replicates = (12, 8, 2) if quick else (32, 16, 3)
+    size, num_runs, replicates = (12, 8, 2) if quick else (24, 12, 2)
     mixtures = design_mixtures(
         scored, num_runs, subset_size=size, replicates=replicates, embeddings=embeddings, num_candidates=200, seed=0
     )
