@@ -8,9 +8,8 @@ import json
 import warnings
 from pathlib import Path
 
-import numpy as np
-
 import hf_instructmine as him
+from hf_instructmine.sweep_table import pure_error
 
 
 INDICATORS = ["input_length", "output_length", "mtld", "pool_knn_6", "nll", "ifd", "end_of_turn"]
@@ -60,13 +59,9 @@ def noise_table(runs: list[dict]) -> str:
     """Pure error (sd between seeds of one mixture) beside the spread between mixtures, in log loss."""
     lines = ["| set | sd between mixtures | sd between seeds of one mixture | ratio |", "|---|---|---|---|"]
     for name in SETS:
-        groups: dict[str, list[float]] = {}
-        for row in runs:
-            groups.setdefault(row["mixture_id"], []).append(np.log(row[f"loss_{name}"]))
-        spread = np.std([np.mean(group) for group in groups.values()], ddof=1)
-        repeated = [np.var(group, ddof=1) for group in groups.values() if len(group) > 1]
-        noise = np.sqrt(np.mean(repeated))
-        lines.append(f"| {name} | {spread:.5f} | {noise:.5f} ({len(repeated)} pairs) | {spread / noise:.1f} |")
+        target = f"loss_{name}"
+        spread, noise = pure_error({key: [row[key] for row in runs] for key in ("mixture_id", target)}, target)
+        lines.append(f"| {name} | {spread:.5f} | {noise:.5f} | {spread / noise:.1f} |")
     return "\n".join([*lines, ""])
 
 

@@ -25,8 +25,8 @@ class MTLD(Indicator):
     others: digits are taken out, hyphens and dashes too (`well-known` is `wellknown`), any other punctuation ends a
     word (`don't` is `don` and `t`). Beyond ASCII see [`split_words`].
 
-    Under some 100 words MTLD is length in disguise: on 1,393 responses of at most 256 tokens the logarithms of both
-    correlate at 0.86 (at 0.17 where there are more than 100 tokens). A rule that holds both cannot tell them apart.
+    Under some 100 words MTLD is length in disguise: on 1,907 responses of at most 256 tokens the logarithms of both
+    correlate at 0.80. A rule that holds both cannot tell them apart.
 
     Args:
         threshold (`float`, defaults to 0.72): Type-token ratio, between 0 and 1, at which a factor is complete.
