@@ -13,6 +13,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -78,114 +79,161 @@ def run_sweep(
         [`InstructMineError`]: Before the first run, where pool, mixtures, recipe or folder do not fit together; later,
             where a record cannot be written.
     """
-    recipe = Recipe.load(recipe)
-    own, _, model = recipe.arguments()
-    if executor not in EXECUTORS:
-        raise InstructMineError(f"executor must be one of {', '.join(EXECUTORS)}, not {executor!r}")
-    sets = _read_eval_sets(eval_sets)
-    runs = _read_mixtures(mixtures, len(pool))
-    conversations = _read_rows(pool, runs, columns)
-    records = Records(output_dir)
-    records.claim(
-        {
-            "pool": f"{len(pool)} rows, {pool_digest(pool)}",
-            "columns": None if columns is None else dict(columns),
-            "recipe": recipe.settings,
-            "base_model": describe_source(model.model_name_or_path, model.model_revision),
-            "evaluation_sets": {name: _set_digest(s) for name, s in sorted(sets.items())},
-        }
-    )
-    with records.lock("plan", patience=-1):
-        _check_recorded(records, runs)
-        _plan(records, runs, get_provenance(mixtures))
-    sweep = _Sweep(records, recipe, sets, conversations, executor, accelerate_config)
-    sweep.run([run for run in runs if not sweep.is_recorded(run, retry_failed)], len(runs), retry_failed)
-    missing = [run["run_id"] for run in runs if not sweep.is_recorded(run)]
-    for run in runs:
-        if run["run_id"] not in missing:  # its process may have been killed before it could tidy up
-            shutil.rmtree(records.folder / "work" / run["run_id"], ignore_errors=True)
-    with suppress(OSError):  # it holds what other processes work on, or is not there
-        (records.folder / "work").rmdir()
-    if missing:
-        logger.warning("%d runs are left to another process, the first of them %s", len(missing), missing[0])
-    elif own.cached_trunk:
-        with records.lock("trunk", patience=-1):  # large, and of no use once all runs are done
-            shutil.rmtree(records.folder / "trunk", ignore_errors=True)
-    return load_runs(output_dir)
+    with SweepSession(
+        pool, recipe, eval_sets, output_dir, executor, columns=columns, accelerate_config=accelerate_config
+    ) as session:
+        return session.run(mixtures, retry_failed)
 
 
-class _Sweep:
+class SweepSession:
+    """A sweep that is given its mixtures little by little, as a search does that learns from each run.
+
+    Between calls of [`~SweepSession.run`] the base model stays loaded, and so does the cached trunk as long as the
+    mixtures name no row that was not among those of an earlier call: give the largest ones first. A context manager.
+
+    Args:
+        pool, recipe, eval_sets, output_dir, executor, columns, accelerate_config: As for [`run_sweep`].
+
+    Raises:
+        [`InstructMineError`]: Where recipe, executor or evaluation sets are not valid.
+    """
+
     def __init__(
         self,
-        records: Records,
-        recipe: Recipe,
-        eval_sets: dict[str, EvaluationSet],
-        conversations: dict[int, Conversation],
-        executor: str,
-        accelerate_config: str | None,
+        pool: Dataset,
+        recipe: "Recipe | Mapping[str, Any] | str | Path",
+        eval_sets: Mapping[str, "Dataset | EvaluationSet"],
+        output_dir: str | Path,
+        executor: str = "inline",
+        *,
+        columns: Mapping[str, str] | None = None,
+        accelerate_config: str | None = None,
     ):
-        self.records, self.recipe, self.eval_sets, self.conversations = records, recipe, eval_sets, conversations
+        self.pool, self.columns = pool, columns
+        self.recipe = Recipe.load(recipe)
+        self.own, sft, self.model = self.recipe.arguments()
+        if executor not in EXECUTORS:
+            raise InstructMineError(f"executor must be one of {', '.join(EXECUTORS)}, not {executor!r}")
         self.executor, self.accelerate_config = executor, accelerate_config
-        own, sft, _ = recipe.arguments()
-        self.resources = {"num_cpus": own.num_cpus, "num_gpus": own.num_gpus}
+        self.eval_sets = _read_eval_sets(eval_sets)
+        self.records = Records(output_dir)
+        self.resources = {"num_cpus": self.own.num_cpus, "num_gpus": self.own.num_gpus}
         self.keeps_checkpoints = sft.save_strategy != "no"
-        if own.cached_trunk and executor != "inline":
+        self.conversations: dict[int, Conversation] = {}
+        self._engine: Any = None
+        self._complete = False
+        if self.own.cached_trunk and executor != "inline":
             logger.warning("cached_trunk works with executor='inline' alone: every run computes the whole model")
 
-    def is_recorded(self, run: Mapping[str, Any], retry_failed: bool = False) -> bool:
+    def __enter__(self) -> "SweepSession":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._engine = None
+        if self._complete and self.own.cached_trunk:
+            with self.records.lock("trunk", patience=-1):  # large, and of no use once all runs are done
+                shutil.rmtree(self.records.folder / "trunk", ignore_errors=True)
+
+    def run(self, mixtures: Dataset, retry_failed: bool = False) -> Dataset:
+        """Runs what is not recorded yet.
+
+        Args:
+            mixtures (`Dataset`): As for [`run_sweep`]; they join those of earlier calls.
+            retry_failed (`bool`, defaults to `False`): Whether runs that were recorded as failed are run again.
+
+        Returns:
+            `Dataset`: One row per run in the folder, failed ones included; see [`load_runs`].
+
+        Raises:
+            [`InstructMineError`]: As [`run_sweep`] does.
+        """
+        runs = _read_mixtures(mixtures, len(self.pool))
+        self._read_rows(runs)
+        self.records.claim(self._manifest)
+        with self.records.lock("plan", patience=-1):
+            _check_recorded(self.records, runs)
+            _plan(self.records, runs, get_provenance(mixtures))
+        self._finish([run for run in runs if not self._is_recorded(run, retry_failed)], len(runs), retry_failed)
+        missing = [run["run_id"] for run in runs if not self._is_recorded(run)]
+        for run in runs:
+            if run["run_id"] not in missing:  # its process may have been killed before it could tidy up
+                shutil.rmtree(self.records.folder / "work" / run["run_id"], ignore_errors=True)
+        with suppress(OSError):  # it holds what other processes work on, or is not there
+            (self.records.folder / "work").rmdir()
+        if missing:
+            logger.warning("%d runs are left to another process, the first of them %s", len(missing), missing[0])
+        self._complete = not missing
+        return load_runs(self.records.folder)
+
+    def _read_rows(self, runs: Sequence[dict[str, Any]]) -> None:
+        new = sorted({i for run in runs for i in run["indices"]} - self.conversations.keys())
+        if new:
+            self.conversations |= _read_rows(self.pool, new, self.columns)
+            self._engine = None  # which holds the trunk of the rows it knows
+
+    @cached_property
+    def _manifest(self) -> dict[str, Any]:
+        return {
+            "pool": f"{len(self.pool)} rows, {pool_digest(self.pool)}",
+            "columns": None if self.columns is None else dict(self.columns),
+            "recipe": self.recipe.settings,
+            "base_model": describe_source(self.model.model_name_or_path, self.model.model_revision),
+            "evaluation_sets": {name: _set_digest(s) for name, s in sorted(self.eval_sets.items())},
+        }
+
+    def _is_recorded(self, run: Mapping[str, Any], retry_failed: bool = False) -> bool:
         record = self.records.read(self.records.path_of(run["run_id"]))
         return record is not None and not (retry_failed and record["status"] == "failed")
 
-    def run(self, missing: Sequence[dict[str, Any]], total: int, retry_failed: bool) -> None:
+    def _finish(self, missing: Sequence[dict[str, Any]], total: int, retry_failed: bool) -> None:
         if not missing:
             return
-        engine: Any
-        if self.executor == "inline":
-            engine = Inline(self.recipe, self.eval_sets, self.conversations, self.records.folder)
-        else:
-            engine = Subprocess(self.recipe, self.eval_sets, self.conversations, self.accelerate_config)
-        self.base = self._measure_base(engine)
+        if self._engine is None:
+            given = self.recipe, self.eval_sets, self.conversations
+            if self.executor == "inline":
+                self._engine = Inline(*given, self.records.folder)
+            else:
+                self._engine = Subprocess(*given, self.accelerate_config)
+        self._base = self._measure_base()
         finish = self._finish_with_ray if self.executor == "ray" else self._finish_here
         with tqdm(total=total, initial=total - len(missing), desc="Finetuning", unit="run", smoothing=0.1) as bar:
-            for run_id in finish(engine, missing, retry_failed):
+            for run_id in finish(missing, retry_failed):
                 bar.set_postfix_str(run_id, refresh=False)
                 bar.update()
 
-    def _measure_base(self, engine: Any) -> dict[str, Any]:
+    def _measure_base(self) -> dict[str, Any]:
         path = self.records.folder / "base.json"
         with self.records.lock("base", patience=-1):
             if self.records.read(path) is None:
-                self.records.write(path, engine.base())
+                self.records.write(path, self._engine.base())
         return self.records.read(path)
 
-    def _finish_here(self, engine: Any, missing: Sequence[dict[str, Any]], retry_failed: bool) -> Iterator[str]:
+    def _finish_here(self, missing: Sequence[dict[str, Any]], retry_failed: bool) -> Iterator[str]:
         for run in missing:
             with self.records.lock(run["run_id"]) as mine:
                 # Another sweep on this folder may hold it, or have finished it since we looked.
-                if mine and not self.is_recorded(run, retry_failed):
+                if mine and not self._is_recorded(run, retry_failed):
                     started = time.perf_counter()
                     try:
-                        outcome = engine.run(run["indices"], run["seed"], self._folder(run))
+                        outcome = self._engine.run(run["indices"], run["seed"], self._folder(run))
                     except Exception as error:  # one bad run must not stop the others
                         outcome = error
                     self._record(run, outcome, time.perf_counter() - started)
             yield run["run_id"]
 
-    def _finish_with_ray(
-        self, engine: Subprocess, missing: Sequence[dict[str, Any]], retry_failed: bool
-    ) -> Iterator[str]:
+    def _finish_with_ray(self, missing: Sequence[dict[str, Any]], retry_failed: bool) -> Iterator[str]:
         with ray_session() as ray, ExitStack() as locks:
             task = ray.remote(**self.resources, max_retries=0)(run_command)
             waiting = {}
             for run in missing:
-                if locks.enter_context(self.records.lock(run["run_id"])) and not self.is_recorded(run, retry_failed):
-                    launch = engine.command(run["indices"], run["seed"], self._folder(run))
+                if locks.enter_context(self.records.lock(run["run_id"])) and not self._is_recorded(run, retry_failed):
+                    launch = self._engine.command(run["indices"], run["seed"], self._folder(run))
                     waiting[task.remote(*launch)] = run, time.perf_counter()
             while waiting:
                 (future,), _ = ray.wait(list(waiting), num_returns=1)
                 run, started = waiting.pop(future)
                 try:
-                    outcome = engine.read(ray.get(future))
+                    outcome = self._engine.read(ray.get(future))
                 except ray.exceptions.RayTaskError as error:
                     outcome = error.cause
                 except ray.exceptions.RayError as error:  # a worker or its machine died
@@ -208,7 +256,7 @@ class _Sweep:
             reason = " ".join(f"{kind}{outcome}".split())
             result = {"losses": {}, "examples": {}, "seconds": seconds}
         else:
-            reason, result = _divergence(outcome["losses"], self.base), outcome
+            reason, result = _divergence(outcome["losses"], self._base), outcome
         if reason:
             logger.warning("run %s failed: %s", run["run_id"], reason)
         self.records.write(
@@ -297,11 +345,8 @@ def _read_mixtures(mixtures: Dataset, pool_size: int) -> list[dict[str, Any]]:
     return runs
 
 
-def _read_rows(
-    pool: Dataset, runs: Sequence[dict[str, Any]], columns: Mapping[str, str] | None
-) -> dict[int, Conversation]:
+def _read_rows(pool: Dataset, numbers: Sequence[int], columns: Mapping[str, str] | None) -> dict[int, Conversation]:
     check_text_columns(pool, columns)
-    numbers = sorted({i for run in runs for i in run["indices"]})
     batch = pool[numbers]
     rows = {}
     for k, i in enumerate(numbers):
