@@ -86,6 +86,7 @@ class Inline:
         self.eval_embeddings: dict[str, Sequence[torch.Tensor]] | None = None
         if own.cached_trunk:
             self._put_on_trunk(own.train_last_layers, sft)
+        self.attributes = set(self.loaded.model.__dict__)
         # Adapters are taken off again; what else trains is copied back.
         weights = [] if model.use_peft else self.loaded.model.named_parameters()
         self.initial = {name: weight.detach().clone() for name, weight in weights if weight.requires_grad}
@@ -129,7 +130,10 @@ class Inline:
 
         if use_peft:
             loaded.model = trainer.accelerator.unwrap_model(trainer.model).unload()
-        loaded.model.__dict__.pop("forward", None)  # accelerate and TRL wrap it anew for every trainer
+        # Accelerate wraps `forward`, for bf16 among others, and marks the model as done: the next trainer's Accelerate
+        # would leave a marked one as it is, and train in fp32.
+        for name in loaded.model.__dict__.keys() - self.attributes:
+            delattr(loaded.model, name)
         loaded.model.zero_grad(set_to_none=True)
         with torch.no_grad():
             for name, weight in loaded.model.named_parameters():
