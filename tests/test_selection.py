@@ -140,9 +140,10 @@ def test_max_log_loss_includes_the_bound():
     assert select(pool([-0.5, -0.3, -0.1]), max_log_loss=-0.3).indices.tolist() == [0, 1]
 
 
-def test_tokens_are_taken_up_to_the_first_row_that_does_not_fit():
+def test_a_row_that_does_not_fit_is_passed_over_for_those_that_do():
     scored = pool([0, 1, 2, 3], output_length=[40, 50, 20, 5])
-    assert select(scored, tokens=100).indices.tolist() == [0, 1]
+    assert select(scored, tokens=94).indices.tolist() == [0, 1]
+    assert select(scored, tokens=100).indices.tolist() == [0, 1, 3]
     assert select(scored, tokens=110).indices.tolist() == [0, 1, 2]
     assert select(scored, tokens=115).indices.tolist() == [0, 1, 2, 3]
 
@@ -175,7 +176,7 @@ def test_a_row_of_unknown_length_cannot_be_paid_with_tokens():
         ({"max_log_loss": -1}, "max_log_loss=-1.0 selects nothing: the lowest prediction is 0"),
         ({"max_log_loss": NAN}, "max_log_loss=nan has to be a finite number"),
         ({"tokens": 0}, "tokens=0 selects nothing"),
-        ({"tokens": 9}, "tokens=9 is less than the response of the best row alone"),
+        ({"tokens": 9}, "tokens=9 is less than any response that can be selected, the shortest has 10 tokens"),
         ({"tokens": 31}, "tokens=31 is above the 30 response tokens that can be selected"),
     ],
 )

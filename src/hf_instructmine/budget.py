@@ -1,9 +1,9 @@
-"""How much a selection may take, and the walk down a ranking that takes it."""
+"""How much a selection may take, and in which order rows compete for it."""
 
 import operator
-from collections.abc import Hashable, Iterable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from datasets import Dataset
@@ -11,26 +11,11 @@ from datasets import Dataset
 from .errors import InstructMineError
 
 
+if TYPE_CHECKING:
+    from .constraints import Walk
+
 TOKENS = "output_length"
-
-
-@dataclass
-class Walk:
-    """The rows met on the way down a ranking, by what became of them.
-
-    Attributes:
-        taken (`list[int]`): Row numbers in the order they were taken.
-        duplicates (`list[int]`): Rows passed over because an equal one had been taken.
-        empty (`list[int]`): Rows passed over because they have no response.
-        spent (`float`): The part of the budget that was used.
-        full (`bool`): Whether the budget, rather than the end of the ranking, ended the walk.
-    """
-
-    taken: list[int] = field(default_factory=list)
-    duplicates: list[int] = field(default_factory=list)
-    empty: list[int] = field(default_factory=list)
-    spent: float = 0.0
-    full: bool = False
+_ROUNDS = 50  # Dinkelbach's iteration converges faster than linearly: a handful is usual
 
 
 @dataclass(frozen=True)
@@ -70,6 +55,16 @@ class Budget:
     def __str__(self) -> str:
         return f"{self.kind}={self.amount}"
 
+    @property
+    def unit(self) -> str:
+        return "response tokens" if self.kind == "tokens" else "rows"
+
+    def limit(self, rows: int) -> float:
+        """What may be spent in a pool of `rows`, in the budget's unit; infinite for `max_log_loss`."""
+        if self.kind == "max_log_loss":
+            return np.inf
+        return round(self.amount * rows) if self.kind == "fraction" else self.amount
+
     def check_pool(self, dataset: Dataset) -> None:
         """Refuses what the pool cannot give, from its size and columns alone.
 
@@ -78,7 +73,7 @@ class Budget:
         """
         if self.kind == "size" and self.amount > len(dataset):
             raise InstructMineError(f"{self} is above the pool's {len(dataset)} rows")
-        if self.kind == "fraction" and self._limit(dataset) < 1:
+        if self.kind == "fraction" and self.limit(len(dataset)) < 1:
             raise InstructMineError(f"{self} of {len(dataset)} rows is no row: raise it, or pass size=1")
         if self.kind == "tokens" and TOKENS not in dataset.column_names:
             raise InstructMineError(f"{self} needs the column '{TOKENS}': score the pool with OutputLength first")
@@ -109,51 +104,34 @@ class Budget:
                 raise InstructMineError(f"{self} selects nothing: the lowest prediction is {lowest:.6g}")
         return ranking
 
-    def walk(self, dataset: Dataset, costs: np.ndarray, keys: Iterable[tuple[int, Hashable | None]]) -> Walk:
-        """Takes rows until the budget is filled.
 
-        Args:
-            dataset (`Dataset`): The pool.
-            costs (`np.ndarray` of shape `(n,)`): As [`~Budget.costs`] returns them.
-            keys (iterable of pairs): Row numbers in the order of the ranking, each with what makes a row equal to
-                another, or None where the row has no response. Read no further than needed.
+def price(log_loss: np.ndarray, costs: np.ndarray, level: float | None) -> np.ndarray:
+    """What rows are ranked by, lowest first: the predicted log loss p itself, or under a budget of tokens
+    (p − level) / tokens; see [`compete`]."""
+    return log_loss if level is None else (log_loss - level) / costs
 
-        Raises:
-            [`InstructMineError`]: Where the rows do not fill the budget, with what stood in the way.
-        """
-        walk, seen, limit = Walk(), set(), self._limit(dataset)
-        for row, key in keys:
-            if key is None:
-                walk.empty.append(row)
-                continue
-            if key in seen:
-                walk.duplicates.append(row)
-                continue
-            if walk.spent + costs[row] > limit:
-                walk.full = True
-                break
-            seen.add(key)
-            walk.taken.append(row)
-            walk.spent += costs[row]
-            if walk.spent == limit:
-                walk.full = True
-                break
-        self._check_filled(walk, len(dataset))
-        return walk
 
-    def _limit(self, dataset: Dataset) -> float:
-        if self.kind == "max_log_loss":
-            return np.inf
-        return round(self.amount * len(dataset)) if self.kind == "fraction" else self.amount
+def compete(walk_at: Callable[[float | None], "Walk"]) -> "Walk":
+    """Lets rows compete by what they cost, and returns the walk of lowest mean prediction.
 
-    def _check_filled(self, walk: Walk, rows: int) -> None:
-        if walk.full and not walk.taken:
-            raise InstructMineError(f"{self} is less than the response of the best row alone: raise it")
-        if not walk.taken or not (walk.full or self.kind == "max_log_loss"):
-            passed = len(walk.duplicates) + len(walk.empty)
-            reached = f"{walk.spent:.0f} response tokens" if self.kind == "tokens" else f"{len(walk.taken)} rows"
-            raise InstructMineError(
-                f"{self} is above the {reached} that can be selected: of {rows} rows, "
-                f"{rows - len(walk.taken) - passed} have no prediction, {len(walk.duplicates)} are exact duplicates "
-                f"and {len(walk.empty)} have no response; ask for less"
-            )
+    The rule predicts a set's log loss as the mean of its rows' predictions p_i. Under a budget of T tokens the number
+    of rows is free: the problem is to minimise Σ p_i x_i / Σ x_i subject to Σ t_i x_i = T, x_i ∈ {0, 1}. Where q is
+    the lowest mean, its set also minimises Σ (p_i − q) x_i (Dinkelbach 1967, "On nonlinear fractional programming",
+    Management Science 13), a knapsack whose rows compete by (p_i − q) / t_i: what a row adds relative to the set's
+    mean, per token. q is not known beforehand; taking it from the walk down the plain ranking, and from each walk
+    anew, lowers it until it is stable. As rows are whole and constraints apply, this is a heuristic then, but a walk
+    is only kept where its mean is below that of the one before: the result is never worse than the plain ranking's.
+
+    Args:
+        walk_at (`Callable`): Walks down the ranking by [`price`] at a level, None for the plain one.
+    """
+    best = walk_at(None)
+    for _ in range(_ROUNDS):
+        try:
+            walk = walk_at(best.mean)
+        except InstructMineError:  # in this order the constraints cannot be met; in the one before they were
+            break
+        if not walk.mean < best.mean:
+            break
+        best = walk
+    return best

@@ -195,6 +195,13 @@ def _add_select(verbs: Any) -> None:
     verb.add_argument("--max-log-loss", type=float, metavar="X", help="keep rows predicted at most X")
     verb.add_argument("--keep-duplicates", action="store_true", help="do not skip exact copies of a selected row")
     verb.add_argument("--max-leverage", type=float, metavar="X", help="stay where the rule was tested")
+    verb.add_argument("--max-similarity", type=float, metavar="X", help="no two rows of a cosine above X")
+    verb.add_argument("--set-level", action="store_true", help="measure knn_<i> to the rows chosen, not to the pool")
+    verb.add_argument("--encoder", metavar="MODEL", help="sentence encoder, for --max-similarity and --set-level")
+    verb.add_argument("--quota", nargs="+", metavar="SOURCE=MIN:MAX", help="shares of a source, e.g. web=0.1:0.5")
+    verb.add_argument("--max-response-tokens", type=int, metavar="N", help="no response longer than N tokens")
+    verb.add_argument("--length-bins", type=int, metavar="N", help="responses of N classes of length as in the pool")
+    verb.add_argument("--eval-set", nargs="+", metavar="NAME=FILE", help="leave out rows with a prompt of this set")
     verb.add_argument("--allow-mismatch", action="store_true", help="accept indicators made otherwise than the rule's")
     verb.add_argument("--output-dir", metavar="DIR", help="folder for the curated dataset, its card and the rule")
     verb.add_argument("--overwrite", action="store_true", help="replace another selection in that folder")
@@ -293,26 +300,9 @@ def _fit(args: argparse.Namespace) -> None:
 
 
 def _select(args: argparse.Namespace) -> None:
-    from .estimator import LossEstimator
-    from .inputs import load_pool
-    from .selection import Selector
+    from .select_command import run
 
-    rule = load_rule(args.rule, LossEstimator)
-    scored = load_pool(args.input, args.split, args.sample, args.seed)
-    budget = {
-        k: getattr(args, k) for k in ("size", "fraction", "tokens", "max_log_loss") if getattr(args, k) is not None
-    }
-    selection = Selector(rule).select(
-        scored,
-        **budget,
-        drop_duplicates=not args.keep_duplicates,
-        columns=parse_mapping(args.columns),
-        max_leverage=args.max_leverage,
-        allow_mismatch=args.allow_mismatch,
-    )
-    selection.save_to_disk(args.output_dir, overwrite=args.overwrite)
-    print(selection)
-    print(f"\nWrote {args.output_dir}: load_dataset({str(args.output_dir)!r}) opens it; README.md is its dataset card")
+    run(args, parse_mapping(args.columns))
 
 
 def _push(args: argparse.Namespace) -> None:

@@ -1,56 +1,37 @@
 """From a scored pool and a rule to a curated dataset: the examples of lowest predicted log loss (arXiv 2307.06290)."""
 
-import hashlib
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset, Value
+from datasets import Dataset
 
-from .budget import Budget, Walk
-from .conversation import check_text_columns, find_layouts, read_conversations
+from .budget import Budget, compete, price
+from .constraints import REASONS, FixedRanking, Ranking, Terms, Walk
 from .errors import InstructMineError
+from .estimator_terms import indicator_columns
+from .pool_texts import TextKeys, has_text
 from .provenance import get_provenance
+from .selector_options import Options
+from .set_level import SetRanking
+from .source_counts import SourceCount, count_by_source
 
 
 if TYPE_CHECKING:
     from huggingface_hub import DatasetCard
 
     from .estimator import LossEstimator
+    from .evaluation.loss import EvaluationSet
     from .publishing.card import CardSection
 
 
 LOG_LOSS = "predicted_log_loss"
-SOURCE = "source"
-# Texts are read only as far down the ranking as the budget reaches.
-CHUNK = 4096
 _DEFAULTS = {"drop_duplicates": True, "columns": None, "max_leverage": None, "allow_mismatch": False}
-
-
-@dataclass
-class SourceCount:
-    """What became of the rows of one source.
-
-    Attributes:
-        name (`str`): The value of the column `source`.
-        pool (`int`): Rows in the pool.
-        selected (`int`): Rows selected.
-        unscored (`int`): Rows that cannot be ranked, because their prediction is NaN or infinite.
-        duplicates (`int`): Rows passed over as exact duplicates of an already selected prompt and response.
-        empty (`int`): Rows passed over because they have no response.
-    """
-
-    name: str
-    pool: int
-    selected: int
-    unscored: int
-    duplicates: int
-    empty: int
 
 
 @dataclass
@@ -65,12 +46,19 @@ class Selection:
         pool_log_loss (`np.ndarray` of shape `(n,)`): Predicted log loss of every row of the pool, in its order.
         request (`dict`): What [`Selector.select`] was asked for, such as `{"size": 2000}`. There is no seed: nothing
             is random.
+        options (`dict`): The options of the [`Selector`], such as `{"max_similarity": 0.9}`; embeddings by their
+            shape, evaluation sets by their names. `request` has them too.
         total ([`SourceCount`]): Counts over the whole pool.
         sources (`list[SourceCount]`): The same by value of the column `source`; empty where there is no such column.
         duplicates_checked (`bool`): Whether texts were compared.
         leverage (`float`, *optional*): How far the selection's mean indicators lie from the runs that the rule was
             fitted to; None for a rule without runs. Above `estimator.max_leverage` the rule extrapolates.
         skipped_far (`int`): Rows left out so that `leverage` stays within what was asked.
+        skipped (`dict[str, int]`): Rows that each option of the [`Selector`] kept out, each row under the first: over
+            the whole pool for what holds whatever else is taken (`eval_sets`, `output_length`, `max_response_tokens`,
+            `embeddings`), and of the rows met before the budget was filled for the others.
+        contaminated (`dict[str, int]`): Rows of the pool in which prompts of each evaluation set were found, 0 where
+            there are none; empty where none was looked for.
         license (`str`, *optional*): For the card's metadata: that of the data, which cannot be known from it.
         source_datasets (`list[str]`): For the card's metadata: the Hub ids of the pool.
         sections (`list[CardSection]`): Further sections of the card.
@@ -86,6 +74,9 @@ class Selection:
     duplicates_checked: bool = True
     leverage: float | None = None
     skipped_far: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
+    skipped: dict[str, int] = field(default_factory=dict)
+    contaminated: dict[str, int] = field(default_factory=dict)
     license: str | None = None
     source_datasets: list[str] = field(default_factory=list)
     sections: list["CardSection"] = field(default_factory=list)
@@ -139,6 +130,10 @@ class Selection:
             + (f"{self.skipped_duplicates:,} exact duplicates, " if self.duplicates_checked else "")
             + f"{self.skipped_empty:,} without a response",
         ]
+        if self.skipped:
+            lines.append(f"Of the others, {self.describe_skipped()}")
+        if self.contaminated:
+            lines.append(f"Evaluation prompts found: {self.describe_contaminated()}")
         if self.leverage is not None:
             lines.append(self.describe_leverage())
         names = [printable(count.name) for count in self.sources]
@@ -148,6 +143,18 @@ class Selection:
 
     def __str__(self) -> str:
         return self.summary()
+
+    def describe_skipped(self) -> str:
+        """How many rows each option passed over, such as "12 have a longer response (max_response_tokens=800)"."""
+        return ", ".join(
+            f"{count:,} {REASONS[name].format(self.options.get(name))}" for name, count in self.skipped.items()
+        )
+
+    def describe_contaminated(self) -> str:
+        """In how many rows of the pool each evaluation set was found, such as "mmlu in 0 rows"."""
+        from .publishing.card import printable
+
+        return ", ".join(f"{printable(name)} in {count:,} rows" for name, count in self.contaminated.items())
 
     def describe_leverage(self) -> str:
         """One sentence on whether the rule was tested where the selection lies."""
@@ -225,6 +232,28 @@ class Selector:
 
     Args:
         rule ([`LossEstimator`]): Predicts the log loss of each row from its indicator columns.
+        embeddings (`np.ndarray` of shape `(n, d)`, *optional*): Of the pool's rows, as [`NeighborDistance.embed`]
+            returns them; what `max_similarity` and `set_level` measure by. A row of NaN cannot be selected then.
+        max_similarity (`float`, *optional*): On the way down the ranking, pass over a row whose cosine similarity to
+            an already selected one is above this, as DEITA does (arXiv 2312.15685): rows alike have predictions
+            alike, so the best of a pool are often variants of each other.
+        quotas (`dict[str, tuple[float, float]]`, *optional*): Least and greatest share of the budget, in its own
+            unit, of sources (column `source`), from 0 to 1 or None: a rule may like one source alone, and what a
+            model is to be able to do is known beforehand. The least shares are filled first, each from the best rows
+            of its source.
+        max_response_tokens (`int`, *optional*): Longest response (column `output_length`): what is cut off in
+            training is not learnt from.
+        length_bins (`int`, *optional*): Cut the rows into this many bins of equal count by response length, and give
+            each the share of the budget that it has of the pool. A response's length confounds what models say of it,
+            its NLL above all; within a bin they are compared among their like.
+        eval_sets (`dict[str, Dataset | EvaluationSet]`, *optional*): Leave out the rows whose prompt holds one of
+            these sets', by 8-grams; see [`find_contaminated`]. A loss measured on what was trained on means nothing.
+        set_level (`bool`, *optional*, defaults to `False`): Choose one row after another, each by its distance to
+            those chosen so far in place of its distance in the pool (the rule's `knn_<i>`): the rule was fitted on
+            distances inside subsets. Takes time in proportion to the rows chosen times those of the pool.
+
+    Raises:
+        [`InstructMineError`]: Where an option cannot be met by any pool.
 
     Example:
 
@@ -235,8 +264,23 @@ class Selector:
     ```
     """
 
-    def __init__(self, rule: "LossEstimator"):
+    def __init__(
+        self,
+        rule: "LossEstimator",
+        *,
+        embeddings: np.ndarray | None = None,
+        max_similarity: float | None = None,
+        quotas: Mapping[str, tuple[float | None, float | None]] | None = None,
+        max_response_tokens: int | None = None,
+        length_bins: int | None = None,
+        eval_sets: "Mapping[str, Dataset | EvaluationSet] | None" = None,
+        set_level: bool = False,
+    ):
         self.rule = rule
+        self.options = Options(
+            embeddings, max_similarity, quotas, max_response_tokens, length_bins, eval_sets, set_level
+        )
+        self.options.check(rule)
 
     def select(
         self,
@@ -261,8 +305,9 @@ class Selector:
             size (`int`, *optional*): How many rows.
             fraction (`float`, *optional*): Which share of the pool's rows, above 0 and at most 1.
             max_log_loss (`float`, *optional*): All rows predicted at most this, in nats (log loss).
-            tokens (`int`, *optional*): At most this many response tokens, by the column `output_length`: rows are
-                taken in the order of their ranking, up to the first that does not fit.
+            tokens (`int`, *optional*): At most this many response tokens, by the column `output_length`, and short of
+                it by less than the shortest row left out. The number of rows is free then, so rows compete by what
+                they do to the set's mean prediction per token; see [`compete`]. Rows of no tokens are not selected.
             drop_duplicates (`bool`, *optional*, defaults to `True`): Pass over rows whose prompt and response are
                 exactly those of an already selected row, and rows without a response. With `False`, no text is read.
             columns (`Mapping[str, str]`, *optional*): Which column holds the `prompt` and `response` (or `messages`),
@@ -293,34 +338,49 @@ class Selector:
                 f"dataset.remove_columns('{LOG_LOSS}'), or rename it"
             )
         budget.check_pool(dataset)
-        compare = drop_duplicates and _has_text(dataset, columns)
+        self.options.check_pool(dataset, budget)
+        compare = drop_duplicates and has_text(dataset, columns)
 
         log_loss = np.asarray(self.rule.predict(dataset, allow_mismatch=allow_mismatch), dtype=np.float64)
         costs = budget.costs(dataset)
+        unscored = np.flatnonzero(~(np.isfinite(log_loss) & np.isfinite(costs)))
         ranking = budget.rank(log_loss, costs)
+        overlaps = None
+        if self.options.eval_sets:
+            from .decontamination import find_contaminated
+
+            overlaps = find_contaminated(dataset, self.options.eval_sets, columns)
+        ranking, excluded = self.options.exclude(dataset, ranking, costs, budget, overlaps)
+        keys = TextKeys(dataset, columns) if compare else None
+        terms = self.options.terms(
+            dataset, budget, costs, ranking, keys=keys, unscored=len(unscored), excluded=excluded
+        )
 
         def take(rows: np.ndarray) -> Walk:
-            keys = _text_keys(dataset, rows, columns) if compare else ((row, row) for row in rows.tolist())
-            return budget.walk(dataset, costs, keys)
+            def walk_at(level: float | None) -> Walk:
+                return terms.walk(self._rank(dataset, rows, log_loss, terms, level))
+
+            return compete(walk_at) if budget.kind == "tokens" else walk_at(None)
 
         far = 0
         if max_leverage is None:
             walk = take(ranking)
         else:
             walk, far = self._stay_inside(dataset, ranking, take, max_leverage, allow_mismatch)
-        indices = np.asarray(walk.taken, dtype=np.int64)
-        unscored = np.flatnonzero(~(np.isfinite(log_loss) & np.isfinite(costs)))
-        total, sources = _count_by_source(dataset, walk, unscored)
-        options = {
+        # Whatever the order in which they were taken.
+        indices = np.sort(np.asarray(walk.taken, dtype=np.int64))
+        indices = indices[np.argsort(log_loss[indices], kind="stable")]
+        total, sources = count_by_source(dataset, walk, unscored)
+        given = {
             "drop_duplicates": drop_duplicates,
             "columns": columns,
             "max_leverage": max_leverage,
             "allow_mismatch": allow_mismatch,
         }
-        changed = {name: value for name, value in options.items() if value != _DEFAULTS[name]}
+        changed = {name: value for name, value in given.items() if value != _DEFAULTS[name]}
         leverage = None
         if self.rule.max_leverage is not None:
-            leverage = self.rule.leverage(dataset, indices, allow_mismatch)
+            leverage = self._leverage(dataset, walk, allow_mismatch)
             if leverage > self.rule.max_leverage and max_leverage is None:
                 warnings.warn(
                     f"the selection's leverage {leverage:.3g} is above the runs' largest, "
@@ -332,13 +392,34 @@ class Selector:
             estimator=self.rule,
             indices=indices,
             pool_log_loss=log_loss,
-            request={budget.kind: budget.amount, **changed},
+            request={budget.kind: budget.amount, **self.options.given, **changed},
             total=total,
             sources=sources,
             duplicates_checked=compare,
             leverage=leverage,
             skipped_far=far,
+            options=self.options.given,
+            skipped={name: len(rows) for name, rows in walk.passed.items() if name not in ("duplicates", "empty")},
+            contaminated=overlaps.counts if overlaps is not None else {},
         )
+
+    def _rank(
+        self, dataset: Dataset, rows: np.ndarray, log_loss: np.ndarray, terms: Terms, level: float | None
+    ) -> Ranking:
+        """The order in which rows, given from the lowest prediction upwards, compete at a level; see [`compete`]."""
+        if self.options.set_level:
+            columns = indicator_columns(dataset, self.rule.indicators)
+            return SetRanking(self.rule, columns, self.options.unit_embeddings, rows, log_loss, terms.costs, level)
+        order = np.argsort(price(log_loss[rows], terms.costs[rows], level), kind="stable")
+        return FixedRanking(rows[order], log_loss)
+
+    def _leverage(self, dataset: Dataset, walk: Walk, allow_mismatch: bool) -> float:
+        """Of the rows taken, by their distances inside the set where they were chosen by these."""
+        if not walk.distances:
+            return self.rule.leverage(dataset, walk.taken, allow_mismatch)
+        columns = indicator_columns(dataset, self.rule.indicators)
+        inside = {name: column[walk.taken] for name, column in columns.items()} | walk.distances
+        return self.rule.leverage(inside, allow_mismatch=True)  # which has been checked
 
     def _stay_inside(
         self,
@@ -362,7 +443,7 @@ class Selector:
                     raise
                 too_few = kept
             else:
-                leverage = self.rule.leverage(dataset, walk.taken, allow_mismatch)
+                leverage = self._leverage(dataset, walk, allow_mismatch)
                 lowest = min(lowest, leverage)
                 if leverage <= max_leverage:
                     best, too_few = (walk, len(ranking) - kept), kept
@@ -376,70 +457,3 @@ class Selector:
                 f"found is {lowest:.3g}: ask for more rows, raise the bound, or fit on runs that reach further"
             )
         return best
-
-
-def _has_text(dataset: Dataset, columns: Mapping[str, str] | None) -> bool:
-    """Whether there are texts to compare, which have to be in a known layout; a table of numbers has none."""
-    numbers = (
-        name == SOURCE or (isinstance(feature, Value) and feature.dtype not in ("string", "large_string"))
-        for name, feature in dataset.features.items()
-    )
-    if columns is None and all(numbers):
-        return False
-    try:
-        check_text_columns(dataset, columns)
-    except InstructMineError as error:
-        raise InstructMineError(f"{error}; or do not compare texts, with drop_duplicates=False") from error
-    return True
-
-
-def _text_keys(
-    dataset: Dataset, ranking: np.ndarray, columns: Mapping[str, str] | None
-) -> Iterator[tuple[int, bytes | None]]:
-    """Yields each row number with a digest of its prompt and response, or None where there is no response."""
-    layouts = find_layouts(dataset.column_names, columns)
-    names = sorted({column for layout in layouts.values() for column in layout.values()})
-    texts = dataset.with_format(None).select_columns(names)
-    for start in range(0, len(ranking), CHUNK):
-        rows = ranking[start : start + CHUNK].tolist()
-        batch = texts[rows]
-        for i, row in enumerate(rows):
-            # One at a time, so that an error names the row's number in the pool.
-            (read,) = read_conversations({name: batch[name][i : i + 1] for name in names}, columns, first_row=row)
-            if read.problem is not None:
-                yield row, None
-                continue
-            content = json.dumps([read.prompt, read.response], sort_keys=True, default=str)
-            yield row, hashlib.blake2b(content.encode(), digest_size=16).digest()
-
-
-def _count_by_source(dataset: Dataset, walk: Walk, unscored: np.ndarray) -> tuple[SourceCount, list[SourceCount]]:
-    fates = {
-        "pool": slice(None),
-        "selected": walk.taken,
-        "unscored": unscored,
-        "duplicates": walk.duplicates,
-        "empty": walk.empty,
-    }
-    codes, names = _sources(dataset)
-    counts = {fate: np.bincount(codes[rows], minlength=len(names)).tolist() for fate, rows in fates.items()}
-    sources = [SourceCount(name, **{fate: counts[fate][code] for fate in fates}) for code, name in enumerate(names)]
-    total = SourceCount("all", **{fate: sum(counts[fate]) for fate in fates})
-    return total, sources if _names_sources(dataset) else []
-
-
-def _names_sources(dataset: Dataset) -> bool:
-    return isinstance(dataset.features.get(SOURCE), Value | ClassLabel)
-
-
-def _sources(dataset: Dataset) -> tuple[np.ndarray, list[str]]:
-    """The number of each row's source, and the names of the sources."""
-    if not _names_sources(dataset):
-        return np.zeros(len(dataset), dtype=np.int64), ["all"]
-    feature = dataset.features[SOURCE]
-    column = dataset.select_columns([SOURCE]).with_format("arrow")[:][SOURCE].combine_chunks()
-    encoded = column.dictionary_encode(null_encoding="encode")
-    values = encoded.dictionary.to_pylist()
-    if isinstance(feature, ClassLabel):
-        values = [None if value is None or value < 0 else feature.int2str(value) for value in values]
-    return encoded.indices.to_numpy(), ["(none)" if value is None else str(value) for value in values]

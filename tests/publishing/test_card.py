@@ -3,6 +3,7 @@
 import html
 import re
 
+import numpy as np
 import pytest
 import yaml
 from datasets import Dataset
@@ -111,6 +112,65 @@ def test_the_examples_run(card):
     for snippet in snippets:
         compile(snippet, "card", "exec")
     assert "select(scored, size=2)" in snippets[1]
+
+
+def constrained(source: str, eval_set: str):
+    scored = Dataset.from_dict(
+        {
+            "prompt": ["zero", "one", "two", "three"],
+            "completion": ["a", "b", "c", "d"],
+            "source": [source, source, "b", "b"],
+            "mtld": [0.0, 1.0, 2.0, 3.0],
+            "output_length": [5, 6, 7, 800],
+        }
+    )
+    selector = Selector(
+        LossEstimator.from_coefficients({"mtld": 1.0}),
+        embeddings=np.eye(4),
+        max_similarity=0.9,
+        quotas={source: (None, 0.5)},
+        max_response_tokens=700,
+        eval_sets={eval_set: Dataset.from_dict({"prompt": ["One!", "four"], "completion": ["x", "y"]})},
+    )
+    return selector.select(scored, size=2)
+
+
+def test_it_says_what_the_options_kept_out_and_how_to_ask_for_them_again():
+    text = constrained("web", "mmlu").card.text
+    assert "1 hold a prompt of an evaluation set (eval_sets)" in text
+    assert "1 have a longer response (max_response_tokens=700)" in text
+    assert "0 are too similar to a selected row (max_similarity=0.9)" in text
+    assert "those that hold one were left out: mmlu in 1." in text
+    snippet = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)[1]
+    compile(snippet, "card", "exec")
+    assert "embeddings = him.NeighborDistance(encoder).embed(scored)  # shape (4, 4)\n" in snippet
+    assert "eval_sets = {'mmlu': ...}  # each a Dataset\n" in snippet
+    assert (
+        "him.Selector(rule, embeddings=embeddings, max_similarity=0.9, quotas={'web': (None, 0.5)}, "
+        "max_response_tokens=700, eval_sets=eval_sets).select(scored, size=2)" in snippet
+    )
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_what_options_are_called_stays_text(hostile):
+    calm, card = constrained("calm", "calm").card, constrained(hostile, hostile).card
+    assert card.data.to_dict() == calm.data.to_dict()
+    assert card.text.count("\n") == calm.text.count("\n")
+    prose, *snippets = re.split(r"```python\n", card.text)
+    assert len(snippets) == 2
+    for snippet in snippets:
+        code, rest = snippet.split("\n```", 1)
+        compile(code, "card", "exec")
+        prose += rest
+    for pattern in ("<", "{{", "{%", "http://evil", "https://evil", "www.evil"):
+        assert pattern not in prose
+    assert "\x1b" not in card.text and "\u202e" not in card.text
+
+
+def test_it_says_how_rows_competed():
+    scored = Dataset.from_dict({"mtld": [0.0, 1.0], "output_length": [5, 6]})
+    text = Selector(LossEstimator.from_coefficients({"mtld": 1.0})).select(scored, tokens=11).card.text
+    assert "they competed by how far they lower or raise the set's mean prediction per response token" in text
 
 
 def test_a_section_can_be_added():

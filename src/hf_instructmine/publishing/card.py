@@ -137,11 +137,41 @@ def _choice(selection: "Selection") -> str:
         )
     else:
         duplicates = "Duplicates were not looked for."
-    return (
-        f"Asked for: {escape(_arguments(selection))}. Rows were taken from the lowest predicted log loss upwards. "
+    sentences = [
+        f"Asked for: {', '.join(escape(f'{name}={value!r}') for name, value in selection.request.items())}.",
+        _order(selection),
         f"{selection.skipped_unscored:,} rows have no prediction, for want of an indicator, and could not be "
-        f"selected. {duplicates}" + (f" {selection.describe_leverage()}." if selection.leverage is not None else "")
+        "selected.",
+        duplicates,
+        f"Of the others, {selection.describe_skipped()}." if selection.skipped else "",
+        _contamination(selection) if selection.contaminated else "",
+        f"{selection.describe_leverage()}." if selection.leverage is not None else "",
+    ]
+    return " ".join(filter(None, sentences))
+
+
+def _contamination(selection: "Selection") -> str:
+    found = ", ".join(f"{escape(name)} in {count:,}" for name, count in selection.contaminated.items())
+    return (
+        "The rows of the pool were searched for prompts of evaluation sets by 8-grams, as Tülu 3 does "
+        f"([arXiv 2411.15124](https://arxiv.org/abs/2411.15124)), and those that hold one were left out: {found}."
     )
+
+
+def _order(selection: "Selection") -> str:
+    if "set_level" in selection.options:
+        order = (
+            "Rows were taken one after another, the lowest predicted log loss first, each predicted with its distance "
+            "to the rows taken before it."
+        )
+    else:
+        order = "Rows were taken from the lowest predicted log loss upwards."
+    if "tokens" in selection.request:
+        order += (
+            " As the budget is of tokens, they competed by how far they lower or raise the set's mean prediction per "
+            "response token."
+        )
+    return order
 
 
 def _counts(selection: "Selection") -> str:
@@ -187,7 +217,21 @@ def _mismatch(column: str, expected: dict[str, Any], found: dict[str, Any] | Non
 
 
 def _arguments(selection: "Selection") -> str:
-    return ", ".join(f"{name}={value!r}" for name, value in selection.request.items())
+    asked = {name: value for name, value in selection.request.items() if name not in selection.options}
+    return ", ".join(f"{name}={value!r}" for name, value in asked.items())
+
+
+def _selector(selection: "Selection") -> tuple[str, str]:
+    """The lines that make what a selector needs besides numbers, and the call that makes the selector."""
+    options, made = {name: repr(value) for name, value in selection.options.items()}, ""
+    if "embeddings" in options:
+        made += f"embeddings = him.NeighborDistance(encoder).embed(scored)  # shape {options['embeddings']}\n"
+        options["embeddings"] = "embeddings"
+    if "eval_sets" in options:
+        named = ", ".join(f"{name!r}: ..." for name in selection.options["eval_sets"])
+        made += f"eval_sets = {{{named}}}  # each a Dataset\n"
+        options["eval_sets"] = "eval_sets"
+    return made, f"him.Selector({', '.join(['rule', *(f'{name}={value}' for name, value in options.items())])})"
 
 
 def _how_to_load(repo_id: str | None) -> str:
@@ -196,11 +240,12 @@ def _how_to_load(repo_id: str | None) -> str:
 
 def _how_to_reproduce(selection: "Selection", repo_id: str | None) -> str:
     source = f'"{repo_id}", repo_type="dataset"' if repo_id else f'"{FOLDER}"'
+    made, selector = _selector(selection)
     return (
         "import hf_instructmine as him\n\n"
         f"scored = him.score(pool, indicators)  # {selection.num_pool:,} rows\n"
         f"rule = him.LossEstimator.from_pretrained({source})  # estimator.json\n"
-        f"selection = him.Selector(rule).select(scored, {_arguments(selection)})"
+        f"{made}selection = {selector}.select(scored, {_arguments(selection)})"
     )
 
 
