@@ -37,8 +37,9 @@ def main() -> None:
     scored, embeddings = score_pool(pool, output / "scored")
     print(f"Scored {len(scored)} rows in {time.perf_counter() - started:.0f} s")
     mixtures = him.design_mixtures(
-        scored, args.num_runs, subset_size=args.subset_size, embeddings=embeddings, replicates=args.replicates, seed=0
-    )
+        scored, args.num_runs, embeddings=embeddings, replicates=args.replicates, seed=0,
+        subset_size=None if args.subset_tokens else args.subset_size, subset_tokens=args.subset_tokens,
+    )  # fmt: skip
     print(design_report(mixtures, scored, embeddings=embeddings))
     eval_sets = {
         name: load_dataset("json", data_files=str(Path(args.data, "eval", f"{file}.jsonl")), split="train")
@@ -47,9 +48,9 @@ def main() -> None:
     recipe = Recipe.load(args.recipe)
     recipe.settings["model_name_or_path"] = smollm2_135m()
     started = time.perf_counter()
-    runs = him.run_sweep(scored, mixtures, recipe, eval_sets, output / "sweep")
+    runs = him.run_sweep(scored, mixtures, recipe, eval_sets, output / args.name)
     print(f"Swept in {time.perf_counter() - started:.0f} s")
-    print(sweep_status(output / "sweep"))
+    print(sweep_status(output / args.name))
     write_results(runs, scored, Path(args.results))
     if args.proxy:
         full = Recipe({**recipe.settings, "train_last_layers": None, "cached_trunk": False})
@@ -120,6 +121,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--num-runs", type=int, default=24)
     parser.add_argument("--replicates", type=int, default=4)
     parser.add_argument("--subset-size", type=int, default=128)
+    parser.add_argument("--subset-tokens", type=int, metavar="N", help="response tokens in each subset, not rows")
+    parser.add_argument("--name", default="sweep", help="of the sweep's folder in --output-dir")
     parser.add_argument("--proxy", type=int, default=0, metavar="N", help="finetune all layers on N mixtures too")
     return parser.parse_args()
 

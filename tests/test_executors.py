@@ -22,7 +22,11 @@ def model(tmp_path_factory) -> str:
     return tiny_sweep.save_model(tmp_path_factory.mktemp("model"))
 
 
-@pytest.mark.parametrize("trained", [{}, LAST_LAYERS, LORA], ids=["full", "last layers", "LoRA"])
+# In bf16 Accelerate wraps the model, and a model that it has wrapped once it leaves alone.
+BF16 = {**LAST_LAYERS, "bf16": True}
+
+
+@pytest.mark.parametrize("trained", [{}, LAST_LAYERS, LORA, BF16], ids=["full", "last layers", "LoRA", "bf16"])
 def test_a_run_after_others_equals_the_same_run_alone_bit_for_bit(model, tmp_path, trained):
     recipe = {**RECIPE, **trained, "model_name_or_path": model}
     together = run_sweep(pool(), mixtures(3, 1), recipe, evaluation_sets(), tmp_path / "together")

@@ -1,7 +1,8 @@
 """The main job on the bundled sample pool with real small models.
 
 Raw rows are scored; a hand-set rule selects; then a small designed sweep of finetunes teaches a rule of its own, which
-selects too. The damaged rows of the pool are known, so it can be said what each selection keeps out.
+selects too. The damaged rows of the pool are known, so it can be said what each selection keeps out. At last finetunes
+on what the rules choose are compared with finetunes on random rows.
 """
 
 import time
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
+from .comparison import StrategyComparison, compare_strategies
 from .estimator import LossEstimator
 from .indicators.lengths import InputLength, OutputLength
 from .indicators.mtld import MTLD
@@ -50,10 +52,11 @@ LOGGED = ("ifd", "mtld")
 
 
 def run_demo(output_dir: Path, rule: str | None = None, quick: bool = False) -> Selection:
-    """Scores the pool, selects by `rule`, sweeps, fits a rule to the sweep and selects by that.
+    """Scores the pool, selects by `rule`, sweeps, fits a rule to the sweep, selects by that, and compares with random.
 
     Args:
-        output_dir (`Path`): Gets `scored/`, `sweep/`, `rule/` and `curated/`. Run again, it reuses what is done.
+        output_dir (`Path`): Gets `scored/`, `sweep/`, `rule/`, `curated/` and `comparison/`. Run again, it reuses what
+            is done.
         rule (`str`, *optional*): Folder of a rule to select by before the sweep.
         quick (`bool`, defaults to `False`): Takes every fourth row of the pool, and half the finetunes.
 
@@ -75,8 +78,9 @@ def run_demo(output_dir: Path, rule: str | None = None, quick: bool = False) -> 
     print("No package carries reward or UniEval weights: this demo does without `reward` and the UniEval columns.\n")
     print("1. Score every row")
     scored, embeddings = score_demo_pool(pool, output_dir / "scored")
-    if rule is not None:
-        select_and_report(LossEstimator.from_pretrained(rule), scored, output_dir / "curated-by-hand-set-rule", "2.")
+    hand_set = {} if rule is None else {"hand-set": LossEstimator.from_pretrained(rule)}
+    for known in hand_set.values():
+        select_and_report(known, scored, output_dir / "curated-by-hand-set-rule", "2.")
     print("\n3. Finetune on designed subsets, and measure the loss on the bundled evaluation rows")
     runs = sweep_demo_pool(scored, embeddings, output_dir / "sweep", quick)
     print(runs_table(runs))
@@ -87,6 +91,11 @@ def run_demo(output_dir: Path, rule: str | None = None, quick: bool = False) -> 
     fitted.save_pretrained(output_dir / "rule")
     print(fitted.summary().strip().split("\n\n")[-1])
     selection = select_and_report(fitted, scored, output_dir / "curated", "5.")
+    print("\n6. Does it beat random? Finetunes at equal response tokens")
+    comparison = compare_demo_rules(scored, {"fitted": fitted, **hand_set}, output_dir / "comparison", quick)
+    selection.attach_evidence(comparison)
+    selection.save_to_disk(output_dir / "curated", overwrite=True)
+    print(comparison)
     print(f"\nDone in {time.perf_counter() - started:.0f} s.")
     print(f"The curated dataset: load_dataset('{output_dir}/curated'); its card: {output_dir}/curated/README.md")
     print(f"The fitted rule and its diagnostics: {output_dir}/rule/README.md")
@@ -113,11 +122,24 @@ def sweep_demo_pool(scored: Dataset, embeddings: np.ndarray, folder: Path, quick
     mixtures = design_mixtures(
         scored, num_runs, subset_size=size, replicates=replicates, embeddings=embeddings, num_candidates=200, seed=0
     )
-    evaluation = load_sample_evaluation()
-    if quick:
-        evaluation = evaluation.select(range(0, len(evaluation), 2))
-    recipe = {**RECIPE, "model_name_or_path": smollm2_135m()}
-    return run_sweep(scored, mixtures, recipe, {"evaluation": evaluation}, folder)
+    return run_sweep(scored, mixtures, _recipe(), _evaluation(quick), folder)
+
+
+def compare_demo_rules(
+    scored: Dataset, rules: dict[str, LossEstimator], folder: Path, quick: bool
+) -> StrategyComparison:
+    """Finetunes on what the rules choose and on random rows, as many response tokens each."""
+    tokens = [800 if quick else 1600]
+    return compare_strategies(scored, rules, _recipe(), _evaluation(quick), folder, tokens=tokens, seeds=3)
+
+
+def _recipe() -> dict[str, Any]:
+    return {**RECIPE, "model_name_or_path": smollm2_135m()}
+
+
+def _evaluation(quick: bool) -> dict[str, Dataset]:
+    rows = load_sample_evaluation()
+    return {"evaluation": rows.select(range(0, len(rows), 2)) if quick else rows}
 
 
 def select_and_report(rule: LossEstimator, scored: Dataset, folder: Path, step: str) -> Selection:

@@ -101,6 +101,8 @@ class Inline:
         with Records(self.folder).lock("trunk", patience=-1):
             trunk = compute_trunk(self.loaded, num_layers, sequences, self.folder / "trunk" / texts, sft.bf16)
         cut_to_last_layers(self.loaded, num_layers, next(iter(self.encoded.values())), trunk, sft.bf16)
+        if sft.bf16:
+            _round_frozen_head(self.loaded)
         self.eval_embeddings, start = {}, 0
         for name, encoded in self.encoded.items():
             self.eval_embeddings[name] = trunk.select(range(start, start + len(encoded.sequences)))
@@ -140,6 +142,15 @@ class Inline:
                 if name in self.initial:
                     weight.copy_(self.initial[name])
         return loaded
+
+
+def _round_frozen_head(loaded: LoadedModel) -> None:
+    """Keeps the head in bf16, as mixed precision uses it: it would round the weights anew in every forward pass."""
+    import torch
+
+    head = loaded.model.get_output_embeddings()
+    if not head.weight.requires_grad:
+        head.weight = torch.nn.Parameter(head.weight.detach().to(torch.bfloat16), requires_grad=False)
 
 
 class Subprocess:

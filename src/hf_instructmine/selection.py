@@ -25,6 +25,7 @@ from .source_counts import SourceCount, count_by_source
 if TYPE_CHECKING:
     from huggingface_hub import DatasetCard
 
+    from .comparison import StrategyComparison
     from .estimator import LossEstimator
     from .evaluation.loss import EvaluationSet
     from .publishing.card import CardSection
@@ -162,6 +163,16 @@ class Selection:
         place = "within" if self.leverage <= most else "beyond"
         left_out = f"; {self.skipped_far:,} rows far from the runs were left out" if self.skipped_far else ""
         return f"Leverage {self.leverage:.3g}, {place} the runs' largest of {most:.3g}{left_out}"
+
+    def attach_evidence(self, comparison: "StrategyComparison") -> None:
+        """Puts a comparison's tables, figure and verdict into the card; evidence attached before is replaced.
+
+        Args:
+            comparison ([`~comparison.StrategyComparison`]): Of this rule with a random choice, and with other
+                strategies: from [`~comparison.compare_strategies`] or [`~comparison.load_comparison`].
+        """
+        section = comparison.section()
+        self.sections = [*(other for other in self.sections if other.title != section.title), section]
 
     def save_to_disk(self, folder: str | Path, overwrite: bool = False) -> None:
         """Writes a folder that `load_dataset` and `LossEstimator.from_pretrained` open.

@@ -1,0 +1,85 @@
+"""Our rules against random and the usual baselines on seven real sources, at equal response tokens.
+
+    python benchmarks/compare_seven_sources.py --data ../shared/data --output-dir sweep-output --rule rule-folder …
+
+It goes on with the pool that `sweep_seven_sources.py` scored. Killed and started again, it goes on where it stopped;
+run again with more rules, these join.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+from sweep_seven_sources import EVAL_SETS, read_pool, score_pool
+
+import hf_instructmine as him
+from hf_instructmine.decontamination import find_contaminated
+from hf_instructmine.finetuning import load_eval_sets
+from hf_instructmine.packaged_models import smollm2_135m
+from hf_instructmine.recipe import Recipe
+
+
+def main() -> None:
+    args = parse()
+    output = Path(args.output_dir)
+    scored, embeddings = score_pool(read_pool(Path(args.data)), output / "scored")
+    eval_sets = load_eval_sets([f"{name}={args.data}/eval/{file}.jsonl" for name, file in EVAL_SETS.items()])
+    contaminated = find_contaminated(scored, eval_sets)
+    print(contaminated)
+    clean = np.setdiff1d(np.arange(len(scored)), contaminated.rows)
+    scored, embeddings = scored.select(clean), embeddings[clean]
+    rules = {
+        name: him.LossEstimator.from_pretrained(folder) for name, _, folder in (r.partition("=") for r in args.rule)
+    }
+    strategies = {**rules}
+    for name, rule in rules.items():
+        strategies[f"{name}-diverse"] = him.Selector(rule, max_similarity=0.7, embeddings=embeddings)
+    strategies |= him.usual_strategies(scored)
+    if args.full_pool:
+        strategies["full"] = "full"
+    if args.only:
+        strategies = {name: strategies[name] for name in args.only}
+    recipe = Recipe.load(args.recipe)
+    recipe.settings["model_name_or_path"] = smollm2_135m()
+    comparison = him.compare_strategies(
+        scored, strategies, recipe, eval_sets, output / "comparison",
+        tokens=args.tokens, sizes=args.size, seeds=args.seeds, random_draws=args.random_draws,
+    )  # fmt: skip
+    write_results(comparison, Path(args.results))
+    print(comparison)
+
+
+def write_results(comparison: him.StrategyComparison, path: Path) -> None:
+    """Keeps the runs without their row numbers, one JSON object a line: enough to redo every table and interval."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    request = {"strategies": comparison.strategies, "fitted_on": comparison.fitted_on, "seed": comparison.seed}
+    with path.open("w") as file:
+        file.write(json.dumps(request) + "\n")
+        for row in comparison.runs.remove_columns(["indices"]):
+            file.write(json.dumps({key: _short(value) for key, value in row.items() if value is not None}) + "\n")
+    print(f"Wrote {path}")
+
+
+def _short(value: object) -> object:
+    return [round(number, 2) for number in value] if isinstance(value, list) else value
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="../shared/data", help="folder with pool/ and eval/")
+    parser.add_argument("--output-dir", default="sweep-output", help="keeps what is costly; not for the repository")
+    parser.add_argument("--results", default="docs/results/comparison.jsonl", help="where the records go")
+    parser.add_argument("--recipe", default="recipes/smollm2-135m-cpu-last-layers.yaml")
+    parser.add_argument("--rule", nargs="*", default=[], metavar="NAME=FOLDER")
+    parser.add_argument("--only", nargs="*", default=[], metavar="STRATEGY", help="of all the strategies, these")
+    parser.add_argument("--tokens", nargs="*", type=int, default=[])
+    parser.add_argument("--size", nargs="*", type=int, default=[])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--random-draws", type=int)
+    parser.add_argument("--full-pool", action="store_true")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+"""A comparison in a process of its own, to be killed: `python killed_comparison.py MODEL FOLDER LOG`.
+
+Every run that trains adds its name to LOG first.
+"""
+
+import sys
+from pathlib import Path
+
+from test_comparison import compare
+
+from hf_instructmine import executors
+
+
+model, folder, log = sys.argv[1:]
+train = executors.Inline.run
+
+
+def noted(self, indices, seed, folder):
+    result = train(self, indices, seed, folder)
+    with open(log, "a") as file:
+        file.write(f"{Path(folder).name}\n")
+    return result
+
+
+executors.Inline.run = noted
+compare(model, Path(folder))
