@@ -29,6 +29,7 @@ def main() -> None:
     print(contaminated)
     clean = np.setdiff1d(np.arange(len(scored)), contaminated.rows)
     scored, embeddings = scored.select(clean), embeddings[clean]
+    scored = scored.add_column("nll", np.log(np.array(scored["perplexity"])))  # as the records of the sweep have it
     rules = {
         name: him.LossEstimator.from_pretrained(folder) for name, _, folder in (r.partition("=") for r in args.rule)
     }

@@ -38,7 +38,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--version", action="version", version=__version__)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
-    for add in (_add_score, _add_finetune, _add_sweep, _add_fit, _add_select, _add_push, _add_demo):
+    for add in (
+        _add_score, _add_finetune, _add_sweep, _add_fit, _add_select, _add_search_size, _add_compare, _add_push,
+        _add_demo,
+    ):  # fmt: skip
         add(verbs)
     args, args.options = parser.parse_known_args(argv)
     if args.options and args.verb != "finetune":  # which passes them on
@@ -207,6 +210,73 @@ def _add_select(verbs: Any) -> None:
     verb.add_argument("--overwrite", action="store_true", help="replace another selection in that folder")
 
 
+def _add_compare(verbs: Any) -> None:
+    verb = _add_verb(
+        verbs,
+        "compare",
+        _compare,
+        "Finetune on what rules, random and the usual baselines choose, at equal training data, and say which is "
+        "better and by how much. Finished runs are kept: the same command goes on after a kill.",
+        ("input", "recipe", "eval_set", "output_dir"),
+    )
+    _add_inputs(verb, "seed of the sample, the random choices and, counting up, the runs")
+    verb.add_argument(
+        "--rule",
+        nargs="+",
+        metavar="NAME=RULE[,OPTION=VALUE…]",
+        help="a rule's folder, Hub id or published name, with options of the selector such as max_similarity=0.9 "
+        "(and encoder=MODEL, for those that need embeddings); the verdict is about the first",
+    )
+    verb.add_argument(
+        "--strategy", nargs="+", metavar="NAME=WHAT", help="your own: highest:COLUMN, lowest:COLUMN, random or full"
+    )
+    verb.add_argument("--no-usual", action="store_true", help="without longest, perplexity, reward, IFD, diversity")
+    verb.add_argument("--full-pool", action="store_true", help="train once on the whole pool too")
+    verb.add_argument("--tokens", nargs="+", type=int, metavar="N", help="response tokens to choose; may be several")
+    verb.add_argument("--size", nargs="+", type=int, metavar="N", help="rows to choose; may be several")
+    verb.add_argument("--seeds", type=int, default=5, metavar="N", help="finetunes of each strategy")
+    verb.add_argument("--random-draws", type=int, metavar="N", help="random choices (twice --seeds if not given)")
+    verb.add_argument("--recipe", metavar="FILE", help="how to finetune: YAML, as in recipes/")
+    verb.add_argument("--eval-set", nargs="+", metavar="NAME=FILE", help="what to measure on; several may be given")
+    verb.add_argument("--output-dir", metavar="DIR", help="folder for the runs, the tables and the figure")
+    verb.add_argument("--executor", default="inline", help="inline, accelerate (a process each), or ray")
+    verb.add_argument("--accelerate-config", metavar="FILE", help="YAML for `accelerate launch --config_file`")
+    verb.add_argument("--retry-failed", action="store_true", help="run those again that were recorded as failed")
+
+
+def _add_search_size(verbs: Any) -> None:
+    verb = _add_verb(
+        verbs,
+        "search-size",
+        _search_size,
+        "Finetune on the best n rows for many n, and on random ones beside them: a grid, then BlendSearch. Finished "
+        "runs are kept: the same command goes on after a kill.",
+        ("input", "rule", "recipe", "eval_set", "min_size", "output_dir"),
+    )
+    _add_inputs(verb, "seed of the sample, the search, the random rows and, counting up, the runs")
+    verb.add_argument("--rule", metavar="RULE", help="instructmining-v1, instructmining-v2, a rule's folder or Hub id")
+    verb.add_argument("--recipe", metavar="FILE", help="how to finetune: YAML, as in recipes/")
+    verb.add_argument("--eval-set", nargs="+", metavar="NAME=FILE", help="gives a column loss_NAME")
+    verb.add_argument("--output-dir", metavar="DIR", help="folder for the runs, the trials and the figure")
+    verb.add_argument("--min-size", type=int, metavar="N", help="smallest number of rows")
+    verb.add_argument("--max-size", type=int, metavar="N", help="largest (all that can be selected if not given)")
+    verb.add_argument("--target", metavar="COLUMN", help="loss to search by (the first evaluation set's if not given)")
+    verb.add_argument("--num-trials", type=int, default=20, metavar="N", help="trials of BlendSearch, after the grid")
+    verb.add_argument("--grid-size", type=int, default=5, metavar="N", help="sizes of the grid")
+    verb.add_argument("--grid-seeds", type=int, default=3, metavar="N", help="runs at each, selected and random")
+    verb.add_argument("--no-full-pool", action="store_true", help="do not finetune on the whole pool")
+    verb.add_argument("--equal-steps", type=int, metavar="N", help="run the grid again with N steps at every size")
+    verb.add_argument("--space", nargs="+", default=[], metavar="NAME=LOW:HIGH", help="options to search besides")
+    verb.add_argument("--max-cost", type=float, metavar="N", help="start no trial beyond N response tokens in all")
+    verb.add_argument("--max-seconds", type=float, metavar="S", help="start no trial beyond S seconds of runs")
+    verb.add_argument("--low-cost-start", action="store_true", help="start at the smallest size, as the paper does")
+    verb.add_argument("--concurrency", type=int, default=1, metavar="N", help="trials suggested at once")
+    verb.add_argument("--max-leverage", type=float, metavar="X", help="stay where the rule was tested")
+    verb.add_argument("--allow-mismatch", action="store_true", help="accept indicators made otherwise than the rule's")
+    verb.add_argument("--executor", default="inline", help="inline, accelerate (a process each), or ray")
+    verb.add_argument("--accelerate-config", metavar="FILE", help="YAML for `accelerate launch --config_file`")
+
+
 def _add_push(verbs: Any) -> None:
     verb = _add_verb(
         verbs,
@@ -303,6 +373,18 @@ def _select(args: argparse.Namespace) -> None:
     from .select_command import run
 
     run(args, parse_mapping(args.columns))
+
+
+def _compare(args: argparse.Namespace) -> None:
+    from .compare_command import run
+
+    run(args, parse_mapping(args.columns))
+
+
+def _search_size(args: argparse.Namespace) -> int:
+    from .search_command import run
+
+    return run(args, parse_mapping(args.columns))
 
 
 def _push(args: argparse.Namespace) -> None:
