@@ -37,7 +37,7 @@ def recipe(tmp_path_factory) -> dict:
 def searched(recipe, tmp_path_factory) -> tuple[Dataset, Path]:
     """A search with the whole pool and with equal steps."""
     folder = tmp_path_factory.mktemp("searched") / "search"
-    return search(recipe, folder, full_pool=True, equal_steps=2), folder
+    return search(recipe, folder, full_pool=True, equal_steps=4), folder
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_a_grid_with_seeds_then_the_search_the_whole_pool_and_equal_steps(search
     found = [r["size"] for r in rows if r["kind"] == "search"]
     assert all(3 <= size <= 18 for size in found) and not {3, 5, 7, 12, 18} & set(found)
     assert [r["size"] for r in rows if r["kind"] == "full"] == [24]
-    assert {r["steps"] for r in rows if r["kind"] == "grid-steps"} == {2}
+    assert {r["steps"] for r in rows if r["kind"] == "grid-steps"} == {4}
     assert len({r["recipe_hash"] for r in rows}) == 2
     assert all(0 < r["loss_single"] < 10 and 0 < r["base_loss_multi"] < 10 for r in rows)
     assert Dataset.from_parquet(str(folder / "trials.parquet"))[:] == trials[:]
