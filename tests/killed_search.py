@@ -1,4 +1,4 @@
-"""A size search in a process of its own, killed at random instants and started again until it comes to its end.
+"""Size searches in processes of their own, killed at random instants and started again until they come to their end.
 
     python killed_search.py FOLDER KILLS
 
@@ -56,18 +56,22 @@ def main(folder: Path, kills: int) -> None:
     gc.freeze()
     started = time.perf_counter()
     assert os.waitpid(forked(search, folder / "uninterrupted", model, folder / "uninterrupted.log"), 0)[1] == 0
-    patience = (time.perf_counter() - started) / 2
-    met = 0
-    while True:
-        process = forked(search, folder / "killed", model, folder / "killed.log")
-        if met < kills:
-            time.sleep(random.uniform(0, patience))
-            os.kill(process, signal.SIGKILL)
-        status = os.waitpid(process, 0)[1]
-        if status == 0:
-            break
-        assert os.WIFSIGNALED(status), f"the search failed: {status}"
-        met += 1
+    patience = (time.perf_counter() - started) / 4
+    met: list[int] = []
+    while sum(met) < kills:
+        met.append(0)
+        folder_of_kills = folder / f"killed-{len(met) - 1}"
+        while True:
+            process = forked(search, folder_of_kills, model, folder / f"{folder_of_kills.name}.log")
+            if sum(met) < kills:
+                time.sleep(random.uniform(0, patience))
+                os.kill(process, signal.SIGKILL)
+            status = os.waitpid(process, 0)[1]
+            if status == 0:
+                patience *= 0.5  # the first search may have been slow: most kills are to meet one that is not done
+                break
+            assert os.WIFSIGNALED(status), f"the search failed: {status}"
+            met[-1] += 1
     (folder / "kills.json").write_text(json.dumps(met))
 
 
