@@ -1,9 +1,9 @@
 """Our rules against random and the usual baselines on seven real sources, at equal response tokens.
 
-    python benchmarks/compare_seven_sources.py --data ../shared/data --output-dir sweep-output --rule rule-folder …
+    python benchmarks/compare_seven_sources.py --data ../shared/data --output-dir sweep-output --tokens 8000
 
-It goes on with the pool that `sweep_seven_sources.py` scored. Killed and started again, it goes on where it stopped;
-run again with more rules, these join.
+It goes on with the pool that `sweep_seven_sources.py` scored and fits its rules to the records of that sweep. Killed
+and started again, it goes on where it stopped; run again with other strategies or amounts, these join.
 """
 
 import argparse
@@ -72,13 +72,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--output-dir", default="sweep-output", help="keeps what is costly; not for the repository")
     parser.add_argument("--results", default="docs/results/comparison.jsonl", help="where the records go")
     parser.add_argument("--recipe", default="recipes/smollm2-135m-cpu-last-layers.yaml")
-    parser.add_argument("--rule", nargs="*", default=[], metavar="NAME=FOLDER")
+    parser.add_argument("--runs", default="docs/results/sweep.jsonl", help="what the rules are fitted to")
     parser.add_argument("--only", nargs="*", default=[], metavar="STRATEGY", help="of all the strategies, these")
     parser.add_argument("--tokens", nargs="*", type=int, default=[])
     parser.add_argument("--size", nargs="*", type=int, default=[])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--random-draws", type=int)
-    parser.add_argument("--full-pool", action="store_true")
     return parser.parse_args()
 
 

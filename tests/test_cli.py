@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from datasets import Dataset, load_dataset
+from simulated_runs import simulated_runs
 from tiny_models import byte_tokenizer, save, t5_model, unigram_tokenizer
 
 from hf_instructmine import MTLD, InstructMineError, LossEstimator, UniEval, __version__, get_provenance
 from hf_instructmine.cli import build_indicator, main, parse_mapping
 
 
-VERBS = ("score", "select", "push", "demo")
+VERBS = ("score", "sweep", "fit", "search-size", "select", "compare", "push", "demo")
 
 
 def run(*arguments) -> int:
@@ -326,7 +327,7 @@ def test_the_overview_names_every_verb(capsys):
         run("--help")
     assert end.value.code == 0
     out = capsys.readouterr().out
-    assert all(f"\n    {verb} " in out for verb in VERBS)
+    assert all(f"\n    {verb}" in out for verb in VERBS)
 
 
 def test_the_version(capsys):
@@ -385,3 +386,16 @@ def test_from_three_real_pools_to_a_curated_dataset(shared_data, smollm2, minilm
     perplexity, knn, mtld = (np.array(scored[name][:]) for name in ("perplexity", "knn_6", "mtld"))
     predicted = 0.1 * np.log(perplexity) - 0.3 * knn - 0.001 * mtld
     assert curated["predicted_log_loss"][:] == pytest.approx(np.sort(predicted)[:8].tolist())
+
+
+def test_fit_says_what_a_rule_is_worth_and_writes_it(tmp_path, capsys):
+    simulated_runs().to_json(tmp_path / "runs.jsonl", orient="records", lines=True)
+    arguments = ["fit", tmp_path / "runs.jsonl", "--target", "loss_mt_bench", "--indicators", "reward", "mtld"]
+    options = ["--covariates", "subset_size", "--logged", "subset_size", "--output-dir", tmp_path / "rule"]
+    assert run(*arguments, *options) == 0
+    assert "Held out" in capsys.readouterr().out
+    rule = LossEstimator.from_pretrained(tmp_path / "rule")
+    assert set(rule.indicators) <= {"reward", "mtld"} and rule.target == "loss_mt_bench"
+    assert [(term.column, term.log) for term in rule.covariates] == [("subset_size", True)]
+    assert run(*arguments, "--covariates", "steps", "--output-dir", tmp_path / "other") == 1
+    assert "no column 'steps'" in capsys.readouterr().err

@@ -176,6 +176,9 @@ def _add_fit(verbs: Any) -> None:
         "--logged", nargs="+", default=[], metavar="COLUMN", help="columns that enter by their logarithm"
     )
     verb.add_argument("--squared", nargs="+", default=[], metavar="COLUMN", help="columns that may have a square too")
+    verb.add_argument(
+        "--covariates", nargs="+", default=[], metavar="COLUMN", help="adjusted for in every rule, e.g. subset_tokens"
+    )
     verb.add_argument("--max-vif", type=float, metavar="X", help="consider only subsets with VIFs below X")
     verb.add_argument("--seed", type=int, default=0, help="of folds, permutations and bootstrap")
     verb.add_argument("--name", help="what to call the rule")
@@ -360,6 +363,7 @@ def _fit(args: argparse.Namespace) -> None:
         model=args.model,
         logged=args.logged,
         squared=args.squared,
+        covariates=args.covariates,
         max_vif=args.max_vif,
         seed=args.seed,
         name=args.name,
