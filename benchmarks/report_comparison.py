@@ -26,9 +26,10 @@ def main() -> None:
             print(f"**{eval_set}, {amount}**\n\n{comparison.table(amount, eval_set)}\n")
     if comparison.failed:
         print("\n".join(["Failed:", *comparison.failed]))
-    for baseline in args.baseline:
+    for baseline in args.baseline:  # of the others than random it is asked whether the rules beat them, and no more
+        among = None if baseline == "random" else list(comparison.fitted_on)
         for rule in comparison.fitted_on:
-            print("\n".join(f"- {line}" for line in comparison.verdict(rule, baseline)))
+            print("\n".join(f"- {line}" for line in comparison.verdict(rule, baseline, among)))
         print()
     hours = sum(seconds or 0 for seconds in comparison.runs["seconds"]) / 3600
     print(f"{len(comparison.runs)} finetunes, {hours:.1f} hours of finetuning and evaluation.")

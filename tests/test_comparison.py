@@ -92,6 +92,9 @@ def test_another_baseline_can_be_asked_for(finished):
     comparison = load_comparison(finished)
     mine = {o.strategy: o for o in comparison.outcomes("size=8", "single", baseline="longest")}
     assert mine["longest"].difference is None and mine["random"].difference is not None
+    (line,) = comparison.verdict("rule", "longest", among=["rule"])[-1:]
+    assert "from longest" in line or "than longest" in line
+    assert "correction" not in line
     with pytest.raises(InstructMineError, match="'best' has no finished run at size=8"):
         comparison.outcomes("size=8", "single", baseline="best")
 

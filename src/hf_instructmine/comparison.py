@@ -103,10 +103,19 @@ class StrategyComparison:
             if row["status"] != "done"
         ]
 
-    def outcomes(self, amount: str, eval_set: str, baseline: str = RANDOM) -> list[Outcome]:
+    def outcomes(
+        self, amount: str, eval_set: str, baseline: str = RANDOM, among: Sequence[str] | None = None
+    ) -> list[Outcome]:
         """Every strategy on one evaluation set at one budget, lowest loss first.
 
         The full pool, which has no budget, is among them.
+
+        Args:
+            amount (`str`): One of `amounts`.
+            eval_set (`str`): One of `eval_sets`.
+            baseline (`str`, defaults to `"random"`): What the others are compared with.
+            among (`Sequence[str]`, *optional*): The strategies to compare, where the question is not about all: p is
+                corrected for so many. To be chosen before the losses are seen.
 
         Raises:
             [`InstructMineError`]: Where the baseline has no finished run at this budget.
@@ -118,7 +127,7 @@ class StrategyComparison:
         found = []
         for name in self.strategies:
             nll = self._nll(name, amount, eval_set)
-            if nll is None:
+            if nll is None or not (among is None or name in among or name == baseline):
                 continue
             difference = None if name == baseline else compare_losses(nll, others, tokens, seed=self.seed)
             found.append((name, nll.sum(axis=1) / tokens.sum(), difference))
@@ -140,13 +149,16 @@ class StrategyComparison:
         ]
         return sorted(outcomes, key=lambda outcome: outcome.loss)
 
-    def verdict(self, strategy: str | None = None, baseline: str = RANDOM) -> list[str]:
-        """One sentence for each budget and evaluation set: is the strategy better than the baseline?"""
+    def verdict(
+        self, strategy: str | None = None, baseline: str = RANDOM, among: Sequence[str] | None = None
+    ) -> list[str]:
+        """One sentence for each budget and evaluation set: is the strategy (by default the first) better than the
+        baseline? For `among` see [`~StrategyComparison.outcomes`]."""
         strategy = strategy or self.strategies[0]
         lines = []
         for amount in self.amounts:
             for eval_set in self.eval_sets:
-                outcomes = self.outcomes(amount, eval_set, baseline)
+                outcomes = self.outcomes(amount, eval_set, baseline, among)
                 (mine,) = [o for o in outcomes if o.strategy == strategy] or [None]
                 if mine is None or mine.difference is None:
                     continue
