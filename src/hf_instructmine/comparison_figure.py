@@ -25,17 +25,20 @@ def plot_differences(comparison: "StrategyComparison", path: str | Path | io.Byt
     """
     from matplotlib.figure import Figure
 
-    amounts, sets = comparison.amounts, comparison.eval_sets
-    height = 0.9 + len(amounts) * (0.6 + 0.27 * len(comparison.strategies))
-    figure = Figure(figsize=(7, height), dpi=200, layout="constrained")
-    panels = figure.subplots(len(amounts), len(sets), squeeze=False, sharex="col")
-    for line, amount in zip(panels, amounts):
-        for axes, eval_set in zip(line, sets):
-            outcomes = [o for o in comparison.outcomes(amount, eval_set, baseline) if o.difference is not None]
+    shown = [
+        [[o for o in comparison.outcomes(a, s, baseline) if o.difference is not None] for s in comparison.eval_sets]
+        for a in comparison.amounts
+    ]
+    heights = [1.2 + max(map(len, line)) for line in shown]
+    figure = Figure(figsize=(7, 0.6 + 0.27 * sum(heights)), dpi=200, layout="constrained")
+    panels = figure.subplots(
+        len(shown), len(shown[0]), squeeze=False, sharex="col", gridspec_kw={"height_ratios": heights}
+    )
+    for line, axes_line, amount in zip(shown, panels, comparison.amounts):
+        for outcomes, axes, eval_set in zip(line, axes_line, comparison.eval_sets):
             _draw(axes, outcomes[::-1])
             axes.set_title(f"{eval_set}, {amount}", loc="left", fontsize=9)
-    for axes in panels[-1]:
-        axes.set_xlabel(f"loss less that of {baseline} (nats per token)", fontsize=8)
+    figure.supxlabel(f"loss less that of {baseline} (nats per token), 95 % interval", fontsize=8)
     figure.savefig(path, format="png", metadata={"Software": None})
 
 
@@ -48,6 +51,7 @@ def _draw(axes: "object", outcomes: "list[Outcome]") -> None:
     axes.set_yticks(range(len(outcomes)), [o.strategy for o in outcomes], fontsize=8)
     axes.set_ylim(-0.6, len(outcomes) - 0.4)
     axes.tick_params(axis="x", labelsize=7)
+    axes.locator_params(axis="x", nbins=4)
     axes.spines[["top", "right"]].set_visible(False)
 
 
