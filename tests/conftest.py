@@ -41,6 +41,22 @@ def minilm() -> str:
 
 
 @pytest.fixture
+def trained(monkeypatch) -> list[str]:
+    """The runs that are trained during the test, by name."""
+    from hf_instructmine import executors
+
+    names = []
+    train = executors.Inline.run
+
+    def noted(self, indices, seed, folder):
+        names.append(folder.name)
+        return train(self, indices, seed, folder)
+
+    monkeypatch.setattr(executors.Inline, "run", noted)
+    return names
+
+
+@pytest.fixture
 def hub(monkeypatch, tmp_path):
     """A small Hub over real HTTP, to which this process's (and through the environment a subprocess's) calls go."""
     import datasets

@@ -99,20 +99,15 @@ def test_another_baseline_can_be_asked_for(finished):
         comparison.outcomes("size=8", "single", baseline="best")
 
 
-def test_run_again_it_trains_nothing_and_more_strategies_can_join(model, finished, tmp_path, monkeypatch):
+def test_run_again_it_trains_nothing_and_more_strategies_can_join(model, finished, tmp_path, trained):
     import shutil
 
-    from hf_instructmine import executors
-
     folder = shutil.copytree(finished, tmp_path / "comparison")
-    names = []
-    train = executors.Inline.run
-    monkeypatch.setattr(executors.Inline, "run", lambda self, *args: names.append(args[-1].name) or train(self, *args))
     again = compare(model, folder)
-    assert names == []
+    assert trained == []
     assert comparable(again.runs) == comparable(load_comparison(finished).runs)
     more = compare(model, folder, strategies={"shortest": "lowest:output_length", "full": "full"}, sizes=[])
-    assert sorted(names) == ["full-seed0", "shortest-tokens200-seed0", "shortest-tokens200-seed1"]
+    assert sorted(trained) == ["full-seed0", "shortest-tokens200-seed0", "shortest-tokens200-seed1"]
     assert more.strategies == ["shortest", "full", "random", "rule", "longest"]
     assert {o.strategy for o in more.outcomes("size=8", "single")} == {"rule", "longest", "random", "full"}
 
@@ -203,6 +198,11 @@ def test_failed_finetunes_are_named_and_left_out():
         ({"strategies": {"random": "full"}}, "the name 'random' belongs"),
         ({"sizes": [25]}, "size=25 is above the"),
         ({"scored": tiny_sweep.pool()}, "needs the column 'output_length'"),
+        ({"sizes": 8}, "are lists of budgets"),
+        ({"strategies": "random"}, "strategies by name"),
+        ({"seeds": 2.5}, "are whole numbers"),
+        ({"scored": scored().select([])}, "the dataset is empty"),
+        ({"recipe": {**RECIPE, "model_name_or_path": "/no/such/folder"}}, "cannot load the model '/no/such/folder'"),
     ],
 )
 def test_what_cannot_be_is_refused_before_a_model_is_loaded(tmp_path, changed, message):

@@ -40,20 +40,6 @@ def searched(recipe, tmp_path_factory) -> tuple[Dataset, Path]:
     return search(recipe, folder, full_pool=True, equal_steps=4), folder
 
 
-@pytest.fixture
-def trained(monkeypatch) -> list[str]:
-    """The runs that are trained during the test, by name."""
-    names = []
-    train = executors.Inline.run
-
-    def noted(self, indices, seed, folder):
-        names.append(folder.name)
-        return train(self, indices, seed, folder)
-
-    monkeypatch.setattr(executors.Inline, "run", noted)
-    return names
-
-
 def search(recipe: dict, folder: Path, selector=None, **options) -> Dataset:
     return search_size(pool(), selector or Selector(RULE), recipe, evaluation_sets(), folder, **{**QUICK, **options})
 

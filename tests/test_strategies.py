@@ -5,7 +5,8 @@ import pytest
 from datasets import Dataset
 
 from hf_instructmine import InstructMineError, LossEstimator, Selector, usual_strategies
-from hf_instructmine.strategies import check_strategy, choose_rows, take, usable_rows
+from hf_instructmine.pool_texts import usable_rows
+from hf_instructmine.strategies import check_strategy, choose_rows, take
 
 
 @pytest.fixture
@@ -75,7 +76,8 @@ def test_a_rule_a_selector_and_a_function_choose_too(scored):
 
 def test_copies_and_rows_without_a_response_are_not_usable():
     pool = Dataset.from_dict({"prompt": ["a", "a", "b", "c"], "completion": ["x", "x", "", "x"]})
-    assert usable_rows(pool).tolist() == [0, 3]
+    assert usable_rows(pool, copies=False).tolist() == [0, 3]
+    assert usable_rows(pool).tolist() == [0, 1, 3]
 
 
 def test_what_cannot_choose_is_refused(scored):

@@ -41,20 +41,6 @@ def sweep(finished, tmp_path) -> Path:
     return shutil.copytree(finished, tmp_path / "sweep")
 
 
-@pytest.fixture
-def trained(monkeypatch) -> list[str]:
-    """The runs that are trained during the test, by name."""
-    names = []
-    train = executors.Inline.run
-
-    def noted(self, indices, seed, folder):
-        names.append(folder.name)
-        return train(self, indices, seed, folder)
-
-    monkeypatch.setattr(executors.Inline, "run", noted)
-    return names
-
-
 def start(*arguments: str) -> subprocess.CompletedProcess:
     script = Path(__file__).with_name("killed_sweep.py")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -10,7 +10,7 @@ import yaml
 from datasets import load_dataset
 from tiny_sweep import LAST_LAYERS, RECIPE
 
-from hf_instructmine import executors, get_provenance, load_runs
+from hf_instructmine import get_provenance, load_runs
 from hf_instructmine.cli import main
 from hf_instructmine.provenance import set_provenance
 from hf_instructmine.sweep_records import DESIGN, MIXTURES, Records
@@ -34,19 +34,6 @@ def sweep(files: Path, output_dir: Path, *more: str) -> int:
     given = [files / "pool.parquet", "--recipe", files / "recipe.yaml", "--eval-set", f"single={files}/single.jsonl"]
     size = ["--num-runs", "4", "--replicates", "1", "--subset-size", "6", "--output-dir", output_dir]
     return main([str(argument) for argument in ["sweep", *given, *size, *more]])
-
-
-@pytest.fixture
-def trained(monkeypatch) -> list[str]:
-    names = []
-    train = executors.Inline.run
-
-    def noted(self, indices, seed, folder):
-        names.append(folder.name)
-        return train(self, indices, seed, folder)
-
-    monkeypatch.setattr(executors.Inline, "run", noted)
-    return names
 
 
 def test_a_sweep_from_the_command_line(files, tmp_path, capsys, trained, hub):

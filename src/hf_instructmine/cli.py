@@ -151,8 +151,7 @@ def _add_sweep(verbs: Any) -> None:
     verb.add_argument("--method", default="d-optimal", help="d-optimal, tilted, or dirichlet (the paper's way)")
     verb.add_argument("--replicates", type=int, metavar="N", help="subsets trained twice (4 if not given)")
     verb.add_argument("--encoder", metavar="MODEL", help="sentence encoder, for knn_<i> inside each subset")
-    verb.add_argument("--executor", default="inline", help="inline, accelerate (a process each), or ray")
-    verb.add_argument("--accelerate-config", metavar="FILE", help="YAML for `accelerate launch --config_file`")
+    _add_executor(verb)
     verb.add_argument("--retry-failed", action="store_true", help="run those again that were recorded as failed")
     verb.add_argument("--status", metavar="DIR", help="tell how far the sweep in DIR is, and do nothing else")
 
@@ -242,8 +241,7 @@ def _add_compare(verbs: Any) -> None:
     verb.add_argument("--recipe", metavar="FILE", help="how to finetune: YAML, as in recipes/")
     verb.add_argument("--eval-set", nargs="+", metavar="NAME=FILE", help="what to measure on; several may be given")
     verb.add_argument("--output-dir", metavar="DIR", help="folder for the runs, the tables and the figure")
-    verb.add_argument("--executor", default="inline", help="inline, accelerate (a process each), or ray")
-    verb.add_argument("--accelerate-config", metavar="FILE", help="YAML for `accelerate launch --config_file`")
+    _add_executor(verb)
     verb.add_argument("--retry-failed", action="store_true", help="run those again that were recorded as failed")
 
 
@@ -276,8 +274,7 @@ def _add_search_size(verbs: Any) -> None:
     verb.add_argument("--concurrency", type=int, default=1, metavar="N", help="trials suggested at once")
     verb.add_argument("--max-leverage", type=float, metavar="X", help="stay where the rule was tested")
     verb.add_argument("--allow-mismatch", action="store_true", help="accept indicators made otherwise than the rule's")
-    verb.add_argument("--executor", default="inline", help="inline, accelerate (a process each), or ray")
-    verb.add_argument("--accelerate-config", metavar="FILE", help="YAML for `accelerate launch --config_file`")
+    _add_executor(verb)
 
 
 def _add_push(verbs: Any) -> None:
@@ -302,6 +299,11 @@ def _add_demo(verbs: Any) -> None:
         "--rule", metavar="RULE", help="folder of a rule to select by first, before the demo fits its own"
     )
     verb.add_argument("--quick", action="store_true", help="a smaller pool and fewer finetunes")
+
+
+def _add_executor(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--executor", default="inline", help="inline, accelerate (a process each), or ray")
+    verb.add_argument("--accelerate-config", metavar="FILE", help="YAML for `accelerate launch --config_file`")
 
 
 def _add_inputs(verb: argparse.ArgumentParser, seed: str = "seed of the sample") -> None:

@@ -1,10 +1,12 @@
 """`instructmine compare`: rules against random and the usual baselines, on finetunes of one's own."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 
 from .cli import load_rule, parse_mapping
@@ -43,23 +45,28 @@ def read_strategies(
     args: argparse.Namespace, scored: Dataset, columns: Mapping[str, str] | None
 ) -> dict[str, Strategy]:
     """The rules first, then the usual baselines, then the user's own."""
-    rules = dict(_read_rule(text, scored, columns) for text in args.rule or ())
+    embed = cache(partial(_embed, scored, columns))  # several rules may have one encoder
+    rules = dict(_read_rule(text, embed) for text in args.rule or ())
     usual = {} if args.no_usual else usual_strategies(scored)
     own = dict(_pair(text, "--strategy") for text in args.strategy or ())
     strategies: dict[str, Strategy] = {**rules, **usual, **own}
     return {**strategies, FULL: FULL} if args.full_pool else strategies
 
 
-def _read_rule(text: str, scored: Dataset, columns: Mapping[str, str] | None) -> tuple[str, Strategy]:
+def _embed(scored: Dataset, columns: Mapping[str, str] | None, encoder: str) -> np.ndarray:
+    from .indicators.neighbor_distance import NeighborDistance
+
+    return NeighborDistance(model=encoder, columns=columns).embed(scored)
+
+
+def _read_rule(text: str, embed: Callable[[str], np.ndarray]) -> tuple[str, Strategy]:
     """`NAME=RULE[,OPTION=VALUE…]`; the options are the selector's, and `encoder` makes its embeddings."""
     name, rest = _pair(text, "--rule")
     place, _, more = rest.partition(",")
     options: dict[str, Any] = parse_mapping(more) or {}
     rule = load_rule(place, LossEstimator)
     if encoder := options.pop("encoder", None):
-        from .indicators.neighbor_distance import NeighborDistance
-
-        options["embeddings"] = NeighborDistance(model=encoder, columns=columns).embed(scored)
+        options["embeddings"] = embed(encoder)
     try:
         return name, Selector(rule, **options)
     except TypeError as error:

@@ -17,8 +17,9 @@ from .comparison_statistics import Difference, compare_losses, holm
 from .errors import InstructMineError
 from .estimator import LossEstimator
 from .indicator_columns import indicator_columns
+from .pool_texts import usable_rows
 from .selection import Selector
-from .strategies import FULL, RANDOM, Strategy, check_strategy, choose_rows, usable_rows
+from .strategies import FULL, RANDOM, Strategy, check_strategy, choose_rows
 from .sweep import run_sweep
 from .sweep_records import Records
 from .sweep_table import load_runs
@@ -129,7 +130,10 @@ class StrategyComparison:
             nll = self._nll(name, amount, eval_set)
             if nll is None or not (among is None or name in among or name == baseline):
                 continue
-            difference = None if name == baseline else compare_losses(nll, others, tokens, seed=self.seed)
+            key = (amount, eval_set, name, baseline)
+            if name != baseline and key not in self._differences:
+                self._differences[key] = compare_losses(nll, others, tokens, seed=self.seed)
+            difference = self._differences.get(key)
             found.append((name, nll.sum(axis=1) / tokens.sum(), difference))
         tested = [difference.p for _, _, difference in found if difference is not None]
         corrected = iter(holm(tested))
@@ -159,7 +163,7 @@ class StrategyComparison:
         for amount in self.amounts:
             for eval_set in self.eval_sets:
                 outcomes = self.outcomes(amount, eval_set, baseline, among)
-                (mine,) = [o for o in outcomes if o.strategy == strategy] or [None]
+                mine = next((o for o in outcomes if o.strategy == strategy), None)
                 if mine is None or mine.difference is None:
                     continue
                 lines.append(self._sentence(mine, baseline, len(outcomes) - 1))
@@ -228,6 +232,11 @@ class StrategyComparison:
         from .comparison_figure import evidence_section
 
         return evidence_section(self)
+
+    @cached_property
+    def _differences(self) -> dict[tuple[str, ...], Difference]:
+        """Those that were asked for: tables, figure and verdict need the same ones."""
+        return {}
 
     @cached_property
     def _light(self) -> list[dict[str, Any]]:
@@ -306,6 +315,13 @@ def compare_strategies(
     Raises:
         [`InstructMineError`]: Before the first finetune, where a strategy cannot choose or a budget cannot be filled.
     """
+    if not isinstance(scored, Dataset) or not isinstance(strategies, Mapping):
+        raise InstructMineError(
+            "compare_strategies needs a Dataset and strategies by name: {'mine': rule, 'longest': "
+            f"'highest:{TOKENS}'}}; got a {type(scored).__name__} and a {type(strategies).__name__}"
+        )
+    if isinstance(tokens, int) or isinstance(sizes, int):
+        raise InstructMineError("tokens and sizes are lists of budgets: write tokens=[8000], sizes=[128]")
     if strategies.get(RANDOM, RANDOM) != RANDOM:
         raise InstructMineError("the name 'random' belongs to the random choice, which all others are compared with")
     strategies = {**strategies, RANDOM: RANDOM}
@@ -347,12 +363,17 @@ def choose_all(
 ) -> Dataset:
     """The subsets of a comparison as a table for [`run_sweep`], with the mean of each indicator."""
     lengths = _numbers(scored, TOKENS)
-    usable = usable_rows(scored, columns)
+    usable = usable_rows(scored, columns, copies=False)
     usable = usable[np.isfinite(lengths[usable])]
     means = {name: _numbers(scored, name) for name in indicator_columns(scored)}
     rows = []
 
     def add(name: str, amount: str, indices: np.ndarray, draw: int | None, seeds: Sequence[int]) -> None:
+        unknown = indices[~np.isfinite(lengths[indices])]
+        if len(unknown):
+            raise InstructMineError(
+                f"the strategy '{name}' chose row {unknown[0]}, whose '{TOKENS}' is unknown: score it, or drop the row"
+            )
         suffix = "" if draw is None else f"-draw{draw}"
         what = {
             "mixture_id": "-".join(filter(None, [name, amount.replace("=", "") if amount != FULL else ""])) + suffix,
@@ -373,7 +394,7 @@ def choose_all(
             if strategy == FULL:
                 continue
             if strategy != RANDOM:
-                chosen = choose_rows(scored, strategy, budget, usable, costs)
+                chosen = choose_rows(scored, strategy, budget, usable, costs, columns=columns)
                 add(name, f"{kind}={limit}", chosen, None, range(seed, seed + seeds))
                 continue
             for draw in range(draws):
@@ -401,6 +422,8 @@ def _check_request(
         ((kind, amount),) = budget.items()
         if not isinstance(amount, int) or amount < 1:
             raise InstructMineError(f"the budget {kind}={amount!r} must be a whole number of at least 1")
+    if not all(isinstance(count, int) for count in (seeds, draws, full_seeds)):
+        raise InstructMineError("seeds, random_draws and full_seeds are whole numbers")
     if seeds < 2 or draws < 2 or full_seeds < 1:
         raise InstructMineError("seeds and random_draws must be at least 2: one finetune says nothing about its noise")
     for name, strategy in strategies.items():

@@ -181,7 +181,11 @@ def _adapted_model(folder: Path) -> str | None:
 
 
 def describe_source(name: str, revision: str | None) -> dict[str, str]:
-    """Names a model for provenance: Hub id and commit, or a local folder's name and the digest of its files."""
+    """Names a model for provenance: Hub id and commit, or a local folder's name and the digest of its files.
+
+    Raises:
+        [`InstructMineError`]: Where the name is neither a folder nor can be an id.
+    """
     folder = Path(name)
     if folder.is_dir():
         return {"model": folder.resolve().name, "weights": _folder_digest(folder)}
@@ -226,7 +230,10 @@ def _folder_digest(folder: Path) -> str:
 def _resolved_commit(name: str, revision: str | None) -> str:
     from transformers.utils.hub import cached_file, extract_commit_hash
 
-    path = cached_file(name, "config.json", revision=revision, _raise_exceptions_for_missing_entries=False)
+    try:
+        path = cached_file(name, "config.json", revision=revision, _raise_exceptions_for_missing_entries=False)
+    except OSError as error:  # neither a folder nor an id
+        raise _unavailable("model", name, error) from error
     return extract_commit_hash(path, None) or revision or "main"
 
 

@@ -6,10 +6,15 @@ from collections.abc import Mapping
 
 import numpy as np
 from datasets import Dataset, Value
+from tqdm.auto import tqdm
 
 from .conversation import check_text_columns, find_layouts, read_conversations
 from .errors import InstructMineError
 from .source_counts import SOURCE
+
+
+# Rows whose texts are fetched at a time.
+_CHUNK = 4096
 
 
 class TextKeys:
@@ -49,6 +54,34 @@ class TextKeys:
             digest = hashlib.blake2b(content.encode(), digest_size=16).digest()
             self._known[row] = digest if read.problem is None else None
         return self._known[row]
+
+
+def usable_rows(dataset: Dataset, columns: Mapping[str, str] | None = None, copies: bool = True) -> np.ndarray:
+    """Numbers of the rows that have a response, ascending.
+
+    Args:
+        dataset (`Dataset`): The pool.
+        columns (`Mapping[str, str]`, *optional*): Which column is which, where the layout is not detected.
+        copies (`bool`, defaults to `True`): Whether to keep exact copies of an earlier prompt and response.
+
+    Raises:
+        [`InstructMineError`]: Where the layout is not known, or no row has a response.
+    """
+    check_text_columns(dataset, columns)
+    keys, seen, usable = TextKeys(dataset, columns), set(), []
+    with tqdm(total=len(dataset), desc="Reading the pool", unit="row", delay=3) as bar:
+        for start in range(0, len(dataset), _CHUNK):
+            rows = np.arange(start, min(start + _CHUNK, len(dataset)))
+            keys.load(rows)
+            for row in rows.tolist():
+                key = keys[row]
+                if key is not None and (copies or key not in seen):
+                    usable.append(row)
+                    seen.add(key)
+            bar.update(len(rows))
+    if not usable:
+        raise InstructMineError("no row of the pool has a response: there is nothing to train on")
+    return np.array(usable, dtype=np.int64)
 
 
 def has_text(dataset: Dataset, columns: Mapping[str, str] | None) -> bool:

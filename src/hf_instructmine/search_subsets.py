@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from .conversation import check_text_columns, find_layouts, read_conversations
 from .errors import InstructMineError
 from .estimator import LossEstimator
+from .pool_texts import usable_rows
 from .selection import Selection, Selector
 
 
@@ -23,9 +23,6 @@ logger = logging.getLogger(__name__)
 # What `Selector.select` takes that a search may turn; the amount is the search's own.
 _SELECT_KNOBS = {"drop_duplicates": True, "max_leverage": None}
 _SELECTOR_OPTIONS = {n: p.default for n, p in inspect.signature(Selector).parameters.items() if n != "rule"}
-
-# Rows whose texts are read at a time.
-_CHUNK = 4096
 
 Chooser = Callable[..., Any]
 
@@ -64,7 +61,7 @@ class Subsets:
         unknown = sorted(self.options.keys() - (known if isinstance(selector, Selector | LossEstimator) else set()))
         if unknown:
             raise InstructMineError(f"select_options names '{unknown[0]}', no option of this selector")
-        self.usable = _usable_rows(scored, columns)
+        self.usable = usable_rows(scored, columns)
         self._usable = set(self.usable.tolist())
         self._warned: set[tuple[str, int]] = set()
 
@@ -139,17 +136,3 @@ class Subsets:
 def digest(value: Any) -> str:
     """Eight hexadecimal digits for plain data."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:8]
-
-
-def _usable_rows(scored: Dataset, columns: Mapping[str, str] | None) -> np.ndarray:
-    """Numbers of the rows that have a response."""
-    check_text_columns(scored, columns)
-    layouts = find_layouts(scored.column_names, columns)
-    texts = scored.with_format(None).select_columns(sorted({c for names in layouts.values() for c in names.values()}))
-    usable: list[int] = []
-    for start in range(0, len(texts), _CHUNK):
-        rows = read_conversations(texts[start : start + _CHUNK], columns, first_row=start)
-        usable += [start + i for i, row in enumerate(rows) if row.problem is None]
-    if not usable:
-        raise InstructMineError("no row of the pool has a response: there is nothing to train on")
-    return np.array(usable)

@@ -1,15 +1,11 @@
 """Ways to choose rows, at equal response tokens or equal numbers of rows, so that they can be compared."""
 
-import hashlib
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from datasets import Dataset
-from tqdm.auto import tqdm
 
-from .conversation import check_text_columns, read_conversations
 from .errors import InstructMineError
 from .estimator import LossEstimator
 from .selection import Selector
@@ -18,7 +14,6 @@ from .selection import Selector
 # What a strategy may be: see [`choose_rows`].
 Strategy = str | LossEstimator | Selector | Callable[..., Sequence[int]]
 
-_CHUNK = 4096
 RANDOM, FULL = "random", "full"
 _BY_COLUMN = re.compile(r"(highest|lowest):(\w+)(?:<([-\d.eE]+))?")
 # What one would try without a rule, where the pool has the column. IFD as its authors use it: the highest below 1,
@@ -69,6 +64,7 @@ def choose_rows(
     usable: np.ndarray,
     costs: np.ndarray,
     draw: Sequence[int] = (0,),
+    columns: Mapping[str, str] | None = None,
 ) -> np.ndarray:
     """Chooses rows up to a budget.
 
@@ -79,9 +75,10 @@ def choose_rows(
             limit); a [`LossEstimator`] or [`Selector`]; or a callable that gets the pool and `size=` or `tokens=` and
             returns row numbers.
         budget (`Mapping[str, int]`): `{"size": rows}` or `{"tokens": response tokens}`.
-        usable (`np.ndarray`): Rows that may be chosen, in the order of the pool: see [`usable_rows`].
+        usable (`np.ndarray`): Rows that may be chosen, in the order of the pool.
         costs (`np.ndarray` of shape `(n,)`): What each row takes of the budget.
         draw (`Sequence[int]`): Seed of a random choice.
+        columns (`Mapping[str, str]`, *optional*): Which column of the pool is which, where that is not detected.
 
     Returns:
         `np.ndarray`: Row numbers, ascending.
@@ -93,7 +90,7 @@ def choose_rows(
         return usable
     if isinstance(strategy, LossEstimator | Selector):
         selector = strategy if isinstance(strategy, Selector) else Selector(strategy)
-        return np.sort(selector.select(scored, **budget).indices)
+        return np.sort(selector.select(scored, columns=columns, **budget).indices)
     if callable(strategy):
         return _checked(strategy(scored, **budget), len(scored))
     ((kind, amount),) = budget.items()
@@ -146,23 +143,3 @@ def _checked(rows: Sequence[int], pool_size: int) -> np.ndarray:
     if not len(rows) or rows[0] < 0 or rows[-1] >= pool_size:
         raise InstructMineError(f"a strategy chose no row, or one outside the pool's {pool_size}")
     return rows
-
-
-def usable_rows(scored: Dataset, columns: Mapping[str, str] | None = None) -> np.ndarray:
-    """Rows that have a response and are no exact copy of an earlier one, ascending: what every strategy chooses from.
-
-    Args:
-        scored (`Dataset`): The pool.
-        columns (`Mapping[str, str]`, *optional*): Which column is which, where that is not detected.
-    """
-    check_text_columns(scored, columns)
-    seen: set[bytes] = set()
-    usable = []
-    for start in tqdm(range(0, len(scored), _CHUNK), desc="Reading the pool", unit="chunk", delay=3):
-        for row, read in enumerate(read_conversations(scored[start : start + _CHUNK], columns, start), start):
-            text = json.dumps([read.prompt, read.response], sort_keys=True, default=str).encode()
-            key = hashlib.blake2b(text, digest_size=16).digest()
-            if not read.problem and key not in seen:
-                seen.add(key)
-                usable.append(row)
-    return np.array(usable, dtype=np.int64)
