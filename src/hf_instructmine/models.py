@@ -180,8 +180,13 @@ def _adapted_model(folder: Path) -> str | None:
     return json.loads(config.read_text(encoding="utf-8"))["base_model_name_or_path"] if config.is_file() else None
 
 
-def describe_source(name: str, revision: str | None) -> dict[str, str]:
+def describe_source(name: str, revision: str | None, what: str = "model") -> dict[str, str]:
     """Names a model for provenance: Hub id and commit, or a local folder's name and the digest of its files.
+
+    Args:
+        name (`str`): Hub id or local folder.
+        revision (`str`, *optional*): Branch, tag or commit on the Hub.
+        what (`str`, defaults to `"model"`): What the error calls it.
 
     Raises:
         [`InstructMineError`]: Where the name is neither a folder nor can be an id.
@@ -189,7 +194,7 @@ def describe_source(name: str, revision: str | None) -> dict[str, str]:
     folder = Path(name)
     if folder.is_dir():
         return {"model": folder.resolve().name, "weights": _folder_digest(folder)}
-    return {"model": name, "revision": _resolved_commit(name, revision)}
+    return {"model": name, "revision": _resolved_commit(name, revision, what)}
 
 
 def weights_digest(model: Any) -> str:
@@ -227,13 +232,13 @@ def _folder_digest(folder: Path) -> str:
     return f"xxh64:{digest.hexdigest()}"
 
 
-def _resolved_commit(name: str, revision: str | None) -> str:
+def _resolved_commit(name: str, revision: str | None, what: str) -> str:
     from transformers.utils.hub import cached_file, extract_commit_hash
 
     try:
         path = cached_file(name, "config.json", revision=revision, _raise_exceptions_for_missing_entries=False)
     except OSError as error:  # neither a folder nor an id
-        raise _unavailable("model", name, error) from error
+        raise _unavailable(what, name, error) from error
     return extract_commit_hash(path, None) or revision or "main"
 
 

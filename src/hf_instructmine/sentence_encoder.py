@@ -135,10 +135,7 @@ class SentenceEncoder:
         """
         if self.model.startswith("xxh64:"):
             return {"model": "a loaded SentenceTransformer", "weights": self.model, "dtype": self.dtype}
-        try:
-            record = describe_source(self.model, self.revision)
-        except OSError as error:
-            raise _unavailable("sentence encoder", self.model, error) from error
+        record = describe_source(self.model, self.revision, "sentence encoder")
         if Path(self.model).is_dir():
             record["weights"] = _folder_digest(Path(self.model))
         return {**record, "dtype": self.dtype}
