@@ -263,7 +263,9 @@ def finetune(
     training = time.perf_counter()
     trainer = train(loaded, subset, own, sft, model, embeddings)
     evaluating_from = time.perf_counter()
-    trained = LoadedModel(trainer.accelerator.unwrap_model(trainer.model), loaded.tokenizer, loaded.token_budget)
+    # Without Accelerate's `forward`, which copies all logits to fp32.
+    own_model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    trained = LoadedModel(own_model, loaded.tokenizer, loaded.token_budget)
     losses: dict[str, EvaluationLoss] = {}
     with evaluating(trained.model, sft.bf16):
         for name, encoded in eval_sets.items():

@@ -1,15 +1,38 @@
 """TRL's trainer, with what a finetune here needs besides."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from trl import SFTTrainer
 
-from .engine import head_on, token_nll
+from .engine import LOGIT_ROWS, head_on, token_nll
 from .errors import InstructMineError
 from .training_data import MASKED
+
+
+class ResponseNLL(torch.autograd.Function):
+    """[`~engine.token_nll`] with a gradient that takes the place of the logits: what PyTorch's would allocate and fill
+    anew in every step is several times their size."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        nll = token_nll(logits, targets)
+        ctx.save_for_backward(logits, targets, nll)
+        return nll
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        logits, targets, nll = ctx.saved_tensors
+        targets = targets[:, None]
+        log_normalizers = nll[:, None] + logits.gather(1, targets)
+        parts = (values.split(LOGIT_ROWS) for values in (logits, targets, log_normalizers, gradient[:, None]))
+        for rows, wanted, log_normalizer, weight in zip(*parts):
+            gradient_here = (rows - log_normalizer).exp_().mul_(weight)
+            rows.copy_(gradient_here.scatter_add_(1, wanted, -weight))
+        return logits, None
 
 
 class Trainer(SFTTrainer):
@@ -52,15 +75,29 @@ class Trainer(SFTTrainer):
         if return_outputs or not self.is_plain_nll or inputs["labels"].device.type != "cpu":
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         labels = inputs.pop("labels")
+        inputs.pop("attention_mask", None)  # padding is on the right, where a causal model does not look
         predicted = (labels != MASKED).roll(-1, dims=1)
         predicted[:, -1] = False
-        with head_on(self.accelerator.unwrap_model(model), predicted):
-            logits = model(**inputs, use_cache=False).logits[0]
+        own = self.accelerator.unwrap_model(model)
+        with self._own_forward(own), head_on(own, predicted):
+            logits = model(**inputs, use_cache=False).logits.squeeze(0)
         targets = labels.roll(-1, dims=1)[predicted]
         count = len(targets) if num_items_in_batch is None else num_items_in_batch
-        loss = token_nll(logits, targets).sum() / count
+        loss = ResponseNLL.apply(logits, targets).sum() / count
         average = self.args.average_tokens_across_devices and num_items_in_batch is not None
         return loss * self.accelerator.num_processes if average else loss
+
+    @contextmanager
+    def _own_forward(self, model: torch.nn.Module) -> Iterator[None]:
+        """Within the context the model's `forward` is its class's, in mixed precision where the recipe asks for it.
+        Accelerate's also copies all logits to fp32, which takes longer than the loss itself."""
+        wrapped = model.__dict__.pop("forward", None)
+        try:
+            with self.accelerator.autocast():
+                yield
+        finally:
+            if wrapped is not None:
+                model.forward = wrapped
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Any:
         self._mask_repeats(batch_samples)
