@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import report_sweep
 from sweep_seven_sources import EVAL_SETS, read_pool, score_pool
 
 import hf_instructmine as him
@@ -18,6 +19,9 @@ from hf_instructmine.decontamination import find_contaminated
 from hf_instructmine.finetuning import load_eval_sets
 from hf_instructmine.packaged_models import smollm2_135m
 from hf_instructmine.recipe import Recipe
+
+
+FITTED_TO = "self_instruct"
 
 
 def main() -> None:
@@ -30,21 +34,23 @@ def main() -> None:
     clean = np.setdiff1d(np.arange(len(scored)), contaminated.rows)
     scored, embeddings = scored.select(clean), embeddings[clean]
     scored = scored.add_column("nll", np.log(np.array(scored["perplexity"])))  # as the records of the sweep have it
-    rules = {
-        name: him.LossEstimator.from_pretrained(folder) for name, _, folder in (r.partition("=") for r in args.rule)
+    runs = report_sweep.read(Path(args.runs))
+    adjusted = report_sweep.fit(runs, FITTED_TO, given_tokens=True)
+    strategies = {
+        "rule": report_sweep.fit(runs, FITTED_TO),
+        "rule-given-tokens": adjusted,
+        "rule-given-tokens-diverse": him.Selector(adjusted, max_similarity=0.7, embeddings=embeddings),
+        **him.usual_strategies(scored),
+        "full": "full",
     }
-    strategies = {**rules}
-    for name, rule in rules.items():
-        strategies[f"{name}-diverse"] = him.Selector(rule, max_similarity=0.7, embeddings=embeddings)
-    strategies |= him.usual_strategies(scored)
-    if args.full_pool:
-        strategies["full"] = "full"
     if args.only:
         strategies = {name: strategies[name] for name in args.only}
     recipe = Recipe.load(args.recipe)
     recipe.settings["model_name_or_path"] = smollm2_135m()
+    if args.steps:
+        recipe = Recipe({**recipe.settings, "budget": "steps", "max_steps": args.steps})
     comparison = him.compare_strategies(
-        scored, strategies, recipe, eval_sets, output / "comparison",
+        scored, strategies, recipe, eval_sets, output / args.name,
         tokens=args.tokens, sizes=args.size, seeds=args.seeds, random_draws=args.random_draws,
     )  # fmt: skip
     write_results(comparison, Path(args.results))
@@ -73,6 +79,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--results", default="docs/results/comparison.jsonl", help="where the records go")
     parser.add_argument("--recipe", default="recipes/smollm2-135m-cpu-last-layers.yaml")
     parser.add_argument("--runs", default="docs/results/sweep.jsonl", help="what the rules are fitted to")
+    parser.add_argument("--name", default="comparison", help="of the comparison's folder in --output-dir")
+    parser.add_argument("--steps", type=int, help="optimiser steps of every finetune, instead of epochs")
     parser.add_argument("--only", nargs="*", default=[], metavar="STRATEGY", help="of all the strategies, these")
     parser.add_argument("--tokens", nargs="*", type=int, default=[])
     parser.add_argument("--size", nargs="*", type=int, default=[])

@@ -1,7 +1,6 @@
 """Scoring a pool in shards: what is finished is kept and never done again, whatever happens in between."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -23,7 +22,6 @@ from hf_instructmine import (
     get_provenance,
     score,
 )
-from hf_instructmine.files import written_whole
 from hf_instructmine.inputs import load_pool
 from hf_instructmine.scoring import pool_digest
 
@@ -380,13 +378,22 @@ def test_the_digest_is_of_names_values_and_order(tmp_path):
     assert len({pool_digest(other) for other in [pool, *changed]}) == 5
 
 
-def test_a_file_is_written_whole_or_not_at_all(tmp_path):
-    target = tmp_path / "new" / "file.txt"
-    with written_whole(target) as partial:
-        partial.write_text("first")
-        assert not target.exists()
-    with pytest.raises(OSError, match="disk"), written_whole(target) as partial:
-        partial.write_text("sec")
-        raise OSError("disk full")
-    assert target.read_text() == "first"
-    assert os.listdir(target.parent) == ["file.txt"]
+@pytest.mark.skipif(sys.platform != "linux", reason="a limit on the size of a file stands for a full disk")
+def test_a_full_disk_is_one_line_and_what_was_scored_is_kept(tmp_path):
+    import resource
+
+    pool = pool_of(SHARD + 10)
+    pool = pool.add_column("long", ["x" * 200] * len(pool))  # the shards are small, the scored pool is not
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, before[1]))
+    try:
+        with pytest.raises(InstructMineError, match=r"cannot write '.*': .*what is finished is kept"):
+            score(pool, [MTLD()], tmp_path / "scored")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    kept = shards(tmp_path / "scored")
+    assert len(kept) == 2
+    score(pool, [MTLD()], tmp_path / "scored")
+    assert shards(tmp_path / "scored") == kept

@@ -18,7 +18,7 @@ from tiny_sweep import LAST_LAYERS, RECIPE, evaluation_sets, pool
 from hf_instructmine import InstructMineError, LossEstimator, Selector, executors, search_size
 from hf_instructmine.blend_search import Outcome, blend_search
 from hf_instructmine.cli import main
-from hf_instructmine.search_command import parse_range
+from hf_instructmine.search_size_command import parse_range
 from hf_instructmine.search_subsets import Subsets
 
 

@@ -235,7 +235,7 @@ def test_a_full_disk_stops_the_sweep_in_one_line_and_costs_no_finished_run(small
     with pytest.raises(InstructMineError) as error:
         run_sweep(pool(), mixtures(), recipe, evaluation_sets(), small_disk / "sweep")
     assert "\n" not in str(error.value)
-    assert "No space left on device; finished runs are kept: mend it and start again" in str(error.value)
+    assert "No space left on device; what is finished is kept: mend it and start again" in str(error.value)
     assert load_runs(small_disk / "sweep")["mixture_id"][:] == ["mixture-000", "mixture-001"]
 
     ballast.unlink()

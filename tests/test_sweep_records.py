@@ -159,7 +159,7 @@ def test_a_full_disk_is_one_line_and_costs_nothing_that_was_there(records):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, ignored)
     assert str(error.value) == (
-        f"cannot write '{path}': File too large; finished runs are kept: mend it and start again"
+        f"cannot write '{path}': File too large; what is finished is kept: mend it and start again"
     )
     assert records.all() == {"run": {"written": "before"}}
     assert [p.name for p in path.parent.iterdir()] == ["run.json"]

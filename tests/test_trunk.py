@@ -188,7 +188,7 @@ def test_a_full_disk_is_one_line(recipe, tmp_path, monkeypatch):
 
     monkeypatch.setattr(trunk.np, "save", full)
     recipe = {**recipe, "cached_trunk": True}
-    with pytest.raises(InstructMineError, match=r"cannot write '.*npy': No space left on device; finished"):
+    with pytest.raises(InstructMineError, match=r"cannot write '.*npy': No space left on device; what"):
         run_sweep(pool(), mixtures(), recipe, evaluation_sets(), tmp_path / "sweep")
 
 

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from .cli import load_rule, parse_mapping
+from .command_values import load_rule, parse_mapping
 from .comparison import compare_strategies
 from .errors import InstructMineError
-from .estimator import LossEstimator
 from .finetuning import load_eval_sets
 from .inputs import load_pool
 from .recipe import Recipe
@@ -23,8 +22,9 @@ from .strategies import FULL, Strategy, usual_strategies
 TABLES, FIGURE = "comparison.md", "comparison.png"
 
 
-def run(args: argparse.Namespace, columns: Mapping[str, str] | None) -> None:
+def run(args: argparse.Namespace) -> None:
     """Runs the verb."""
+    columns = parse_mapping(args.columns)
     recipe, eval_sets = Recipe.load(args.recipe), load_eval_sets(args.eval_set)
     recipe.arguments()  # a mistake in it is better found before the pool is read
     scored = load_pool(args.input, args.split, args.sample, args.seed)
@@ -64,7 +64,7 @@ def _read_rule(text: str, embed: Callable[[str], np.ndarray]) -> tuple[str, Stra
     name, rest = _pair(text, "--rule")
     place, _, more = rest.partition(",")
     options: dict[str, Any] = parse_mapping(more) or {}
-    rule = load_rule(place, LossEstimator)
+    rule = load_rule(place)
     if encoder := options.pop("encoder", None):
         options["embeddings"] = embed(encoder)
     try:

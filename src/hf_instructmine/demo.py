@@ -13,6 +13,7 @@ import numpy as np
 from datasets import Dataset
 
 from .comparison import StrategyComparison, compare_strategies
+from .curated import Selection
 from .estimator import LossEstimator
 from .indicators.lengths import InputLength, OutputLength
 from .indicators.mtld import MTLD
@@ -22,7 +23,7 @@ from .mixtures import design_mixtures
 from .packaged_models import minilm_l6, smollm2_135m
 from .sample_pool import DAMAGES, load_sample_evaluation, load_sample_pool
 from .scoring import score
-from .selection import Selection, Selector
+from .selection import Selector
 from .sweep import run_sweep
 
 

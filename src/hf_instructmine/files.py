@@ -5,21 +5,43 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .errors import InstructMineError
+
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path` that takes its place once the block ends well: a reader never sees half
-    a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    a file.
+
+    Raises:
+        [`InstructMineError`]: As [`writing`] does.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
+            with partial.open("rb+") as file:
+                os.fsync(file.fileno())
+            partial.replace(path)
+            _sync_folder(path.parent)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Says in one line that a file cannot be written: the disk is full, or the folder read-only.
+
+    Raises:
+        [`InstructMineError`]: In place of an `OSError`.
+    """
     try:
-        yield partial
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-        _sync_folder(path.parent)
-    finally:
-        partial.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        raise InstructMineError(
+            f"cannot write '{path}': {error.strerror or error}; what is finished is kept: mend it and start again"
+        ) from error
 
 
 def _sync_folder(folder: Path) -> None:

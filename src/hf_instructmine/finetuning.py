@@ -341,7 +341,7 @@ def load_eval_sets(specifications: Sequence[str]) -> dict[str, EvaluationSet]:
 
 def run(own: FinetuningArguments, sft: "SFTConfig", model: "ModelConfig") -> FinetuningResult:
     """One finetune from arguments alone: what `accelerate launch -m hf_instructmine.finetuning` runs."""
-    from .cli import parse_mapping
+    from .command_values import parse_mapping
     from .inputs import load_pool
 
     check_processes(own, sft.world_size)

@@ -141,10 +141,11 @@ def _open_work(folder: Path, pool: Dataset, overwrite: bool) -> Path:
         if before != this:  # neither the shards nor the columns that are there belong to this pool
             for stale in [folder / "indicators.json", *manifest.parent.rglob("*.parquet")]:
                 stale.unlink(missing_ok=True)
-        with written_whole(manifest) as partial:
-            partial.write_text(json.dumps(this))
+        manifest.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InstructMineError(f"cannot write to '{folder}': {error.strerror}; choose another output_dir") from error
+    with written_whole(manifest) as partial:
+        partial.write_text(json.dumps(this))
     return manifest.parent
 
 

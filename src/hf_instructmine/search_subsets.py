@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
+from .curated import Selection
 from .errors import InstructMineError
 from .estimator import LossEstimator
 from .pool_texts import usable_rows
-from .selection import Selection, Selector
+from .selection import Selector
 
 
 logger = logging.getLogger(__name__)

@@ -6,9 +6,8 @@ from typing import Any
 
 from datasets import Dataset
 
-from .cli import load_rule
+from .command_values import load_rule, parse_mapping
 from .errors import InstructMineError
-from .estimator import LossEstimator
 from .inputs import load_pool
 from .selection import Selector
 
@@ -16,12 +15,13 @@ from .selection import Selector
 _BUDGETS = ("size", "fraction", "tokens", "max_log_loss")
 
 
-def run(args: argparse.Namespace, columns: Mapping[str, str] | None) -> None:
+def run(args: argparse.Namespace) -> None:
     """Runs the verb."""
+    columns = parse_mapping(args.columns)
     if args.encoder is None and (args.set_level or args.max_similarity is not None):
         option = "--set-level" if args.set_level else "--max-similarity"
         raise InstructMineError(f"{option} compares embeddings: name a sentence encoder with --encoder")
-    rule = load_rule(args.rule, LossEstimator)
+    rule = load_rule(args.rule)
     quotas = parse_quotas(args.quota)
     scored = load_pool(args.input, args.split, args.sample, args.seed)
     selector = Selector(

@@ -23,7 +23,7 @@ from .search_runs import Job, Runs
 from .search_space import Space, feature, read_point, read_space
 from .search_subsets import Subsets, digest
 from .selection import Selector
-from .sweep_records import Records, writing
+from .sweep_records import Records
 
 
 TRIALS = "trials.parquet"
@@ -152,7 +152,7 @@ def search_size(
             if equal_steps is not None:
                 search.run(search.grid("grid-steps", steps))
         table = search.table()
-        with writing(folder / TRIALS), written_whole(folder / TRIALS) as unfinished:
+        with written_whole(folder / TRIALS) as unfinished:
             table.to_parquet(str(unfinished))
     return table
 

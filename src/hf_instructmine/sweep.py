@@ -248,8 +248,8 @@ class SweepSession:
     def _record(self, run: dict[str, Any], outcome: dict[str, Any] | Exception, seconds: float) -> None:
         if isinstance(outcome, OSError) and outcome.errno in _DISK_ERRORS:
             raise InstructMineError(
-                f"cannot write to '{self.records.folder}': {outcome.strerror}; finished runs are kept: mend it and "
-                "start again"
+                f"cannot write to '{self.records.folder}': {outcome.strerror}; what is finished is kept: mend it "
+                "and start again"
             ) from outcome
         if isinstance(outcome, Exception):
             kind = "" if isinstance(outcome, InstructMineError) else f"{type(outcome).__name__}: "

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
+from .command_values import parse_mapping
 from .design_report import design_report
 from .errors import InstructMineError
 from .files import written_whole
@@ -18,12 +19,16 @@ from .mixtures import design_mixtures
 from .recipe import Recipe
 from .scoring import pool_digest
 from .sweep import run_sweep
-from .sweep_records import DESIGN, MIXTURES, Records, writing
+from .sweep_records import DESIGN, MIXTURES, Records
 from .sweep_table import pure_error, sweep_status
 
 
-def run(args: argparse.Namespace, columns: Mapping[str, str] | None) -> int:
+def run(args: argparse.Namespace) -> int:
     """Runs the verb and returns its exit code: 1 where every run failed."""
+    if args.status is not None:
+        print(sweep_status(args.status))
+        return 0
+    columns = parse_mapping(args.columns)
     recipe, eval_sets = Recipe.load(args.recipe), load_eval_sets(args.eval_set)
     recipe.arguments()  # a mistake in it is better found before the design
     scored = load_pool(args.input, args.split, args.sample, args.seed)
@@ -89,7 +94,7 @@ def design_once(
         warnings.simplefilter("always")
         mixtures = design_mixtures(scored, embeddings=embeddings, source_column=source_column, **request)
     report = str(design_report(mixtures, scored, embeddings=embeddings, source_column=source_column))
-    with writing(records.folder / MIXTURES), written_whole(records.folder / MIXTURES) as partial:
+    with written_whole(records.folder / MIXTURES) as partial:
         mixtures.to_parquet(str(partial))
     records.write(records.folder / DESIGN, {"request": asked})
     told = [f"warning: {w.message}" for w in noted if issubclass(w.category, UserWarning)]

@@ -15,7 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from .errors import InstructMineError
-from .files import written_whole
+from .files import writing, written_whole
 
 
 logger = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ class Records:
             [`InstructMineError`]: Where the disk is full or the folder read-only; what is finished is kept.
         """
         body = json.dumps(content, sort_keys=True, default=str)
-        with writing(path), written_whole(path) as partial:
+        with written_whole(path) as partial:
             partial.write_text(json.dumps({"checksum": _checksum(body), **json.loads(body)}))
 
     def path_of(self, run_id: str) -> Path:
@@ -137,21 +137,6 @@ class Records:
             return False
         with self.lock(run_id, patience=0) as free:
             return not free
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Says in one line that a file cannot be written: the disk is full, or the folder read-only.
-
-    Raises:
-        [`InstructMineError`]: In place of an `OSError`.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise InstructMineError(
-            f"cannot write '{path}': {error.strerror or error}; finished runs are kept: mend it and start again"
-        ) from error
 
 
 def describe_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

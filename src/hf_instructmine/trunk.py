@@ -15,10 +15,9 @@ from tqdm.auto import tqdm
 from .engine import pad_with_mask, response_nll, run_sorted
 from .errors import InstructMineError
 from .evaluation.loss import EncodedSet
-from .files import written_whole
+from .files import writing, written_whole
 from .finetuning import decoder_layers, evaluating
 from .models import LoadedModel
-from .sweep_records import writing
 
 
 if TYPE_CHECKING:
@@ -98,7 +97,7 @@ def compute_trunk(loaded: LoadedModel, n: int, sequences: Sequence[Sequence[int]
             path = folder / f"{start:09d}-{len(part)}.npy"
             if not path.exists():
                 vectors = _lower_layers(loaded, n, part, bf16)
-                with writing(path), written_whole(path) as partial, partial.open("wb") as file:
+                with written_whole(path) as partial, partial.open("wb") as file:
                     np.save(file, vectors)
             files.append(path)
             bar.update(sum(map(len, part)))

@@ -20,7 +20,7 @@ from ..provenance import get_provenance
 if TYPE_CHECKING:
     from huggingface_hub import DatasetCard
 
-    from ..selection import Selection
+    from ..curated import Selection
 
 
 PARQUET_FILE = "data/train-00000-of-00001.parquet"
@@ -52,7 +52,7 @@ def build_card(selection: "Selection", repo_id: str | None = None) -> "DatasetCa
     """Builds the dataset card of a selection.
 
     Args:
-        selection ([`~hf_instructmine.selection.Selection`]): What the card describes.
+        selection ([`~hf_instructmine.curated.Selection`]): What the card describes.
         repo_id (`str`, *optional*): The repository it goes to, for the examples; without it they name a folder.
 
     Returns:

@@ -1,13 +1,11 @@
 """`instructmine search-size`: how many rows to keep, with a report and a figure."""
 
 import argparse
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .cli import load_rule
+from .command_values import load_rule, parse_mapping
 from .errors import InstructMineError
-from .estimator import LossEstimator
 from .finetuning import load_eval_sets
 from .inputs import load_pool
 from .recipe import Recipe
@@ -18,8 +16,9 @@ from .size_search import TRIALS, search_size
 FIGURE = "size.png"
 
 
-def run(args: argparse.Namespace, columns: Mapping[str, str] | None) -> int:
+def run(args: argparse.Namespace) -> int:
     """Runs the verb and returns its exit code."""
+    columns = parse_mapping(args.columns)
     recipe, eval_sets = Recipe.load(args.recipe), load_eval_sets(args.eval_set)
     scored = load_pool(args.input, args.split, args.sample, args.seed)
     names = (
@@ -29,7 +28,7 @@ def run(args: argparse.Namespace, columns: Mapping[str, str] | None) -> int:
     options = {} if args.max_leverage is None else {"max_leverage": args.max_leverage}
     trials = search_size(
         scored,
-        load_rule(args.rule, LossEstimator),
+        load_rule(args.rule),
         recipe,
         eval_sets,
         args.output_dir,
