@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -76,10 +77,12 @@ def _read_config(verb: argparse.ArgumentParser, path: str) -> dict[str, Any]:
 
 def run() -> None:
     """Entry point of the `instructmine` command."""
-    # Two threads that spin for work slow each other down on small machines; both must be set before torch loads.
+    # Threads that spin long for work hinder each other where cores are shared, and those that sleep at once are slow to
+    # wake: so many rounds take about as long as waking. To be set before torch loads; docs/sweep.md has the figures.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     os.environ.setdefault("DATASETS_VERBOSITY", "critical")  # what fails is said once, in a line of ours
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # of use to a user is what it says
     sys.exit(main())
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .models import LoadedModel
 
 # Rows of logits turned to log-probabilities at a time: bounds the fp32 copies, which then stay in a CPU's cache.
-LOGIT_ROWS = 64
+LOGIT_ROWS = 16
 # Up to so many tokens plain products beat PyTorch's fused attention in bfloat16 on a CPU, by 3 times at 60 tokens.
 _SHORT = 192
 # Fewer tokens than this, at the start of all sequences, are not worth a forward pass of their own.

@@ -106,9 +106,16 @@ class Recipe:
         return {k: v for k, v in sorted(self.settings.items()) if k not in _NOT_RECIPE}
 
     @property
+    def base_model(self) -> str:
+        """The base model's Hub id, or the name (not the path) of its folder."""
+        name = str(self.settings.get("model_name_or_path"))
+        return Path(name).resolve().name if Path(name).exists() else name
+
+    @property
     def hash(self) -> str:
-        """Digest of what makes two runs comparable."""
-        return hashlib.sha256(json.dumps(self.comparable, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        """Digest of what makes two runs comparable, the same wherever a local model's folder lies."""
+        settings = {**self.comparable, "model_name_or_path": self.base_model}
+        return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def difference(self, other: "Recipe") -> list[str]:
         """Names the options that differ, as `learning_rate: 1e-4 → 2e-4`."""

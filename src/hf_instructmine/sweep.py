@@ -268,7 +268,7 @@ class SweepSession:
                 "reason": reason,
                 "result": result,
                 "recipe_hash": self.recipe.hash,
-                "base_model": base_model_name(self.recipe),
+                "base_model": self.recipe.base_model,
                 "executor": self.executor,
                 "versions": environment(),
             },
@@ -280,12 +280,6 @@ class SweepSession:
 def hash_indices(indices: Sequence[int]) -> str:
     """Digest of the rows of a subset, in order."""
     return hashlib.sha256(json.dumps(list(indices)).encode()).hexdigest()[:16]
-
-
-def base_model_name(recipe: Recipe) -> str:
-    """The base model's Hub id, or the name (not the path) of its folder."""
-    name = str(recipe.settings["model_name_or_path"])
-    return Path(name).resolve().name if Path(name).exists() else name
 
 
 def _divergence(losses: Mapping[str, float], base: Mapping[str, Any]) -> str | None:
