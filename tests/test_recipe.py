@@ -133,3 +133,13 @@ def test_the_hash_changes_with_the_recipe_and_not_with_seed_data_or_machine():
     assert recipe.hash == Recipe({**same, "learning_rate": 1e-4, **BASIC}).hash
     assert recipe.hash != Recipe({**BASIC, "learning_rate": 2e-4}).hash
     assert recipe.difference(Recipe({**BASIC, **same, "learning_rate": 2e-4})) == ["learning_rate: 0.0001 → 0.0002"]
+
+
+def test_the_hash_knows_a_local_model_by_its_folders_name(tmp_path):
+    paths = [tmp_path / "here" / "model", tmp_path / "there" / "model", tmp_path / "there" / "other"]
+    for path in paths:
+        path.mkdir(parents=True)
+    here, there, other = (Recipe({**BASIC, "model_name_or_path": str(path)}) for path in paths)
+    assert here.base_model == "model"
+    assert here.hash == there.hash != other.hash
+    assert Recipe({"model_name_or_path": "me/model"}).base_model == "me/model"
