@@ -77,8 +77,8 @@ def _read_config(verb: argparse.ArgumentParser, path: str) -> dict[str, Any]:
 
 def run() -> None:
     """Entry point of the `instructmine` command."""
-    # Threads that spin long for work hinder each other where cores are shared, and those that sleep at once are slow to
-    # wake: so many rounds take about as long as waking. To be set before torch loads; docs/sweep.md has the figures.
+    # Threads that spin long for work hinder each other where cores are shared, and those that sleep at once are slow
+    # to wake: so many rounds take about as long as waking. To be set before torch loads; see docs/sweep.md.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     os.environ.setdefault("DATASETS_VERBOSITY", "critical")  # what fails is said once, in a line of ours
