@@ -2,7 +2,7 @@
 
     python benchmarks/sweep_seven_sources.py --data ../shared/data --output-dir sweep-output
 
-Killed and started again, it goes on where it stopped. `--proxy 12` also finetunes all layers on the first 12 mixtures,
+Killed and started again, it goes on where it stopped. `--proxy 0 1 2` also finetunes all layers on mixtures 0, 1 and 2,
 to see whether the last layers rank mixtures as the whole model does.
 """
 
@@ -54,7 +54,7 @@ def main() -> None:
     write_results(runs, scored, Path(args.results))
     if args.proxy:
         full = Recipe({**recipe.settings, "train_last_layers": None, "cached_trunk": False})
-        few = mixtures.select(range(args.proxy))
+        few = mixtures.select(args.proxy)
         write_results(
             him.run_sweep(scored, few, full, eval_sets, output / "proxy"), scored, Path(f"{args.results}-all-layers")
         )
@@ -123,7 +123,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--subset-size", type=int, default=128)
     parser.add_argument("--subset-tokens", type=int, metavar="N", help="response tokens in each subset, not rows")
     parser.add_argument("--name", default="sweep", help="of the sweep's folder in --output-dir")
-    parser.add_argument("--proxy", type=int, default=0, metavar="N", help="finetune all layers on N mixtures too")
+    parser.add_argument("--proxy", type=int, nargs="*", metavar="K", help="finetune all layers on these mixtures too")
     return parser.parse_args()
 
 

@@ -7,6 +7,7 @@ has never been run on GPUs.
 """
 
 import argparse
+import gc
 import json
 import math
 import sys
@@ -362,6 +363,16 @@ def run(own: FinetuningArguments, sft: "SFTConfig", model: "ModelConfig") -> Fin
     return result
 
 
+def _leave_process_group() -> None:
+    """Ends the connections to the other processes. Left to the interpreter's end, one process in many aborts there, and
+    the launcher takes a finished finetune for a failed one."""
+    import torch.distributed
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        gc.collect()  # the trainer's model, which is part of a cycle, holds on to them
+        torch.distributed.destroy_process_group()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `accelerate launch -m hf_instructmine.finetuning`; returns the exit code."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -378,6 +389,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InstructMineError as error:
         print(f"finetuning: {error}", file=sys.stderr)
         return 1
+    finally:
+        _leave_process_group()
     if arguments[1].process_index == 0:
         for name, loss in result.losses.items():
             print(f"loss_{name}: {loss:.4f} nats per token")
