@@ -2,7 +2,7 @@
 
     python benchmarks/sweep_seven_sources.py --data ../shared/data --output-dir sweep-output
 
-Killed and started again, it goes on where it stopped. `--proxy 0 1 2` also finetunes all layers on mixtures 0, 1 and 2,
+Killed and started again, it goes on where it stopped. `--proxy 0 1 2` also finetunes all layers on mixtures 0, 1, 2,
 to see whether the last layers rank mixtures as the whole model does.
 """
 

@@ -364,8 +364,8 @@ def run(own: FinetuningArguments, sft: "SFTConfig", model: "ModelConfig") -> Fin
 
 
 def _leave_process_group() -> None:
-    """Ends the connections to the other processes. Left to the interpreter's end, one process in many aborts there, and
-    the launcher takes a finished finetune for a failed one."""
+    """Ends the connections to the other processes. Left to the interpreter's end, one process in many aborts there,
+    and the launcher takes a finished finetune for a failed one."""
     import torch.distributed
 
     if torch.distributed.is_available() and torch.distributed.is_initialized():
