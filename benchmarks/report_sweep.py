@@ -8,6 +8,8 @@ import json
 import warnings
 from pathlib import Path
 
+import numpy as np
+
 import hf_instructmine as him
 from hf_instructmine.sweep_table import pure_error
 
@@ -66,15 +68,19 @@ def noise_table(runs: list[dict]) -> str:
 
 
 def rank_table(runs: list[dict], others: list[dict]) -> str:
-    """Spearman's rank correlation of the two sweeps' losses over the mixtures that both have."""
+    """Spearman's rank correlation of the two sweeps' losses over the mixtures that both have, with a bootstrap over
+    them."""
     from scipy.stats import spearmanr
 
     mine = {(row["mixture_id"], row["seed"]): row for row in runs}
     pairs = [(mine[key], row) for row in others if (key := (row["mixture_id"], row["seed"])) in mine]
     lines = [f"Rank correlation over {len(pairs)} mixtures:"]
     for name in SETS:
-        rho, p = spearmanr([a[f"loss_{name}"] for a, _ in pairs], [b[f"loss_{name}"] for _, b in pairs])
-        lines.append(f"- {name}: {rho:.2f} (p = {p:.3f})")
+        losses = np.array([[row[f"loss_{name}"] for row in pair] for pair in pairs])
+        rho, p = spearmanr(losses)
+        draws = np.random.default_rng(0).integers(len(losses), size=(2000, len(losses)))
+        low, high = np.percentile([spearmanr(losses[draw])[0] for draw in draws], [2.5, 97.5])
+        lines.append(f"- {name}: {rho:.2f} (95 % {low:.2f} … {high:.2f}, p = {p:.3f})")
     return "\n".join([*lines, ""])
 
 
