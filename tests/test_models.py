@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from datasets import Dataset
 from datasets.fingerprint import Hasher
 from peft import LoraConfig, PrefixTuningConfig, get_peft_model
@@ -94,6 +95,15 @@ def test_a_checkpoint_without_the_head_is_refused_instead_of_scored_at_random(fo
     (tmp_path / "config.json").write_text(json.dumps({**config, "id2label": {"0": "score"}, "label2id": {"score": 0}}))
     with pytest.raises(InstructMineError, match=r"saved without score\.weight.* its scores would be random"):
         Reward(str(tmp_path))(BATCH)
+
+
+def test_a_library_that_does_not_read_dtype_is_found_out(folder, monkeypatch):
+    load = transformers.AutoModelForCausalLM.from_pretrained
+    monkeypatch.setattr(
+        transformers.AutoModelForCausalLM, "from_pretrained", lambda *args, dtype, **kwargs: load(*args, **kwargs)
+    )
+    with pytest.raises(InstructMineError, match="was loaded in float32, not in bfloat16 as asked"):
+        Perplexity(folder, dtype="bfloat16")(BATCH)
 
 
 def test_two_indicators_over_one_model_share_it_and_let_go_of_it(folder):

@@ -152,3 +152,14 @@ def test_a_template_that_refuses_a_role_is_named_in_one_line():
 def test_whole_turns_need_a_chat_template():
     with pytest.raises(InstructMineError, match="has no chat template"):
         encode_conversation(byte_tokenizer(), [{"role": "user", "content": "a"}])
+
+
+def test_a_tokenizer_that_adds_tokens_unasked_is_refused():
+    class Stubborn(type(byte_tokenizer())):
+        def __call__(self, text, add_special_tokens=True, **kwargs):
+            return super().__call__(text, add_special_tokens=True, **kwargs)
+
+    tokenizer = byte_tokenizer(bos=True)
+    tokenizer.__class__ = Stubborn
+    with pytest.raises(InstructMineError, match=r"adds \['<s>'\] to every text, also where it is asked not to"):
+        encode_data(tokenizer, "Paris.")

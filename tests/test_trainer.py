@@ -4,6 +4,7 @@ import pytest
 import torch
 from tiny_finetunes import finetuned, tiny_base
 
+from hf_instructmine import InstructMineError
 from hf_instructmine import trainer as module
 from hf_instructmine.engine import LOGIT_ROWS, token_nll
 from hf_instructmine.trainer import ResponseNLL
@@ -52,3 +53,17 @@ def test_the_loss_in_bf16_sees_logits_in_bf16_and_accelerates_forward_is_back_af
     assert set(seen) == {torch.bfloat16}
     assert forwards
     assert all(forwards)
+
+
+def test_a_library_that_learns_other_tokens_than_the_labels_is_found_out(tmp_path, monkeypatch):
+    init = module.SFTTrainer.__init__
+
+    def built(self, *args, **kwargs):
+        init(self, *args, **kwargs)
+        pad_batch = self.data_collator
+        # As a collator does that knows no column `labels`: it learns prompts too.
+        self.data_collator = lambda rows: pad_batch([{**row, "labels": row["input_ids"]} for row in rows])
+
+    monkeypatch.setattr(module.SFTTrainer, "__init__", built)
+    with pytest.raises(InstructMineError, match="does not learn the labels it is given: install a tested one"):
+        finetuned(tiny_base(tmp_path / "base"), tmp_path / "run")

@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from .versions import check_versions
+
+
+check_versions("flaml")
 
 logger = logging.getLogger(__name__)
 

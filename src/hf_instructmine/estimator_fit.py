@@ -24,6 +24,10 @@ from .errors import InstructMineError
 from .estimator_runs import Runs, refuse_collinear
 from .estimator_terms import Term, design
 from .regressor_choice import CRITERIA, Problem
+from .versions import check_versions
+
+
+check_versions("scikit-learn", "scipy", "statsmodels")
 
 
 # Nested cross-validation is repeated over this many partitions; fewer for models that are slow to tune.

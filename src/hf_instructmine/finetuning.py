@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .conversation import Conversation
+from .engine import own_forward
 from .errors import InstructMineError
 from .evaluation.loss import EncodedSet, EvaluationLoss, EvaluationSet, evaluation_loss
 from .files import written_whole
-from .models import LoadedModel, load_tokenizer
+from .models import LoadedModel, check_dtype, load_tokenizer
 from .recipe import FinetuningArguments, Recipe
 from .training_data import TrainingSet, encode_training_set, read_training_data
 
@@ -106,6 +107,8 @@ def load_base(own: FinetuningArguments, sft: "SFTConfig", model: "ModelConfig") 
         raise InstructMineError(f"cannot load the base model '{name}': {reason}") from error
     if info["missing_keys"]:  # transformers fills them with random numbers and a warning
         raise InstructMineError(f"the base model '{name}' is no language model: it lacks {min(info['missing_keys'])}")
+    if quantization is None:
+        check_dtype(base, model.dtype, name)
     _set_template(tokenizer, sft)
     if own.train_last_layers is not None:
         freeze_all_but_last(base, own.train_last_layers)
@@ -264,11 +267,9 @@ def finetune(
     training = time.perf_counter()
     trainer = train(loaded, subset, own, sft, model, embeddings)
     evaluating_from = time.perf_counter()
-    # Without Accelerate's `forward`, which copies all logits to fp32.
-    own_model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-    trained = LoadedModel(own_model, loaded.tokenizer, loaded.token_budget)
+    trained = LoadedModel(trainer.accelerator.unwrap_model(trainer.model), loaded.tokenizer, loaded.token_budget)
     losses: dict[str, EvaluationLoss] = {}
-    with evaluating(trained.model, sft.bf16):
+    with own_forward(trained.model), evaluating(trained.model, sft.bf16):
         for name, encoded in eval_sets.items():
             losses[name] = evaluation_loss(trained, encoded, (eval_embeddings or {}).get(name))
     for name, measured in losses.items():
@@ -389,8 +390,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InstructMineError as error:
         print(f"finetuning: {error}", file=sys.stderr)
         return 1
-    finally:
-        _leave_process_group()
+    _leave_process_group()
     if arguments[1].process_index == 0:
         for name, loss in result.losses.items():
             print(f"loss_{name}: {loss:.4f} nats per token")

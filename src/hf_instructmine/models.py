@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from .errors import InstructMineError
+from .versions import check_versions
 
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+check_versions("torch", "transformers")
 
 _TOKENIZER_FILES = ("*token*", "vocab.*", "spiece.model", "spm.model", "sentencepiece*")
 
@@ -25,11 +28,13 @@ class LoadedModel:
 
     `token_budget` is the number of tokens (padding included) that a forward pass may hold; by default 4096, and 512 on
     a CPU, where larger batches leave the cache and take longer. It is halved where memory ran out, and stays halved.
+    `reads_cache` says whether the model goes on from keys and values as if it had read their text: None until tried.
     """
 
     model: "PreTrainedModel"
     tokenizer: "PreTrainedTokenizerBase"
     token_budget: int | None = None
+    reads_cache: bool | None = None
 
     def __post_init__(self) -> None:
         if self.token_budget is None:
@@ -130,6 +135,7 @@ class ModelSource:
                 f"the model '{self.model}' was saved without {', '.join(sorted(info['missing_keys'])[:3])}, which "
                 f"{type(model).__name__} needs: its scores would be random; give a model trained for this indicator"
             )
+        check_dtype(model, self.dtype, self.model)
         return LoadedModel(model.to(self.device or default_device()).eval(), tokenizer, token_budget)
 
     def load_tokenizer(self) -> "PreTrainedTokenizerBase":
@@ -150,6 +156,19 @@ class ModelSource:
         if self.tokenizer is not None:
             record["tokenizer"] = describe_source(self.tokenizer, None)["model"]
         return record
+
+
+def check_dtype(model: Any, dtype: Any, name: str) -> None:
+    """Looks whether the library has read `dtype`: one that ignores the word would move every number without an error.
+
+    Raises:
+        [`InstructMineError`]: Where the weights are of another precision than asked for.
+    """
+    wanted, found = (str(value).removeprefix("torch.") for value in (dtype, model.dtype))
+    if wanted not in ("None", "auto", found):
+        raise InstructMineError(
+            f"the model '{name}' was loaded in {found}, not in {wanted} as asked: name another dtype"
+        )
 
 
 def load_tokenizer(

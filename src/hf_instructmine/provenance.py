@@ -10,6 +10,10 @@ from typing import Any
 from datasets import Dataset, Value
 
 from .errors import InstructMineError
+from .versions import check_versions
+
+
+check_versions("datasets", "pyarrow")
 
 
 def get_provenance(dataset: Dataset) -> dict[str, dict[str, Any]]:

@@ -10,10 +10,16 @@ from .engine import run_sorted
 from .errors import InstructMineError
 from .indicators.lengths import count_tokens
 from .models import LoadedModel, _unavailable, default_device, describe_source, weights_digest
+from .versions import check_versions
 
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+
+check_versions("sentence-transformers")
+
+# A "[SEP]" in the data is text.
+_AS_TEXT = {"text": {"split_special_tokens": True}}
 
 # Two indicators over one encoder share it while either holds it; a forked worker finds here what the user passed.
 _loaded: "WeakValueDictionary[tuple, LoadedModel]" = WeakValueDictionary()
@@ -114,7 +120,7 @@ class SentenceEncoder:
                 [texts[row] for row in batch],
                 batch_size=len(batch),
                 show_progress_bar=False,
-                processing_kwargs={"text": {"split_special_tokens": True}},  # a "[SEP]" in the data is text
+                processing_kwargs=_AS_TEXT,
             )
 
         vectors = np.stack(run_sorted(loaded, np.minimum(lengths, window).astype(int).tolist(), forward))
@@ -163,6 +169,14 @@ def _checked(model: "SentenceTransformer", token_budget: int) -> LoadedModel:
         raise InstructMineError("the sentence encoder reads chat messages: choose one that reads plain text")
     if isinstance(model.tokenizer, Tokenizer):
         model.tokenizer.encode_special_tokens = True  # as `split_special_tokens` does for the others
+    elif special := model.tokenizer.all_special_tokens:
+        text = f"a {special[-1]} b"
+        as_text, as_token = model.encode([text], processing_kwargs=_AS_TEXT)[0], model.encode([text])[0]
+        if np.array_equal(as_text, as_token):
+            raise InstructMineError(
+                f"the sentence encoder reads '{special[-1]}' in a text as a special token, also where it is asked not "
+                "to: install a tested release of sentence-transformers, or name another model"
+            )
     return LoadedModel(model.eval(), model.tokenizer, token_budget)
 
 

@@ -107,8 +107,17 @@ def special_ids(tokenizer: "PreTrainedTokenizerBase") -> dict[str, int]:
 
 @lru_cache(maxsize=16)
 def _control_ids(tokenizer: "PreTrainedTokenizerBase") -> frozenset[int]:
-    """Ids that no text from the data may have: all special ones but the unknown token's, which any text may become."""
+    """Ids that no text from the data may have: all special ones but the unknown token's, which any text may become.
+
+    Raises:
+        [`InstructMineError`]: Where the tokenizer adds tokens of its own to every text.
+    """
     t = tokenizer
+    if added := t("", add_special_tokens=False)["input_ids"]:
+        raise InstructMineError(
+            f"the tokenizer '{t.name_or_path}' adds {t.convert_ids_to_tokens(added)} to every text, also where it is "
+            "asked not to: scores would be of other texts; name another tokenizer"
+        )
     roles = {t.bos_token, t.eos_token, t.pad_token, t.sep_token, t.cls_token, t.mask_token}
     return frozenset(i for token, i in special_ids(t).items() if token != t.unk_token or token in roles)
 

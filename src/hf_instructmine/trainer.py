@@ -1,16 +1,19 @@
 """TRL's trainer, with what a finetune here needs besides."""
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from trl import SFTTrainer
 
-from .engine import LOGIT_ROWS, head_on, token_nll
+from .engine import LOGIT_ROWS, head_on, own_forward, token_nll
 from .errors import InstructMineError
 from .training_data import MASKED
+from .versions import check_versions
+
+
+check_versions("accelerate", "peft", "trl")
 
 
 class ResponseNLL(torch.autograd.Function):
@@ -55,8 +58,15 @@ class Trainer(SFTTrainer):
         self.is_plain_nll = self.args.loss_type == "nll" and self.label_smoother is None and not self.aux_loss_enabled
 
     def collate(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        """Pads to a batch."""
+        """Pads to a batch.
+
+        Raises:
+            [`InstructMineError`]: Where TRL learns other tokens than the labels say.
+        """
         batch = self.pad_batch(examples)
+        learnt = sum(label != MASKED for example in examples for label in example["labels"])
+        if int((batch["labels"] != MASKED).sum()) != learnt:
+            raise InstructMineError("this release of TRL does not learn the labels it is given: install a tested one")
         if self.embeddings is not None:
             rows = [self.embeddings[example["row"]] for example in examples]
             batch["inputs_embeds"] = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
@@ -79,25 +89,13 @@ class Trainer(SFTTrainer):
         predicted = (labels != MASKED).roll(-1, dims=1)
         predicted[:, -1] = False
         own = self.accelerator.unwrap_model(model)
-        with self._own_forward(own), head_on(own, predicted):
+        with own_forward(own), self.accelerator.autocast(), head_on(own, predicted):
             logits = model(**inputs, use_cache=False).logits.squeeze(0)
         targets = labels.roll(-1, dims=1)[predicted]
         count = len(targets) if num_items_in_batch is None else num_items_in_batch
         loss = ResponseNLL.apply(logits, targets).sum() / count
         average = self.args.average_tokens_across_devices and num_items_in_batch is not None
         return loss * self.accelerator.num_processes if average else loss
-
-    @contextmanager
-    def _own_forward(self, model: torch.nn.Module) -> Iterator[None]:
-        """Within the context the model's `forward` is its class's, in mixed precision where the recipe asks for it.
-        Accelerate's also copies all logits to fp32, which takes longer than the loss itself."""
-        wrapped = model.__dict__.pop("forward", None)
-        try:
-            with self.accelerator.autocast():
-                yield
-        finally:
-            if wrapped is not None:
-                model.forward = wrapped
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Any:
         self._mask_repeats(batch_samples)

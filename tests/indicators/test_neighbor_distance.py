@@ -231,6 +231,19 @@ def test_special_tokens_in_the_data_are_text(encoder):
     assert np.abs(written - without).max() > 1e-3
 
 
+def test_a_library_that_reads_special_tokens_from_the_data_is_found_out(encoder, monkeypatch):
+    from sentence_transformers import SentenceTransformer
+
+    encode = SentenceTransformer.encode
+    monkeypatch.setattr(
+        SentenceTransformer, "encode", lambda *args, processing_kwargs=None, **kwargs: encode(*args, **kwargs)
+    )
+    with pytest.raises(
+        InstructMineError, match=r"reads '\[.*\]' in a text as a special token, also where it is asked"
+    ):
+        SentenceEncoder(encoder, 512).load()
+
+
 def test_copies_in_the_pool_are_neighbours_at_zero(encoder):
     distinct = make_pool(10)
     pool = concatenate_datasets([distinct, distinct, distinct.select([4])])

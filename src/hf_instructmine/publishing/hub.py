@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..errors import InstructMineError
+from ..versions import check_versions
+
+
+check_versions("huggingface-hub")
 
 
 T = TypeVar("T")
