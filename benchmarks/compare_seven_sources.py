@@ -15,10 +15,10 @@ import report_sweep
 from sweep_seven_sources import EVAL_SETS, read_pool, score_pool
 
 import hf_instructmine as him
-from hf_instructmine.decontamination import find_contaminated
-from hf_instructmine.finetuning import load_eval_sets
-from hf_instructmine.packaged_models import smollm2_135m
-from hf_instructmine.recipe import Recipe
+from hf_instructmine.data.decontamination import find_contaminated
+from hf_instructmine.data.evaluation_sets import load_eval_sets
+from hf_instructmine.finetuning.recipe import Recipe
+from hf_instructmine.models.packaged import smollm2_135m
 
 
 FITTED_TO = "self_instruct"

@@ -22,7 +22,7 @@ def main() -> None:
     from estimator_simulations import simulated_means
 
     from hf_instructmine import LossEstimator
-    from hf_instructmine.regressor_choice import FOLDS, PARTITIONS, Problem, assign_folds, choose
+    from hf_instructmine.regression.choice import FOLDS, PARTITIONS, Problem, assign_folds, choose
 
     rng = np.random.default_rng(0)
     means = simulated_means(129, rng, collinear=True)

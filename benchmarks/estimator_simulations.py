@@ -9,8 +9,7 @@ import argparse
 import numpy as np
 from scipy.stats import t
 
-from hf_instructmine.diagnostics import least_squares_statistics, noise_ceiling
-from hf_instructmine.regressor_choice import (
+from hf_instructmine.regression.choice import (
     FOLDS,
     Problem,
     assign_folds,
@@ -22,6 +21,7 @@ from hf_instructmine.regressor_choice import (
     permuted_targets,
     r_squared,
 )
+from hf_instructmine.regression.diagnostics import least_squares_statistics, noise_ceiling
 
 
 INDICATORS = 9

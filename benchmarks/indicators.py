@@ -25,13 +25,13 @@ import torch
 from datasets import Dataset, disable_progress_bars
 
 from hf_instructmine import Perplexity
-from hf_instructmine.conversation import Conversation, read_conversations
+from hf_instructmine.data.conversation import Conversation, read_conversations
+from hf_instructmine.data.inputs import load_pool
+from hf_instructmine.data.sample_pool import load_sample_pool
 from hf_instructmine.indicators.mtld import mtld, split_words
-from hf_instructmine.inputs import load_pool
-from hf_instructmine.nearest import neighbor_distances
-from hf_instructmine.packaged_models import smollm2_135m
-from hf_instructmine.sample_pool import load_sample_pool
-from hf_instructmine.tokenization import encode_data, encode_prompt
+from hf_instructmine.models.neighbors import neighbor_distances
+from hf_instructmine.models.packaged import smollm2_135m
+from hf_instructmine.models.tokenization import encode_data, encode_prompt
 
 
 MAX_LENGTH = 768  # of all perplexities: padding to a longer text would cost evaluate's module more time, and memory

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 import hf_instructmine as him
-from hf_instructmine.sweep_table import pure_error
+from hf_instructmine.sweep.runs import pure_error
 
 
 INDICATORS = ["input_length", "output_length", "mtld", "pool_knn_6", "nll", "ifd", "end_of_turn"]

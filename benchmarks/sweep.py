@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 from datasets import disable_progress_bars
 
-from hf_instructmine.conversation import read_conversations
-from hf_instructmine.evaluation.loss import EvaluationSet
-from hf_instructmine.executors import Inline, Subprocess
-from hf_instructmine.packaged_models import smollm2_135m
-from hf_instructmine.recipe import Recipe
-from hf_instructmine.sample_pool import load_sample_evaluation, load_sample_pool
+from hf_instructmine.data.conversation import read_conversations
+from hf_instructmine.data.evaluation_sets import EvaluationSet
+from hf_instructmine.data.sample_pool import load_sample_evaluation, load_sample_pool
+from hf_instructmine.finetuning.recipe import Recipe
+from hf_instructmine.models.packaged import smollm2_135m
+from hf_instructmine.sweep.executors import Inline, Subprocess
 
 
 @dataclass

@@ -15,12 +15,12 @@ import numpy as np
 from datasets import Dataset, concatenate_datasets, load_dataset
 
 import hf_instructmine as him
-from hf_instructmine.conversation import read_conversations
-from hf_instructmine.design_report import design_report
-from hf_instructmine.models import load_tokenizer
-from hf_instructmine.packaged_models import minilm_l6, smollm2_135m
-from hf_instructmine.recipe import Recipe
-from hf_instructmine.sweep_table import sweep_status
+from hf_instructmine.data.conversation import read_conversations
+from hf_instructmine.finetuning.recipe import Recipe
+from hf_instructmine.models.loading import load_tokenizer
+from hf_instructmine.models.packaged import minilm_l6, smollm2_135m
+from hf_instructmine.sweep.design_report import design_report
+from hf_instructmine.sweep.runs import sweep_status
 
 
 SOURCES = ("self_instruct", "alpaca", "dolly", "gsm8k", "roleplay", "p3", "lima")

@@ -27,7 +27,7 @@ def shared_data() -> Path:
 def smollm2() -> str:
     """The folder of the real SmolLM2-135M-Instruct."""
     pytest.importorskip("gguf", reason="pip install gguf")
-    from hf_instructmine.packaged_models import smollm2_135m
+    from hf_instructmine.models.packaged import smollm2_135m
 
     return _or_skip(smollm2_135m)
 
@@ -35,7 +35,7 @@ def smollm2() -> str:
 @pytest.fixture(scope="session")
 def minilm() -> str:
     """The folder of the real all-MiniLM-L6-v2."""
-    from hf_instructmine.packaged_models import minilm_l6
+    from hf_instructmine.models.packaged import minilm_l6
 
     return _or_skip(minilm_l6)
 
@@ -43,7 +43,7 @@ def minilm() -> str:
 @pytest.fixture
 def trained(monkeypatch) -> list[str]:
     """The runs that are trained during the test, by name."""
-    from hf_instructmine import executors
+    from hf_instructmine.sweep import executors
 
     names = []
     train = executors.Inline.run

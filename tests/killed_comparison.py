@@ -8,7 +8,7 @@ from pathlib import Path
 
 from test_comparison import compare
 
-from hf_instructmine import executors
+from hf_instructmine.sweep import executors
 
 
 model, folder, log = sys.argv[1:]

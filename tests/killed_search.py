@@ -21,8 +21,11 @@ import trl  # noqa: F401  (before the forks)
 from killed_sweep import forked
 from tqdm.std import tqdm
 
-from hf_instructmine import LossEstimator, Selector, blend_search, executors, search_size, trainer  # noqa: F401
-from hf_instructmine.sweep_records import Records
+from hf_instructmine import LossEstimator, Selector, search_size
+from hf_instructmine.finetuning import trainer  # noqa: F401
+from hf_instructmine.outputs.records import Records
+from hf_instructmine.search import blend_search  # noqa: F401
+from hf_instructmine.sweep import executors
 
 
 def search(folder: Path, model: str, log: Path) -> None:

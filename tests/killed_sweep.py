@@ -22,7 +22,9 @@ import tiny_sweep
 import trl  # noqa: F401  (before the forks)
 from tqdm.std import tqdm
 
-from hf_instructmine import executors, run_sweep, trainer  # noqa: F401
+from hf_instructmine import run_sweep
+from hf_instructmine.finetuning import trainer  # noqa: F401
+from hf_instructmine.sweep import executors
 
 
 def sweep(folder: Path, model: str) -> None:

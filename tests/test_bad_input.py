@@ -33,7 +33,7 @@ from hf_instructmine import (
     UniEval,
     score,
 )
-from hf_instructmine.cli import main
+from hf_instructmine.cli.main import main
 
 
 HOSTILE = {

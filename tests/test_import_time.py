@@ -25,8 +25,8 @@ def imported_by(program: str) -> set[str]:
     [
         "import hf_instructmine",
         "import hf_instructmine; dir(hf_instructmine); hf_instructmine.InstructMineError",
-        "from hf_instructmine.cli import _parse\ntry: _parse(['--help'])\nexcept SystemExit: pass",
-        "from hf_instructmine.cli import _parse\ntry: _parse(['score', '--help'])\nexcept SystemExit: pass",
+        "from hf_instructmine.cli.main import _parse\ntry: _parse(['--help'])\nexcept SystemExit: pass",
+        "from hf_instructmine.cli.main import _parse\ntry: _parse(['score', '--help'])\nexcept SystemExit: pass",
     ],
     ids=["import", "dir", "help", "verb help"],
 )

@@ -5,9 +5,12 @@ from pathlib import Path
 
 from tiny_models import CHATML, ROWS, byte_tokenizer, causal_model, save
 
-from hf_instructmine.evaluation.loss import EvaluationSet
-from hf_instructmine.finetuning import finetune, load_base, read_training_data
-from hf_instructmine.recipe import Recipe
+from hf_instructmine.data.evaluation_sets import EvaluationSet
+from hf_instructmine.finetuning.base_model import load_base
+from hf_instructmine.finetuning.evaluation import encode_set
+from hf_instructmine.finetuning.finetune import finetune
+from hf_instructmine.finetuning.recipe import Recipe
+from hf_instructmine.finetuning.training_data import read_training_data
 
 
 SETTINGS = {
@@ -47,7 +50,7 @@ def finetuned(base: str, folder: Path, rows=ROWS, eval_sets=HELD_OUT, **settings
     recipe = Recipe({**SETTINGS, "model_name_or_path": base, "output_dir": str(folder), **settings})
     own, sft, model = recipe.arguments()
     loaded = load_base(own, sft, model)
-    held_out = EvaluationSet.read("held_out", Dataset.from_dict(eval_sets)).encode(loaded, own.eval_max_length)
+    held_out = encode_set(EvaluationSet.read("held_out", Dataset.from_dict(eval_sets)), loaded, own.eval_max_length)
     conversations = read_training_data(training_rows(rows))
     return finetune(loaded, conversations, {"held_out": held_out}, own, sft, model)
 

@@ -158,7 +158,7 @@ def reward_classifier(
 
 def oasst_reward_model(tokenizer: PreTrainedTokenizerBase, pooling: str = "last") -> PreTrainedModel:
     """A random `gpt_neox_reward_model`."""
-    from hf_instructmine.indicators.reward import GPTNeoXRewardModel, GPTNeoXRewardModelConfig
+    from hf_instructmine.models.oasst_reward import GPTNeoXRewardModel, GPTNeoXRewardModelConfig
 
     config = GPTNeoXRewardModelConfig(
         vocab_size=len(tokenizer),

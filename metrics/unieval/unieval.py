@@ -4,7 +4,7 @@ import datasets
 import evaluate
 
 import hf_instructmine
-from hf_instructmine.evaluate_module import IndicatorMeasurement
+from hf_instructmine.indicators.measurement import IndicatorMeasurement
 
 
 _DESCRIPTION = """

@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_instructmine import InputLength, InstructMineError, OutputLength
-from hf_instructmine.indicators.lengths import count_tokens, tokenizer_digest
-from hf_instructmine.tokenization import encode_data
+from hf_instructmine.models.tokenization import count_tokens, encode_data, tokens_digest
 
 
 WORDS = ["[UNK]", "</s>", "a", "b", "c", "<", ">", "/", "s"]
@@ -105,9 +104,9 @@ def test_a_very_long_response_is_counted_in_full(tokenizer, caplog):
 def test_a_tokenizer_is_known_by_what_it_does_and_not_by_how_it_was_called_last(tokenizer):
     fresh = build_tokenizer()
     fresh("a b c", truncation=True, max_length=2)
-    assert tokenizer_digest(fresh) == tokenizer_digest(tokenizer)
+    assert tokens_digest(fresh) == tokens_digest(tokenizer)
     fresh.add_tokens(["d"])
-    assert tokenizer_digest(fresh) != tokenizer_digest(tokenizer)
+    assert tokens_digest(fresh) != tokens_digest(tokenizer)
 
 
 def test_hash_and_pickle_hold_the_configuration_alone(tokenizer, folder):
@@ -164,7 +163,7 @@ def test_provenance_names_the_tokenizer_and_no_path(folder):
     assert record == {
         "indicator": "InputLength",
         "tokenizer": "tiny",
-        "tokenizer_digest": tokenizer_digest(AutoTokenizer.from_pretrained(folder)),
+        "tokenizer_digest": tokens_digest(AutoTokenizer.from_pretrained(folder)),
         "turns": "all",
     }
     assert InputLength(AutoTokenizer.from_pretrained(folder), turns="all").provenance() == record

@@ -12,10 +12,11 @@ from datasets.fingerprint import Hasher
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_instructmine import InstructMineError, NeighborDistance, nearest
+from hf_instructmine import InstructMineError, NeighborDistance
 from hf_instructmine.indicators import neighbor_distance
-from hf_instructmine.nearest import neighbor_distances
-from hf_instructmine.sentence_encoder import SentenceEncoder
+from hf_instructmine.models import neighbors as nearest
+from hf_instructmine.models.neighbors import neighbor_distances
+from hf_instructmine.models.sentence_encoder import SentenceEncoder
 
 
 WORDS = [

@@ -1,1 +1,1 @@
-"""Indicators: callables for `Dataset.map(indicator, batched=True)`, one file each."""
+"""Indicators, one a file, each a callable for `Dataset.map`; and scoring a pool with them."""

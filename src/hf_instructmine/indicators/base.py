@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..conversation import Conversation, read_turns
+from ..data.conversation import Conversation, read_turns
 from ..errors import InstructMineError
-from ..models import LoadedModel, ModelSource
+from ..models.loading import LoadedModel, ModelSource
 
 
 if TYPE_CHECKING:

@@ -1,6 +1,5 @@
 """Length of prompt and response in tokens (InstructMining, section 3: Len_in and Len_out)."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,9 +7,10 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from ..conversation import Conversation
+from ..data.conversation import Conversation
 from ..errors import InstructMineError
-from ..models import load_tokenizer
+from ..models.loading import load_tokenizer
+from ..models.tokenization import count_tokens, tokens_digest
 from .base import Indicator
 
 
@@ -39,7 +39,7 @@ class _Length(Indicator):
         if isinstance(tokenizer, (str, Path)):
             self.tokenizer = str(tokenizer)
         else:
-            self.tokenizer = tokenizer_digest(tokenizer)
+            self.tokenizer = tokens_digest(tokenizer)
             self._tokenizer = _loaded[self.tokenizer, revision] = tokenizer
 
     def load(self) -> "PreTrainedTokenizerBase":
@@ -77,7 +77,7 @@ class _Length(Indicator):
         return {
             "indicator": type(self).__name__,
             "tokenizer": Path(name).resolve().name if Path(name).is_absolute() or Path(name).is_dir() else name,
-            "tokenizer_digest": tokenizer_digest(tokenizer),
+            "tokenizer_digest": tokens_digest(tokenizer),
             "turns": self.turns,
         }
 
@@ -140,26 +140,3 @@ class OutputLength(_Length):
         means, row_notes = super()._gather(rows, owners, values, weights, notes)
         turns = np.bincount(np.asarray(owners, int), minlength=len(rows))  # lengths of turns are added, not averaged
         return {name: (np.asarray(column) * turns).tolist() for name, column in means.items()}, row_notes
-
-
-def count_tokens(tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> list[int]:
-    """Tokens of each text, as [`~tokenization.encode_data`] would give them, in one call of the tokenizer."""
-    if not texts:
-        return []
-    # `verbose=False`: a text longer than some model's window is no cause for a warning, it is only counted.
-    encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)
-    return [len(ids) for ids in encoded["input_ids"]]
-
-
-def tokenizer_digest(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """A digest of all that decides how text is cut into tokens; the same in every process."""
-    import xxhash
-
-    if tokenizer.is_fast:
-        state = json.loads(tokenizer.backend_tokenizer.to_str())
-        # Whoever called the tokenizer last left these behind.
-        del state["truncation"], state["padding"]
-    else:
-        added = {i: str(token) for i, token in tokenizer.added_tokens_decoder.items()}
-        state = [type(tokenizer).__name__, tokenizer.get_vocab(), added]
-    return f"xxh64:{xxhash.xxh64(json.dumps(state, sort_keys=True).encode()).hexdigest()}"

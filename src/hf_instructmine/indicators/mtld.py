@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..conversation import Conversation
+from ..data.conversation import Conversation
 from ..errors import InstructMineError
 from .base import Indicator
 

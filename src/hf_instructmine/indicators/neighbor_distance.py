@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..conversation import Conversation, find_layouts, read_conversations
+from ..data.conversation import Conversation, find_layouts, read_conversations
 from ..errors import InstructMineError
-from ..nearest import HNSW_SEARCH, import_faiss, neighbor_distances
-from ..packaged_models import cache_dir
-from ..sentence_encoder import SentenceEncoder
+from ..models.neighbors import HNSW_SEARCH, import_faiss, neighbor_distances
+from ..models.sentence_encoder import SentenceEncoder
+from ..outputs.files import cache_dir
 from .base import Indicator
 
 

@@ -5,11 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from ..conversation import Conversation
-from ..engine import response_nll
+from ..data.conversation import Conversation
 from ..errors import InstructMineError
-from ..models import LoadedModel
-from ..tokenization import added_bos, encode_data, encode_prompt
+from ..models.engine import response_nll
+from ..models.tokenization import added_bos, encode_pair
 from .base import ModelIndicator
 
 
@@ -127,30 +126,6 @@ class Perplexity(ModelIndicator):
 
     def provenance(self) -> dict[str, Any]:
         return {**super().provenance(), "given": self.given, "include_eos": self.include_eos}
-
-
-def encode_pair(
-    loaded: LoadedModel, conversation: Conversation, given: bool, eos: bool, max_length: int
-) -> tuple[list[int], int, str | None]:
-    """Ids of prompt and response, where the response starts, and a note where something was cut."""
-    tokenizer = loaded.tokenizer
-    prompt = encode_prompt(tokenizer, conversation.prompt) if given else added_bos(tokenizer)
-    response = encode_data(tokenizer, conversation.response)
-    max_length = int(min(max_length, loaded.max_positions))
-    if eos:
-        if tokenizer.eos_token_id is None:
-            raise InstructMineError(f"the tokenizer '{tokenizer.name_or_path}' has no EOS token to score")
-        response = [*response, tokenizer.eos_token_id]
-    note = None
-    if len(prompt) + len(response) > max_length:
-        room = max(max_length - len(response), max_length // 4, 1)
-        note = "truncated prompt" if len(prompt) > room else None
-        prompt = prompt[-room:]
-        if len(response) > max_length - len(prompt):
-            response = response[: max_length - len(prompt)]
-            note = "truncated response"
-    # Without a prompt or BOS there is nothing to predict the first token from.
-    return prompt + response, max(len(prompt), 1), note
 
 
 def _mean(nll: np.ndarray) -> float:

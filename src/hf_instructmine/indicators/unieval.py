@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..conversation import Conversation
-from ..engine import pad_with_mask, run_sorted
+from ..data.conversation import Conversation
 from ..errors import InstructMineError
-from ..models import LoadedModel
-from ..tokenization import encode_data, encode_template
+from ..models.engine import pad_with_mask, run_sorted
+from ..models.loading import LoadedModel
+from ..models.tokenization import encode_data, encode_template
 from .base import ModelIndicator
 
 

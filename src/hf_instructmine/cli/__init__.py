@@ -1,0 +1,1 @@
+"""`instructmine <verb>`: each verb a file with its options, its call, and what it prints."""

@@ -1,0 +1,6 @@
+"""`python -m hf_instructmine.cli` is `instructmine`."""
+
+from .main import run
+
+
+run()

@@ -1,0 +1,1 @@
+"""Whether a choice of rows beats a random one."""

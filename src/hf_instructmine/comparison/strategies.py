@@ -1,0 +1,145 @@
+"""Ways to choose rows, at equal response tokens or equal numbers of rows, so that they can be compared."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from datasets import Dataset
+
+from ..errors import InstructMineError
+from ..estimator.estimator import LossEstimator
+from ..selection.selector import Selector
+
+
+# What a strategy may be: see [`choose_rows`].
+Strategy = str | LossEstimator | Selector | Callable[..., Sequence[int]]
+
+RANDOM, FULL = "random", "full"
+_BY_COLUMN = re.compile(r"(highest|lowest):(\w+)(?:<([-\d.eE]+))?")
+# What one would try without a rule, where the pool has the column. IFD as its authors use it: the highest below 1,
+# where the instruction helps at all (arXiv 2308.12032).
+_USUAL = {
+    "longest": "highest:output_length",
+    "lowest-perplexity": "lowest:perplexity",
+    "highest-perplexity": "highest:perplexity",
+    "highest-reward": "highest:reward",
+    "highest-ifd": "highest:ifd<1",
+}
+
+
+def usual_strategies(scored: Dataset) -> dict[str, Strategy]:
+    """The baselines that a pool's columns allow: random, longest response, lowest and highest perplexity, highest
+    reward, highest IFD below 1, kNN diversity (highest distance to the i-th neighbour)."""
+    usual = {name: spec for name, spec in _USUAL.items() if _column(spec) in scored.column_names}
+    neighbors = [name for name in scored.column_names if re.fullmatch(r"knn_\d+", name)]
+    diverse = {"knn-diversity": f"highest:{neighbors[0]}"} if neighbors else {}
+    return {RANDOM: RANDOM, **usual, **diverse}
+
+
+def check_strategy(name: str, strategy: Strategy, scored: Dataset) -> None:
+    """Refuses what cannot choose from this pool.
+
+    Raises:
+        [`InstructMineError`]: Names the strategy and the column.
+    """
+    if not re.fullmatch(r"\w[\w.-]{0,59}", name):
+        raise InstructMineError(f"the strategy's name {name!r:.70} must be letters, digits, '-', '_' and '.'")
+    if isinstance(strategy, str) and strategy not in (RANDOM, FULL):
+        column = _column(strategy)
+        if column is None:
+            raise InstructMineError(
+                f"the strategy '{name}' is {strategy!r}: write random, full, highest:COLUMN, lowest:COLUMN, or "
+                "highest:COLUMN<LIMIT"
+            )
+        if column not in scored.column_names:
+            raise InstructMineError(f"the strategy '{name}' needs the column '{column}': score the pool with it first")
+    elif not isinstance(strategy, str | LossEstimator | Selector) and not callable(strategy):
+        raise InstructMineError(f"the strategy '{name}' is a {type(strategy).__name__}, which cannot choose rows")
+
+
+def choose_rows(
+    scored: Dataset,
+    strategy: Strategy,
+    budget: Mapping[str, int],
+    usable: np.ndarray,
+    costs: np.ndarray,
+    draw: Sequence[int] = (0,),
+    columns: Mapping[str, str] | None = None,
+) -> np.ndarray:
+    """Chooses rows up to a budget.
+
+    Args:
+        scored (`Dataset`): The scored pool.
+        strategy: `"random"`; `"full"`, which knows no budget; `"highest:COLUMN"` or `"lowest:COLUMN"`, from that end
+            of the column on, without the rows that are NaN in it (`highest:COLUMN<LIMIT`: nor those at or above the
+            limit); a [`LossEstimator`] or [`Selector`]; or a callable that gets the pool and `size=` or `tokens=` and
+            returns row numbers.
+        budget (`Mapping[str, int]`): `{"size": rows}` or `{"tokens": response tokens}`.
+        usable (`np.ndarray`): Rows that may be chosen, in the order of the pool.
+        costs (`np.ndarray` of shape `(n,)`): What each row takes of the budget.
+        draw (`Sequence[int]`): Seed of a random choice.
+        columns (`Mapping[str, str]`, *optional*): Which column of the pool is which, where that is not detected.
+
+    Returns:
+        `np.ndarray`: Row numbers, ascending.
+
+    Raises:
+        [`InstructMineError`]: Where the rows do not fill the budget.
+    """
+    if strategy == FULL:
+        return usable
+    if isinstance(strategy, LossEstimator | Selector):
+        selector = strategy if isinstance(strategy, Selector) else Selector(strategy)
+        return np.sort(selector.select(scored, columns=columns, **budget).indices)
+    if callable(strategy):
+        return _checked(strategy(scored, **budget), len(scored))
+    ((kind, amount),) = budget.items()
+    order = np.random.default_rng(list(draw)).permutation(usable) if strategy == RANDOM else _ranked(scored, strategy)
+    order = order[np.isin(order, usable)]
+    return take(order, costs, amount, f"{kind}={amount}")
+
+
+def take(order: np.ndarray, costs: np.ndarray, amount: int, what: str) -> np.ndarray:
+    """The rows met first that fit into the budget, ascending; those that do not fit are passed over.
+
+    Raises:
+        [`InstructMineError`]: Where all rows together do not fill it.
+    """
+    total = costs[order].sum()
+    if total < amount:
+        raise InstructMineError(f"{what} is above the {total:.0f} that can be chosen: ask for less")
+    taken, rest, least = [], amount, costs[order].min()
+    for row in order:
+        if costs[row] <= rest:
+            taken.append(row)
+            rest -= costs[row]
+        if rest < least:
+            break
+    if not taken:
+        raise InstructMineError(f"{what} is less than every row takes: raise it")
+    return np.sort(np.array(taken, dtype=np.int64))
+
+
+def _ranked(scored: Dataset, strategy: str) -> np.ndarray:
+    end, column, limit = _BY_COLUMN.fullmatch(strategy).groups()
+    try:
+        values = np.asarray(scored.with_format("numpy")[column][:], dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InstructMineError(f"the column '{column}' does not hold numbers: {error}") from error
+    known = np.isfinite(values)
+    if limit is not None:
+        known &= values < float(limit)
+    order = np.argsort(-values if end == "highest" else values, kind="stable")
+    return order[known[order]]
+
+
+def _column(strategy: str) -> str | None:
+    found = _BY_COLUMN.fullmatch(strategy)
+    return found and found[2]
+
+
+def _checked(rows: Sequence[int], pool_size: int) -> np.ndarray:
+    rows = np.unique(np.asarray(rows, dtype=np.int64))
+    if not len(rows) or rows[0] < 0 or rows[-1] >= pool_size:
+        raise InstructMineError(f"a strategy chose no row, or one outside the pool's {pool_size}")
+    return rows

@@ -1,0 +1,159 @@
+"""Which columns of a table are indicators: the ones scored by this package, or named as its indicators are."""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from datasets import ClassLabel, Dataset, Value
+
+from ..errors import InstructMineError
+from .provenance import get_provenance
+
+
+SOURCE = "source"
+# Which indicator makes which column, to tell a user what to run where a column is missing.
+INDICATOR_OF_COLUMN = {
+    "input_length": "InputLength",
+    "output_length": "OutputLength",
+    "reward": "Reward",
+    "perplexity": "Perplexity",
+    "nll": "Perplexity(also=['nll'])",
+    "ifd": "Perplexity(also=['ifd'])",
+    "end_of_turn": "Perplexity(also=['end_of_turn'])",
+    "mtld": "MTLD",
+    "naturalness": "UniEval",
+    "coherence": "UniEval",
+    "understandability": "UniEval",
+}
+NEIGHBOR_COLUMN = re.compile(r"(?:pool_)?knn_(\d+)")
+TOKENS = "output_length"
+
+
+_NUMBERS = ("float", "double", "int", "uint", "half")
+
+
+def indicator_names(dataset: Dataset) -> list[str]:
+    """Names the indicator columns of a scored pool, of a table of mixtures or of a table of runs.
+
+    A numeric column is an indicator if it carries provenance, or if its name is one that the indicators write
+    (`input_length`, `output_length`, `reward`, `perplexity`, `mtld`, `knn_<i>`, `naturalness`, `coherence`,
+    `understandability`), or `pool_knn_<i>`, a subset's mean of the pool's own `knn_<i>`: a rule fitted on it reads the
+    pool's column.
+
+    Returns:
+        `list[str]`: Column names in the dataset's own order; empty where there are none.
+    """
+    provenance = get_provenance(dataset)
+    return [
+        name
+        for name, feature in dataset.features.items()
+        if isinstance(feature, Value)
+        and feature.dtype.startswith(_NUMBERS)
+        and (name in provenance or indicator_of(name))
+    ]
+
+
+def names_sources(dataset: Dataset) -> bool:
+    """Whether the pool has a column `source` of names."""
+    return isinstance(dataset.features.get(SOURCE), Value | ClassLabel)
+
+
+def read_sources(dataset: Dataset) -> tuple[np.ndarray, list[str]]:
+    """The number of each row's source, and the names of the sources; `"(none)"` is a row without one."""
+    if not names_sources(dataset):
+        return np.zeros(len(dataset), dtype=np.int64), ["all"]
+    feature = dataset.features[SOURCE]
+    column = dataset.select_columns([SOURCE]).with_format("arrow")[:][SOURCE].combine_chunks()
+    encoded = column.dictionary_encode(null_encoding="encode")
+    values = encoded.dictionary.to_pylist()
+    if isinstance(feature, ClassLabel):
+        values = [None if value is None or value < 0 else feature.int2str(value) for value in values]
+    return encoded.indices.to_numpy(), ["(none)" if value is None else str(value) for value in values]
+
+
+def indicator_of(column: str) -> str | None:
+    """Returns the indicator that makes `column`, such as `"NeighborDistance(i=6)"`, or `None` where no one does."""
+    if match := NEIGHBOR_COLUMN.fullmatch(column):
+        return f"NeighborDistance(i={match[1]})"
+    return INDICATOR_OF_COLUMN.get(column)
+
+
+def column_names(table: Any) -> list[str]:
+    """The columns of a `Dataset`, a pandas `DataFrame` or a mapping of sequences."""
+    if hasattr(table, "column_names"):
+        return list(table.column_names)
+    return list(table.keys())
+
+
+def row_count(table: Any) -> int:
+    """The rows of a `Dataset`, a pandas `DataFrame` or a mapping of sequences."""
+    names = column_names(table)
+    return len(table) if hasattr(table, "column_names") else len(table[names[0]]) if names else 0
+
+
+def numeric_column(table: Any, name: str) -> np.ndarray:
+    """Reads one column as `float64`, shape (n,); a missing value (None, null, NaN) is NaN.
+
+    Raises:
+        [`InstructMineError`]: Where the column does not hold numbers.
+    """
+    import pyarrow as pa
+
+    if hasattr(table, "column_names"):  # a Dataset: through Arrow, which respects a selection of rows and its order
+        values = table.select_columns([name]).with_format("arrow")[:].column(name)
+    else:
+        try:
+            values = pa.array(np.asarray(table[name]) if hasattr(table, "dtypes") else list(table[name]))
+        except (pa.ArrowInvalid, pa.ArrowTypeError):
+            values = pa.nulls(1, pa.string())
+    if not (pa.types.is_floating(values.type) or pa.types.is_integer(values.type) or pa.types.is_null(values.type)):
+        raise InstructMineError(f"column '{name}' holds {values.type}, not numbers: an indicator is one number a row")
+    array = values.cast(pa.float64()).to_numpy(zero_copy_only=False) if len(values) else np.empty(0)
+    return np.asarray(array, dtype=np.float64)
+
+
+def column_in_pool(name: str, present: Collection[str]) -> str:
+    """A table of runs has `knn_6` measured inside each subset and `pool_knn_6` as its rows have it in the pool; in a
+    scored pool the latter is simply `knn_6`."""
+    return name.removeprefix("pool_") if name not in present else name
+
+
+def check_made_alike(
+    expected: Mapping[str, dict[str, Any]], columns: Sequence[str], table: Any, partial: bool
+) -> list[str]:
+    """Refuses columns that were made by another configuration than a rule expects.
+
+    Args:
+        expected (`Mapping[str, dict]`): The rule's provenance.
+        columns (`Sequence[str]`): The columns it reads.
+        table (`Dataset` or another table): What is to be predicted.
+        partial (`bool`): Compare only what the rule states. A published rule states less than an indicator records.
+
+    Returns:
+        The columns whose making is recorded in the rule but not in the table.
+    """
+    from .provenance import check_provenance, get_provenance
+
+    recorded = get_provenance(table) if hasattr(table, "features") else {}
+    expected = {name: expected[name] for name in columns if name in expected}
+    found = {name: recorded[source] for name in expected if (source := column_in_pool(name, recorded)) in recorded}
+    if partial:
+        found = {name: {key: made.get(key) for key in expected[name]} for name, made in found.items()}
+    return check_provenance(expected, found, list(expected))
+
+
+def read_indicators(table: Any, columns: Sequence[str]) -> dict[str, np.ndarray]:
+    """Reads the columns that a rule needs.
+
+    Raises:
+        [`InstructMineError`]: Where columns are missing; the message names them and the indicators that make them.
+    """
+    present = set(column_names(table))
+    sources = {name: column_in_pool(name, present) for name in columns}
+    missing = [name for name, source in sources.items() if source not in present]
+    if missing:
+        makers = list(dict.fromkeys(filter(None, map(indicator_of, missing))))
+        mend = f"; score the data with {', '.join(makers)} first" if makers else ""
+        raise InstructMineError(f"the data has no column {', '.join(map(repr, missing))}, which the rule needs{mend}")
+    return {name: numeric_column(table, source) for name, source in sources.items()}

@@ -1,0 +1,118 @@
+"""The texts of a pool, to tell duplicates and rows without a response by."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+
+import numpy as np
+from datasets import Dataset, Value
+from tqdm.auto import tqdm
+
+from ..errors import InstructMineError
+from .columns import SOURCE
+from .conversation import check_text_columns, find_layouts, read_conversations
+
+
+# Rows whose texts are fetched at a time.
+_CHUNK = 4096
+
+
+class TextKeys:
+    """A digest of each row's prompt and response by row number, or None where there is no response.
+
+    Texts are read where they are asked for, and once.
+
+    Args:
+        dataset (`Dataset`): The pool.
+        columns (`Mapping[str, str]`, *optional*): Which column is which, where the layout is not detected.
+    """
+
+    def __init__(self, dataset: Dataset, columns: Mapping[str, str] | None):
+        layouts = find_layouts(dataset.column_names, columns)
+        self._names = sorted({column for layout in layouts.values() for column in layout.values()})
+        self._texts = dataset.with_format(None).select_columns(self._names)
+        self._columns = columns
+        self._known: dict[int, bytes | None] = {}
+        self._batch: dict = {}
+        self._places: dict[int, int] = {}
+
+    def load(self, rows: np.ndarray) -> None:
+        """Fetches the texts of many rows at once; each is read when it is asked for."""
+        missing = [row for row in rows.tolist() if row not in self._known]
+        self._batch = self._texts[missing] if missing else {}
+        self._places = {row: place for place, row in enumerate(missing)}
+
+    def __getitem__(self, row: int) -> bytes | None:
+        if row not in self._known:
+            if row not in self._places:
+                self.load(np.array([row]))
+            # One at a time, so that an error names the row's number in the pool.
+            place = slice(self._places[row], self._places[row] + 1)
+            batch = {name: self._batch[name][place] for name in self._names}
+            (read,) = read_conversations(batch, self._columns, first_row=row)
+            content = json.dumps([read.prompt, read.response], sort_keys=True, default=str)
+            digest = hashlib.blake2b(content.encode(), digest_size=16).digest()
+            self._known[row] = digest if read.problem is None else None
+        return self._known[row]
+
+
+def usable_rows(dataset: Dataset, columns: Mapping[str, str] | None = None, copies: bool = True) -> np.ndarray:
+    """Numbers of the rows that have a response, ascending.
+
+    Args:
+        dataset (`Dataset`): The pool.
+        columns (`Mapping[str, str]`, *optional*): Which column is which, where the layout is not detected.
+        copies (`bool`, defaults to `True`): Whether to keep exact copies of an earlier prompt and response.
+
+    Raises:
+        [`InstructMineError`]: Where the layout is not known, or no row has a response.
+    """
+    check_text_columns(dataset, columns)
+    keys, seen, usable = TextKeys(dataset, columns), set(), []
+    with tqdm(total=len(dataset), desc="Reading the pool", unit="row", delay=3) as bar:
+        for start in range(0, len(dataset), _CHUNK):
+            rows = np.arange(start, min(start + _CHUNK, len(dataset)))
+            keys.load(rows)
+            for row in rows.tolist():
+                key = keys[row]
+                if key is not None and (copies or key not in seen):
+                    usable.append(row)
+                    seen.add(key)
+            bar.update(len(rows))
+    if not usable:
+        raise InstructMineError("no row of the pool has a response: there is nothing to train on")
+    return np.array(usable, dtype=np.int64)
+
+
+def has_text(dataset: Dataset, columns: Mapping[str, str] | None) -> bool:
+    """Whether there are texts to compare, which have to be in a known layout; a table of numbers has none.
+
+    Raises:
+        [`InstructMineError`]: Where there are texts in no known layout.
+    """
+    numbers = (
+        name == SOURCE or (isinstance(feature, Value) and feature.dtype not in ("string", "large_string"))
+        for name, feature in dataset.features.items()
+    )
+    if columns is None and all(numbers):
+        return False
+    try:
+        check_text_columns(dataset, columns)
+    except InstructMineError as error:
+        raise InstructMineError(f"{error}; or do not compare texts, with drop_duplicates=False") from error
+    return True
+
+
+def pool_digest(pool: Dataset) -> str:
+    """A digest of a pool's column names and values, in order; the same however the pool was loaded."""
+    import xxhash
+
+    digest = xxhash.xxh64(json.dumps(pool.column_names).encode())
+    for start in range(0, len(pool), 1000):
+        digest.update(json.dumps(pool[start : start + 1000], default=str).encode())
+    return f"xxh64:{digest.hexdigest()}"
+
+
+def _text_columns(pool: Dataset, columns: Mapping[str, str] | None) -> Dataset:
+    layouts = find_layouts(pool.column_names, columns)
+    return pool.select_columns(sorted({column for layout in layouts.values() for column in layout.values()}))

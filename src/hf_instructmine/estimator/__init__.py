@@ -1,0 +1,1 @@
+"""The rule: predict, tell, save, load, publish."""

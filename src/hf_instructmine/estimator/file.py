@@ -1,0 +1,188 @@
+"""`estimator.json`, the file a rule is kept in. Plain JSON: nothing in it is ever executed.
+
+Its schema is documented in `docs/estimator.md`. A checksum over the content refuses a file that was changed by hand,
+since coefficients, covariance and diagnostics belong together.
+"""
+
+import hashlib
+import json
+import math
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InstructMineError
+from ..regression.diagnostics import Diagnostics
+from ..regression.fit import Fit
+from ..regression.terms import Term
+
+
+if TYPE_CHECKING:
+    from .rule import Rule
+
+
+FILE_NAME = "estimator.json"
+FORMAT = "hf-instructmine/estimator"
+SCHEMA_VERSION = 1
+FIELDS = (
+    "name",
+    "origin",
+    "target",
+    "log_target",
+    "model",
+    "intercept",
+    "terms",
+    "covariates",
+    "provenance",
+    "fit",
+    "diagnostics",
+    "versions",
+)
+
+
+def content_of(rule: "Rule") -> dict[str, Any]:
+    """The fields of the file, from a rule."""
+    from .. import __version__
+
+    if rule.regressor is not None:
+        raise InstructMineError("an AutoML rule cannot be kept: it is for comparison; fit a linear one to keep")
+    libraries = ("numpy", "scikit-learn", "scipy", "statsmodels") if rule.fitted is not None else ()
+    return {
+        "name": rule.name,
+        "origin": rule.origin,
+        "target": rule.target,
+        "log_target": rule.log_target,
+        "model": rule.model,
+        "intercept": rule.intercept,
+        "terms": [{**asdict(t), "coefficient": w} for t, w in zip(rule.terms, rule.weights)],
+        "covariates": [{**asdict(t), "coefficient": w} for t, w in zip(rule.covariates, rule.covariate_weights)],
+        "provenance": rule.provenance,
+        "fit": None if rule.fitted is None else asdict(rule.fitted),
+        "diagnostics": None if rule.diagnostics is None else rule.diagnostics.to_dict(),
+        "versions": {"hf-instructmine": __version__, **{library: version(library) for library in libraries}},
+    }
+
+
+def fields_of(content: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a rule, from the fields of the file."""
+
+    def terms(entries):
+        return [Term(**{k: v for k, v in entry.items() if k != "coefficient"}) for entry in entries]
+
+    numbers = [content["intercept"], *(t["coefficient"] for t in (*content["terms"], *content["covariates"]))]
+    if not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in numbers):
+        raise TypeError("a coefficient is not a number")
+    return {
+        **{
+            key: content[key] for key in ("name", "origin", "target", "log_target", "model", "intercept", "provenance")
+        },
+        "terms": terms(content["terms"]),
+        "weights": [entry["coefficient"] for entry in content["terms"]],
+        "covariates": terms(content["covariates"]),
+        "covariate_weights": [entry["coefficient"] for entry in content["covariates"]],
+        "fitted": Fit(**content["fit"]) if content["fit"] else None,
+        "diagnostics": Diagnostics.from_dict(content["diagnostics"]) if content["diagnostics"] else None,
+    }
+
+
+def read(text: str, where: str) -> dict[str, Any]:
+    """The arguments of a rule, from the text of its file.
+
+    Raises:
+        [`InstructMineError`]: As [`loads`], and where the content is not that of a rule.
+    """
+    content = loads(text, where)
+    try:
+        return fields_of(content)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise InstructMineError(f"{where} does not hold a rule as this version writes it: {error}") from error
+
+
+def dumps(content: dict[str, Any]) -> str:
+    """Serialises a rule's content with its format, schema version and checksum. Floats keep every bit; NaN is null."""
+    content = _plain({"format": FORMAT, "schema_version": SCHEMA_VERSION, **content})
+    return (
+        json.dumps({**content, "checksum": _checksum(content)}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    )
+
+
+def loads(text: str, where: str) -> dict[str, Any]:
+    """Reads and checks the content of a rule's file.
+
+    Args:
+        text (`str`): The file's text.
+        where (`str`): What to call the file in an error.
+
+    Raises:
+        [`InstructMineError`]: Where the file is not a rule, is of a newer schema, lacks a field, or was changed by
+            hand.
+    """
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise InstructMineError(f"{where} is not JSON: {error}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise InstructMineError(f"{where} is not a rule of hf-instructmine: its 'format' is not '{FORMAT}'")
+    version = content.get("schema_version")
+    if not isinstance(version, int) or version > SCHEMA_VERSION:
+        raise InstructMineError(
+            f"{where} has schema version {version!r}; this hf-instructmine reads up to {SCHEMA_VERSION}: upgrade it"
+        )
+    missing = [field for field in (*FIELDS, "checksum") if field not in content]
+    if missing:
+        raise InstructMineError(f"{where} lacks the field {', '.join(map(repr, missing))}: save the rule again")
+    checksum = content.pop("checksum")
+    if checksum != _checksum(content):
+        raise InstructMineError(
+            f"{where} was changed after it was saved (its checksum does not match): save the rule again, or build one "
+            f"by hand with LossEstimator.from_coefficients"
+        )
+    return content
+
+
+def find(source: str | Path, revision: str | None, token: str | None, repo_type: str) -> Path:
+    """Returns the local path of the file in a folder, or downloads it from a repository of the Hub."""
+    path = Path(source)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        if not (path / FILE_NAME).is_file():
+            raise InstructMineError(f"the folder '{path}' has no {FILE_NAME}: it holds no rule")
+        return path / FILE_NAME
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(str(source), FILE_NAME, revision=revision, token=token, repo_type=repo_type))
+    except HFValidationError as error:
+        raise InstructMineError(f"'{source}' is neither a folder nor a repository id of the Hub") from error
+    except LocalEntryNotFoundError as error:
+        raise InstructMineError(
+            f"'{source}' is not a folder here, and the Hub could not be reached to look for it there"
+        ) from error
+    except EntryNotFoundError as error:
+        raise InstructMineError(f"the {repo_type} '{source}' on the Hub has no {FILE_NAME}") from error
+    except HfHubHTTPError as error:
+        raise InstructMineError(
+            f"the Hub refused the {repo_type} '{source}' (status {error.response.status_code}): check the id, the "
+            f"repository's type and your token"
+        ) from error
+
+
+def _plain(value: Any) -> Any:
+    """Numpy numbers and arrays as plain ones; what is not finite as null, which is all that JSON has for it."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,0 +1,317 @@
+"""A rule as numbers: what it predicts of examples and of sets, how sure that is, and whether the runs reach so far."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..data.columns import check_made_alike, read_indicators, row_count
+from ..errors import InstructMineError
+from ..regression.diagnostics import LEVEL, Diagnostics
+from ..regression.fit import Fit
+from ..regression.terms import Term, design
+
+
+@dataclass
+class SubsetPrediction:
+    """A set's predicted log loss.
+
+    Attributes:
+        log_loss (`float`): Predicted, in nats.
+        mean_interval (`tuple[float, float]` or `None`): 95 % for the mean over finetunes on such sets.
+        observation_interval (`tuple[float, float]` or `None`): 95 % for one finetune.
+        leverage (`float` or `None`): Of the set's mean indicators against the runs. The runs' own average is p / n.
+        max_run_leverage (`float` or `None`): The largest among the runs.
+        size (`int`): Examples in the set.
+        missing (`dict[str, int]`): How many of them lack each indicator, whose mean is over the others.
+    """
+
+    log_loss: float
+    mean_interval: tuple[float, float] | None
+    observation_interval: tuple[float, float] | None
+    leverage: float | None
+    max_run_leverage: float | None
+    size: int
+    missing: dict[str, int]
+
+    @property
+    def extrapolates(self) -> bool:
+        """Whether the set lies further out than any run: the rule was not tested there."""
+        return self.leverage is not None and self.leverage > self.max_run_leverage * (1 + 1e-9)
+
+    def __str__(self) -> str:
+        lines = [f"Predicted log loss of {self.size:,} examples: {self.log_loss:.4f}"]
+        if self.mean_interval is not None:
+            lines[0] += f" (95 % {self.mean_interval[0]:.4f} … {self.mean_interval[1]:.4f}"
+            lines[0] += f"; one finetune {self.observation_interval[0]:.4f} … {self.observation_interval[1]:.4f})"
+        if self.leverage is not None:
+            where = "outside" if self.extrapolates else "within"
+            lines.append(f"Leverage {self.leverage:.3f}, {where} the runs' largest, {self.max_run_leverage:.3f}")
+        return "\n".join(lines)
+
+
+def set_means(values: Mapping[str, np.ndarray], rows: int, indices: Sequence[int] | None):
+    """Mean of each indicator over a set, and how many values were missing.
+
+    Raises:
+        [`InstructMineError`]: Where the set is empty, an index is not a row, or an indicator is missing throughout.
+    """
+    picked = np.arange(rows) if indices is None else np.asarray(indices)
+    if len(picked) == 0:
+        raise InstructMineError("the set is empty: there is nothing to predict")
+    if picked.dtype == bool or not np.issubdtype(picked.dtype, np.integer):
+        raise InstructMineError(f"indices have to be row numbers, not {picked.dtype}")
+    outside = picked[(picked < 0) | (picked >= rows)]
+    if len(outside):
+        raise InstructMineError(f"there is no row {outside[0]}: the data has {rows} rows")
+    means, missing = {}, {}
+    for name, column in values.items():
+        known = column[picked][~np.isnan(column[picked])]
+        if len(known) == 0:
+            raise InstructMineError(f"no example of the set has a value of '{name}'")
+        means[name] = np.array([known.mean()])
+        if len(known) < len(picked):
+            missing[name] = len(picked) - len(known)
+    return means, missing, len(picked)
+
+
+@dataclass
+class Rule:
+    """A linear rule that predicts the log loss of a finetuned model from mean indicators.
+
+    Numbers and no more: [`LossEstimator`] fits it, tells about it, keeps and publishes it.
+
+    Args:
+        name (`str`): What the rule is called.
+        origin (`str`): One sentence on where the rule comes from.
+        terms (`list[Term]`): The regressors made of indicator columns.
+        weights (`list[float]`): One coefficient per term.
+        intercept (`float`): The constant.
+        target (`str`, *optional*, defaults to `"loss"`): The column whose (log) loss is predicted.
+        log_target (`bool`, *optional*, defaults to `True`): Whether log loss is predicted, rather than loss. In nats.
+        model (`str`, *optional*, defaults to `"ols"`): How the coefficients were found.
+        provenance (`dict[str, dict]`, *optional*): The configuration behind each indicator column the rule expects.
+        covariates (`list[Term]`, *optional*): What the fit adjusted for: subset size, steps, group effects. A
+            prediction holds them at their mean over the runs.
+        covariate_weights (`list[float]`, *optional*): One coefficient per covariate.
+        fitted ([`Fit`], *optional*): What intervals and leverage need; `None` for a rule that was not fitted here.
+        diagnostics ([`Diagnostics`], *optional*): How far a fitted rule can be trusted.
+        regressor (*optional*): FLAML's regressor, for `model="automl"`.
+    """
+
+    name: str
+    origin: str
+    terms: list[Term]
+    weights: list[float]
+    intercept: float
+    target: str = "loss"
+    log_target: bool = True
+    model: str = "ols"
+    provenance: dict[str, dict[str, Any]] = field(default_factory=dict)
+    covariates: list[Term] = field(default_factory=list)
+    covariate_weights: list[float] = field(default_factory=list)
+    fitted: Fit | None = None
+    diagnostics: Diagnostics | None = None
+    regressor: Any = field(default=None, compare=False, repr=False)
+
+    @property
+    def indicators(self) -> list[str]:
+        """The columns that [`~Rule.predict`] needs, in order."""
+        return list(dict.fromkeys(term.column for term in self.terms))
+
+    @property
+    def coefficients(self) -> dict[str, float]:
+        """The coefficient of each term, such as `{"intercept": 1.07, "reward": -0.15, "log(perplexity)": 0.02}`."""
+        return {"intercept": self.intercept, **{term.name: w for term, w in zip(self.terms, self.weights)}}
+
+    def predict(self, dataset: Any, allow_mismatch: bool = False) -> np.ndarray:
+        """Predicts the log loss that each example stands for; lower is better.
+
+        The rule is linear in sets' means, so a single example's value ranks examples; it is not the loss on that
+        example.
+
+        Args:
+            dataset (`Dataset`, `pandas.DataFrame` or mapping of sequences): Has the columns of `rule.indicators`.
+            allow_mismatch (`bool`, *optional*, defaults to `False`): Accept columns that were made by another
+                configuration than the rule was fitted with.
+
+        Returns:
+            `np.ndarray` of shape (n,), in nats (log loss); NaN where an indicator is missing or NaN.
+
+        Raises:
+            [`InstructMineError`]: Where columns are missing, or were made otherwise than the rule expects.
+        """
+        values = self.read(dataset, allow_mismatch)
+        if not self.terms:
+            warnings.warn(f"the rule '{self.name}' keeps no indicator: it predicts the same everywhere", stacklevel=2)
+            return np.full(row_count(dataset), self.intercept)
+        return self.apply(values)
+
+    def apply(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Predicts from the rule's indicators as [`~Rule.read`] gives them; shape (n,), NaN where one is NaN."""
+        return self._apply(design(self.terms, values))
+
+    def _apply(self, matrix: np.ndarray) -> np.ndarray:
+        if self.regressor is None:
+            return self.intercept + matrix @ np.asarray(self.weights)
+        known = ~np.isnan(matrix).any(axis=1)
+        predicted = np.full(len(matrix), np.nan)
+        z = (matrix[known] - self.fitted.mean[: len(self.terms)]) / self.fitted.sd[: len(self.terms)]
+        z = np.column_stack([np.zeros((len(z), len(self.covariates))), z])  # the fit has the covariates first
+        predicted[known] = self.regressor.predict(z)
+        return predicted
+
+    def predict_subset(
+        self,
+        scored: Any,
+        indices: Sequence[int] | None = None,
+        covariates: Mapping[str, Any] | None = None,
+        allow_mismatch: bool = False,
+    ) -> SubsetPrediction:
+        """Predicts the log loss of a model finetuned on a set, with its intervals, and warns of extrapolation.
+
+        Args:
+            scored (`Dataset`, `pandas.DataFrame` or mapping of sequences): The scored pool.
+            indices (`Sequence[int]`, *optional*): The set's rows in it; by default all.
+            covariates (`Mapping[str, Any]`, *optional*): Values of the covariates the rule was adjusted for, such as
+                `{"steps": 300}`, or `{"group": "Qwen/Qwen3-0.6B"}` for one level of a grouped fit. By default they
+                are held at their means over the runs, and `subset_size` is the set's size.
+            allow_mismatch (`bool`, *optional*, defaults to `False`): As for [`~Rule.predict`].
+
+        Returns:
+            [`SubsetPrediction`]: Without intervals and leverage for a rule that was not fitted here.
+        """
+        means, missing, size = set_means(self.read(scored, allow_mismatch), row_count(scored), indices)
+        regressors = self._regressors(means, size, covariates)
+        adjusted = float(np.dot(regressors[: len(self.covariates)], self.covariate_weights))
+        log_loss = float(self._apply(regressors[None, len(self.covariates) :])[0]) + adjusted
+        mean_interval, observation_interval = self._intervals(regressors, log_loss)
+        prediction = SubsetPrediction(
+            log_loss=log_loss,
+            mean_interval=mean_interval,
+            observation_interval=observation_interval,
+            leverage=self._leverage(regressors),
+            max_run_leverage=self.max_leverage,
+            size=size,
+            missing=missing,
+        )
+        if prediction.extrapolates:
+            warnings.warn(
+                f"the set's leverage {prediction.leverage:.3g} is above the runs' largest, {self.max_leverage:.3g}: "
+                "the rule is extrapolating",
+                stacklevel=2,
+            )
+        return prediction
+
+    def leverage(self, scored: Any, indices: Sequence[int] | None = None, allow_mismatch: bool = False) -> float:
+        """How far a set's mean indicators lie from the runs': uᵀ(UᵀU)⁻¹u; compare `rule.max_leverage`.
+
+        Raises:
+            [`InstructMineError`]: For a rule without runs (published, set by hand) or without least squares.
+        """
+        if self.max_leverage is None:
+            raise InstructMineError(f"the rule '{self.name}' was not fitted by least squares here: it has no leverage")
+        means, _, size = set_means(self.read(scored, allow_mismatch), row_count(scored), indices)
+        return self._leverage(self._regressors(means, size, None))
+
+    def row_leverages(self, scored: Any, allow_mismatch: bool = False) -> np.ndarray:
+        """How far each example lies from the runs' mean indicators, as a set of its own; shape (n,).
+
+        Raises:
+            [`InstructMineError`]: As [`~Rule.leverage`] does.
+        """
+        if self.max_leverage is None:
+            raise InstructMineError(f"the rule '{self.name}' was not fitted by least squares here: it has no leverage")
+        # Covariates stay at their means over the runs, where they are 0.
+        matrix = design(self.terms, self.read(scored, allow_mismatch))
+        held = np.zeros((len(matrix), len(self.covariates)))
+        u = (np.column_stack([held, matrix]) - self.fitted.mean) / self.fitted.sd
+        u = np.column_stack([np.ones(len(u)), u])
+        return np.einsum("ij,jk,ik->i", u, np.asarray(self.fitted.gram_inverse), u)
+
+    @property
+    def max_leverage(self) -> float | None:
+        """The largest leverage among the runs; a set beyond it is extrapolated to."""
+        return self.fitted.max_leverage if self.fitted is not None else None
+
+    def contributions(self, scored: Any, allow_mismatch: bool = False) -> dict[str, np.ndarray]:
+        """How much each indicator adds to each example's prediction, against the pool's average.
+
+        Returns:
+            `dict[str, np.ndarray]`: One array of shape (n,) per indicator, in nats of log loss; over the indicators
+            they add up to `predict(scored)` less its mean. An example kept for its reward has a negative `reward`.
+        """
+        if self.regressor is not None:
+            raise InstructMineError("an AutoML rule is not a sum of contributions")
+        parts = design(self.terms, self.read(scored, allow_mismatch)) * np.asarray(self.weights)
+        known = ~np.isnan(parts).any(axis=1)
+        parts = parts - parts[known].mean(axis=0) if known.any() else parts
+        columns = np.array([term.column for term in self.terms])
+        return {name: parts[:, columns == name].sum(axis=1) for name in self.indicators}
+
+    def read(self, dataset: Any, allow_mismatch: bool = False) -> dict[str, np.ndarray]:
+        """The rule's indicators over a scored pool, each of shape (n,).
+
+        Args:
+            dataset (`Dataset`, `pandas.DataFrame` or mapping of sequences): Has the columns of `rule.indicators`.
+            allow_mismatch (`bool`, *optional*, defaults to `False`): As for [`~Rule.predict`].
+
+        Raises:
+            [`InstructMineError`]: Where columns are missing, or were made otherwise than the rule expects.
+        """
+        values = read_indicators(dataset, self.indicators)
+        if self.provenance and not allow_mismatch:
+            unknown = check_made_alike(self.provenance, self.indicators, dataset, partial=self.fitted is None)
+            if unknown:
+                warnings.warn(
+                    f"nothing records which model made the column {', '.join(map(repr, unknown))}, so it is not "
+                    f"checked that the rule '{self.name}' was fitted on such numbers",
+                    stacklevel=3,
+                )
+        return values
+
+    def _regressors(
+        self, means: Mapping[str, np.ndarray], size: int, covariates: Mapping[str, Any] | None
+    ) -> np.ndarray:
+        """The regressors of one set, covariates first.
+
+        A covariate that is not given stays at its mean over the runs, where it is 0. `subset_size` is the set's size.
+        """
+        given = {"subset_size": size, **(covariates or {})}
+        known = {term.column for term in self.covariates} | {"subset_size"}
+        if any(term.column.startswith("group=") for term in self.covariates):
+            known.add("group")
+        if unknown := sorted(set(given) - known):
+            raise InstructMineError(f"the rule has no covariate {', '.join(map(repr, unknown))}")
+        held = []
+        for term in self.covariates:
+            if term.column in given:
+                held.append(term(np.array([float(given[term.column])]))[0])
+            elif term.column.startswith("group=") and "group" in given:
+                held.append(term(np.array([float(term.column == f"group={given['group']}")]))[0])
+            else:
+                held.append(0.0)
+        return np.concatenate([held, design(self.terms, means)[0] if self.terms else []])
+
+    def _standardized(self, regressors: np.ndarray) -> np.ndarray:
+        return np.concatenate([[1.0], (regressors - self.fitted.mean) / self.fitted.sd])
+
+    def _leverage(self, regressors: np.ndarray) -> float | None:
+        if self.fitted is None or self.fitted.gram_inverse is None:
+            return None
+        u = self._standardized(regressors)
+        return float(u @ np.asarray(self.fitted.gram_inverse) @ u)
+
+    def _intervals(self, regressors: np.ndarray, log_loss: float) -> tuple[tuple | None, tuple | None]:
+        """95 % intervals of the mean over finetunes on such sets, and of one finetune; None without least squares."""
+        if self.fitted is None or self.fitted.covariance is None:
+            return None, None
+        from scipy.stats import t
+
+        u = self._standardized(regressors)
+        variance = float(u @ np.asarray(self.fitted.covariance) @ u)
+        reach = t.ppf((1 + LEVEL) / 2, self.fitted.df)
+        near, far = reach * np.sqrt(variance), reach * np.sqrt(variance + self.fitted.residual_variance)
+        return (float(log_loss - near), float(log_loss + near)), (float(log_loss - far), float(log_loss + far))

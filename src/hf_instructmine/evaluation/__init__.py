@@ -1,1 +1,0 @@
-"""What a finetuned model is measured on."""

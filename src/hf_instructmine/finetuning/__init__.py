@@ -1,0 +1,1 @@
+"""One finetune: a subset in, losses out."""

@@ -1,0 +1,108 @@
+"""The base model of a finetune, as the recipe says: precision, template, and which layers train."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import InstructMineError
+from ..models.loading import LoadedModel, check_dtype, load_tokenizer
+from .recipe import FinetuningArguments
+
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from trl import ModelConfig, SFTConfig
+
+
+def load_base(own: FinetuningArguments, sft: "SFTConfig", model: "ModelConfig") -> LoadedModel:
+    """Loads the base model as the recipe says, quantised or not, with the layers that do not train frozen.
+
+    Raises:
+        [`InstructMineError`]: Where the model cannot be had, or the recipe needs an accelerator that is not there.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.integrations.fsdp import is_fsdp_enabled
+    from trl import get_quantization_config
+
+    quantization = get_quantization_config(model)
+    if quantization is not None and not torch.cuda.is_available():
+        raise InstructMineError("this recipe loads a quantised model, which needs a CUDA GPU: none is visible")
+    name = model.model_name_or_path
+    tokenizer = load_tokenizer(name, model.model_revision, sft.trust_remote_code)
+    try:
+        base, info = AutoModelForCausalLM.from_pretrained(
+            name,
+            revision=model.model_revision,
+            trust_remote_code=sft.trust_remote_code,
+            attn_implementation=model.attn_implementation,
+            dtype=model.dtype,
+            quantization_config=quantization,
+            output_loading_info=True,
+            **(sft.model_init_kwargs or {}),
+        )
+    except (ImportError, OSError, TypeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InstructMineError(f"cannot load the base model '{name}': {reason}") from error
+    if info["missing_keys"]:  # transformers fills them with random numbers and a warning
+        raise InstructMineError(f"the base model '{name}' is no language model: it lacks {min(info['missing_keys'])}")
+    if quantization is None:
+        check_dtype(base, model.dtype, name)
+    _set_template(tokenizer, sft)
+    if own.train_last_layers is not None:
+        freeze_all_but_last(base, own.train_last_layers)
+    # What is quantised is on its GPU already; FSDP and DeepSpeed spread the weights themselves.
+    stays = quantization is not None or sft.deepspeed_plugin is not None or is_fsdp_enabled()
+    return LoadedModel(base if stays else base.to(sft.device), tokenizer, own.eval_token_budget)
+
+
+def _set_template(tokenizer: "PreTrainedTokenizerBase", sft: "SFTConfig") -> None:
+    """Applies `eos_token` and `chat_template_path`, which TRL's trainer would after the texts are tokenised."""
+    if sft.eos_token is not None:
+        if sft.eos_token not in tokenizer.get_vocab():
+            raise InstructMineError(f"eos_token '{sft.eos_token}' is not in the vocabulary of the tokenizer")
+        tokenizer.eos_token = sft.eos_token
+    if sft.chat_template_path is None:
+        return
+    path = Path(sft.chat_template_path)
+    if path.is_file():
+        tokenizer.chat_template = path.read_text(encoding="utf-8")
+        return
+    source = load_tokenizer(sft.chat_template_path)
+    unknown = [token.content for token in source.added_tokens_decoder.values() if token.content not in tokenizer.vocab]
+    if unknown:
+        raise InstructMineError(
+            f"the chat template of '{sft.chat_template_path}' comes with tokens that the base model does not have "
+            f"({unknown[0]}): name a .jinja file that uses the base model's own"
+        )
+    tokenizer.chat_template, tokenizer.eos_token = source.get_chat_template(), source.eos_token
+
+
+def decoder_layers(model: "PreTrainedModel") -> "torch.nn.ModuleList":
+    """The stack of decoder layers.
+
+    Raises:
+        [`InstructMineError`]: Where the architecture keeps it under another name than `layers`.
+    """
+    layers = dict(model.base_model.named_children()).get("layers")
+    if layers is None:
+        raise InstructMineError(
+            f"train_last_layers does not know where {type(model).__name__} keeps its layers: use LoRA (use_peft)"
+        )
+    return layers
+
+
+def freeze_all_but_last(model: "PreTrainedModel", n: int) -> None:
+    """Leaves the last `n` decoder layers and the final norm to train.
+
+    Raises:
+        [`InstructMineError`]: Where the model has fewer than `n` layers.
+    """
+    layers = decoder_layers(model)
+    if n > len(layers):
+        raise InstructMineError(f"train_last_layers is {n}, but the model has {len(layers)} layers")
+    model.requires_grad_(False)
+    layers[-n:].requires_grad_(True)
+    for name, child in model.base_model.named_children():
+        if "norm" in name:
+            child.requires_grad_(True)

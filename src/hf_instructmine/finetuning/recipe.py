@@ -1,0 +1,232 @@
+"""A recipe: how a model is finetuned. YAML with the options of TRL and a few of ours."""
+
+import argparse
+import difflib
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InstructMineError
+
+
+if TYPE_CHECKING:
+    from trl import ModelConfig, SFTConfig, TrlParser
+
+# What belongs to a run or a machine rather than to the recipe: two runs that differ in these alone are comparable.
+_NOT_RECIPE = (
+    "train", "eval_sets", "record", "columns", "num_cpus", "num_gpus", "expect_processes", "output_dir", "seed",
+    "data_seed", "env",
+)  # fmt: skip
+BUDGETS = ("epochs", "steps", "tokens")
+# Where a recipe says nothing: TRL would write a checkpoint every 500 steps.
+_DEFAULTS = {"output_dir": "finetuned", "save_strategy": "no"}
+# Of TRL's options, those that would make the loss another one, or change which text a run trains on.
+_REFUSED = {
+    "packing": True, "padding_free": True, "assistant_only_loss": True, "completion_only_loss": False,
+    "shuffle_dataset": True, "truncation_mode": "keep_end",
+}  # fmt: skip
+
+
+@dataclass
+class FinetuningArguments:
+    """Options of a finetune that TRL does not have.
+
+    Args:
+        train (`list[str]`): Training data: local files, saved datasets or Hub ids.
+        eval_sets (`list[str]`): Evaluation sets, each as `name=file-or-id`; gives `loss_<name>`.
+        record (`str`, *optional*): JSON file that gets the result.
+        columns (`str`, *optional*): Which column is which, e.g. `prompt=question,response=answer`.
+        train_last_layers (`int`, *optional*): Train the last n layers and the final norm alone.
+        cached_trunk (`bool`, *optional*, defaults to `False`): In a sweep, run the layers that do not train once per
+            text and keep what they give. Needs `train_last_layers`.
+        budget (`str`, *optional*, defaults to `"epochs"`): What is fixed, whatever the size of the subset: `"epochs"`
+            (`num_train_epochs`), `"steps"` (`max_steps`) or `"tokens"` (`train_tokens`).
+        train_tokens (`int`, *optional*): Response tokens to train on, repeats included, with `budget="tokens"`.
+        eval_max_length (`int`, *optional*, defaults to 2048): Tokens that an evaluation text may have.
+        eval_token_budget (`int`, *optional*, defaults to 4096): Tokens in a forward pass of the evaluation.
+        num_cpus (`float`, *optional*, defaults to 1), num_gpus (`float`, *optional*, defaults to 0): What a run of a
+            sweep takes, under Ray.
+        expect_processes (`int`, *optional*): How many processes must run; another number is an error. Some ways of
+            launching start one process where several were asked for, and say nothing.
+    """
+
+    train: list[str] = field(default_factory=list, metadata={"help": "Training data: files, folders or Hub ids."})
+    eval_sets: list[str] = field(default_factory=list, metadata={"help": "Evaluation sets, each as name=file."})
+    record: str | None = field(default=None, metadata={"help": "JSON file that gets the result."})
+    columns: str | None = field(default=None, metadata={"help": "E.g. prompt=question,response=answer."})
+    train_last_layers: int | None = field(default=None, metadata={"help": "Train the last n layers alone."})
+    cached_trunk: bool = field(default=False, metadata={"help": "Run the frozen layers once per text in a sweep."})
+    budget: str = field(default="epochs", metadata={"help": "What is fixed: epochs, steps or tokens."})
+    train_tokens: int | None = field(default=None, metadata={"help": "Response tokens, with budget=tokens."})
+    eval_max_length: int = field(default=2048, metadata={"help": "Tokens that an evaluation text may have."})
+    eval_token_budget: int = field(default=4096, metadata={"help": "Tokens in a forward pass of the evaluation."})
+    num_cpus: float = field(default=1.0, metadata={"help": "CPUs of a run, under Ray."})
+    num_gpus: float = field(default=0.0, metadata={"help": "GPUs of a run, under Ray."})
+    expect_processes: int | None = field(default=None, metadata={"help": "How many processes must run."})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of a finetune, as plain data.
+
+    Attributes:
+        settings (`dict`): Option → value.
+    """
+
+    settings: dict[str, Any]
+
+    @classmethod
+    def load(cls, recipe: "Recipe | Mapping[str, Any] | str | Path") -> "Recipe":
+        """Reads a YAML file, or takes a mapping.
+
+        Raises:
+            [`InstructMineError`]: Where the file cannot be read.
+        """
+        import yaml
+
+        if isinstance(recipe, Recipe):
+            return recipe
+        if isinstance(recipe, Mapping):
+            return cls(json.loads(json.dumps(dict(recipe), default=str)))  # plain data, as from a file
+        try:
+            settings = yaml.safe_load(Path(recipe).read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError) as error:
+            raise InstructMineError(f"cannot read the recipe '{recipe}': {' '.join(str(error).split())}") from error
+        if not isinstance(settings, dict):
+            raise InstructMineError(f"the recipe '{recipe}' must hold 'option: value' lines")
+        return cls(settings)
+
+    @property
+    def comparable(self) -> dict[str, Any]:
+        """What makes two runs comparable: all settings but data, seeds, folders and the number of processes."""
+        return {k: v for k, v in sorted(self.settings.items()) if k not in _NOT_RECIPE}
+
+    @property
+    def base_model(self) -> str:
+        """The base model's Hub id, or the name (not the path) of its folder."""
+        name = str(self.settings.get("model_name_or_path"))
+        return Path(name).resolve().name if Path(name).exists() else name
+
+    @property
+    def hash(self) -> str:
+        """Digest of what makes two runs comparable, the same wherever a local model's folder lies."""
+        settings = {**self.comparable, "model_name_or_path": self.base_model}
+        return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+    def difference(self, other: "Recipe") -> list[str]:
+        """Names the options that differ, as `learning_rate: 1e-4 → 2e-4`."""
+        keys = sorted({*self.settings, *other.settings} - set(_NOT_RECIPE))
+        return [
+            f"{key}: {self.settings.get(key)!r} → {other.settings.get(key)!r}"
+            for key in keys
+            if self.settings.get(key) != other.settings.get(key)
+        ]
+
+    def arguments(self, *options: str, **overrides: Any) -> "tuple[FinetuningArguments, SFTConfig, ModelConfig]":
+        """Builds the three argument objects. Sets the environment variables under `env`, as TRL does.
+
+        Args:
+            options (`str`): Options as on a command line (`"--learning_rate", "1e-4"`); they win over all else.
+            overrides: Options by name (seed, output_dir, …); they win over the recipe.
+
+        Raises:
+            [`InstructMineError`]: Where an option is not known, has a value of the wrong kind, contradicts another,
+                or needs an accelerator that is not there.
+        """
+        settings = {**_DEFAULTS, **self.settings, **overrides}
+        environment = settings.pop("env", None) or {}
+        if not isinstance(environment, Mapping):
+            raise InstructMineError("env must hold 'VARIABLE: value' lines")
+        os.environ.update({name: str(value) for name, value in environment.items()})
+        parser = _parser()
+        parser.set_defaults(**_as_defaults(parser, settings))
+        try:
+            arguments = parser.parse_args_into_dataclasses(args=list(options), look_for_args_file=False)
+        except (TypeError, ValueError) as error:
+            if isinstance(error, InstructMineError):
+                raise
+            if "bf16/gpu" in str(error):
+                raise InstructMineError(
+                    "this recipe trains in bf16 on a GPU, but no GPU that can is visible: run it where there is one, "
+                    "choose a recipe for CPUs, or set use_cpu: true (slow)"
+                ) from error
+            raise InstructMineError(f"the recipe is not valid: {' '.join(str(error).split())}") from error
+        check_arguments(*arguments)
+        return arguments
+
+
+def _parser() -> "TrlParser":
+    """TRL's parser, over its options and ours."""
+    from trl import ModelConfig, SFTConfig, TrlParser
+
+    class Parser(TrlParser):
+        def error(self, message: str) -> None:
+            raise InstructMineError(f"the recipe is not valid: {message}")
+
+    return Parser((FinetuningArguments, SFTConfig, ModelConfig), prog="finetuning", allow_abbrev=False)
+
+
+def _as_defaults(parser: argparse.ArgumentParser, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of a recipe in the form that `parser` converts and checks, as it does on the command line."""
+    known: dict[str, argparse.Action] = {}
+    for action in parser._actions:
+        known.setdefault(action.dest, action)
+    defaults = dict(settings)
+    for name, value in settings.items():
+        if name not in known or name == "help":
+            near = difflib.get_close_matches(name, known, n=1)
+            raise InstructMineError(
+                f"the recipe has the unknown option '{name}'" + (f": did you mean '{near[0]}'?" if near else "")
+            )
+        action = known[name]
+        if value is False and "no" in (action.choices or ()):
+            value = defaults[name] = "no"  # which YAML reads as false
+        if action.choices is not None and value is not None and value not in action.choices:
+            known_values = ", ".join(map(str, action.choices))
+            raise InstructMineError(f"the recipe's {name} must be one of {known_values}, not {value!r}")
+        if action.nargs == "+" and isinstance(value, str):
+            defaults[name] = [value]
+        elif action.type in (int, float) and isinstance(value, (int, float)):
+            defaults[name] = str(value)  # a text is converted, anything else taken as it is
+    return defaults
+
+
+def check_arguments(own: FinetuningArguments, sft: "SFTConfig", model: "ModelConfig") -> None:
+    """Refuses contradictions before a model is loaded.
+
+    Raises:
+        [`InstructMineError`]: Names the options.
+    """
+    if model.model_name_or_path is None:
+        raise InstructMineError("the recipe names no model: set model_name_or_path")
+    if own.budget not in BUDGETS:
+        raise InstructMineError(f"budget must be one of {', '.join(BUDGETS)}, not {own.budget!r}")
+    if own.budget == "steps" and sft.max_steps < 1:
+        raise InstructMineError("budget: steps needs max_steps")
+    if own.budget == "tokens" and not own.train_tokens:
+        raise InstructMineError("budget: tokens needs train_tokens")
+    if own.budget != "steps" and sft.max_steps > 0:
+        raise InstructMineError(f"max_steps is set, but budget is {own.budget}: set budget: steps, or drop max_steps")
+    if own.train_last_layers is not None and (own.train_last_layers < 1 or model.use_peft):
+        raise InstructMineError("train_last_layers must be at least 1, and does not go with use_peft")
+    if own.cached_trunk and own.train_last_layers is None:
+        raise InstructMineError("cached_trunk needs train_last_layers: without it no layer stays as it is")
+    if model.use_peft is False and (model.load_in_4bit or model.load_in_8bit):
+        raise InstructMineError("load_in_4bit and load_in_8bit need use_peft: quantised weights cannot be trained")
+    if sft.max_length is not None and sft.max_length < 2:
+        raise InstructMineError(f"max_length must be at least 2, not {sft.max_length}")
+    if own.eval_max_length < 2:
+        raise InstructMineError(f"eval_max_length must be at least 2, not {own.eval_max_length}")
+    if sft.eval_strategy != "no":
+        raise InstructMineError(
+            "eval_strategy is not supported: the loss on eval_sets is measured after training, over all their tokens"
+        )
+    refused = next((name for name, value in _REFUSED.items() if getattr(sft, name) == value), None)
+    if refused is not None:
+        raise InstructMineError(
+            f"{refused}: {getattr(sft, refused)} is not supported: loss is on the responses of whole rows, one by one"
+        )

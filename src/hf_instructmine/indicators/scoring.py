@@ -1,0 +1,275 @@
+"""Indicators over a pool, in shards that are each kept once finished: a killed run goes on where it stopped."""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Dataset, concatenate_datasets
+from tqdm.auto import tqdm
+
+from ..data.conversation import check_text_columns, read_turns
+from ..data.provenance import set_provenance
+from ..data.texts import _text_columns, pool_digest
+from ..errors import InstructMineError
+from ..outputs.files import written_whole
+
+
+if TYPE_CHECKING:
+    from .base import Indicator
+
+logger = logging.getLogger(__name__)
+
+# A shard is what a kill can lose, and one batch of an indicator: large enough to sort by length within it.
+_SHARD_ROWS = 256
+_MOST_SHARDS = 2000
+_WORK = ".columns"
+_ROWS_PER_FILE = 500_000
+
+
+def score(
+    pool: Dataset,
+    indicators: "Sequence[Indicator]",
+    output_dir: str | Path | None = None,
+    *,
+    num_proc: int = 1,
+    overwrite: bool = False,
+) -> Dataset:
+    """Scores every row of a pool with every indicator.
+
+    Args:
+        pool (`Dataset`): Instruction examples in any layout that [`read_turns`] knows.
+        indicators (`Sequence[Indicator]`): Run one after another; each is fitted to the pool first where it needs to.
+        output_dir (`str` or `Path`, *optional*): Folder for the scored pool (Parquet, which `load_dataset` opens),
+            `indicators.json` (each column's configuration) and `report.json` (what was truncated, empty or NaN).
+            Finished shards are kept there: a rerun after a kill scores only what is missing, and another indicator
+            costs only itself: its column joins those of earlier runs over the same pool. Without it nothing is kept.
+        num_proc (`int`, defaults to 1): Processes; each loads its own copy of the model.
+        overwrite (`bool`, defaults to `False`): Whether columns of the same name, or another run in `output_dir`,
+            may be replaced.
+
+    Returns:
+        `Dataset`: The pool with one float64 column per indicator name; a row that cannot be scored has NaN. Each
+        column's configuration is recorded in its feature ([`get_provenance`]).
+
+    Raises:
+        [`InstructMineError`]: Before any model loads, where the pool, a column or the folder is not fit for the work.
+    """
+    if not indicators:
+        raise InstructMineError("no indicator was given: pass at least one, e.g. [MTLD()]")
+    if num_proc < 1:
+        raise InstructMineError(f"num_proc={num_proc} scores nothing: it is the number of processes, 1 or more")
+    pool = _checked_pool(pool, indicators, overwrite)
+    work = None if output_dir is None else _open_work(Path(output_dir), pool, overwrite)
+    earlier = _earlier_run(Path(output_dir)) if work is not None and not overwrite else {}
+    scored, report, provenance = pool, {}, {}
+    for k, indicator in enumerate(indicators):
+        indicator.fit(pool)
+        configuration = indicator.provenance()
+        _check_earlier(earlier, indicator, configuration, output_dir)
+        table = _score_one(pool, indicator, configuration, work, num_proc)
+        if indicator.source not in [later.source for later in indicators[k + 1 :]]:
+            indicator.release()
+        scored = concatenate_datasets([scored, Dataset(table.select(list(indicator.names)))], axis=1)
+        provenance.update(dict.fromkeys(indicator.names, configuration))
+        report.update(_count(table, indicator.names))
+    kept = [name for name in earlier if name not in provenance]
+    if kept:
+        columns = [pq.read_table(path, columns=kept) for path in _data_files(Path(output_dir))]
+        scored = concatenate_datasets([scored, Dataset(pa.concat_tables(columns))], axis=1)
+        provenance.update({name: earlier[name][0] for name in kept})
+        report.update({name: earlier[name][1] for name in kept})
+    scored = set_provenance(scored, provenance)
+    if output_dir is not None:
+        _write_output(scored, provenance, report, Path(output_dir))
+    for name, counts in report.items():
+        if counts["nan"] or counts["notes"]:
+            logger.warning("%s", describe_counts(name, counts))
+    return scored
+
+
+def describe_counts(name: str, counts: Mapping[str, Any]) -> str:
+    """One line on a column: how many rows have no value, and what happened to which rows."""
+    notes = ", ".join(f"{count} {note}" for note, count in sorted(counts["notes"].items()))
+    return f"{name}: {counts['rows']} rows, {counts['nan']} without a value" + (f" ({notes})" if notes else "")
+
+
+def _checked_pool(pool: Dataset, indicators: "Sequence[Indicator]", overwrite: bool) -> Dataset:
+    names = [name for indicator in indicators for name in indicator.names]
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    if twice:
+        raise InstructMineError(f"two indicators make the column '{twice[0]}': score them in two pools")
+    taken = [name for name in names if name in pool.column_names]
+    if taken and not overwrite:
+        raise InstructMineError(
+            f"the pool has a column '{taken[0]}' already: remove it, or pass overwrite=True to replace it"
+        )
+    pool = pool.remove_columns(taken)
+    for columns in {json.dumps(i.columns): i.columns for i in indicators}.values():
+        check_text_columns(pool, columns)
+        # Every row is read once now: a bad one is better found in seconds than after hours of a model's work.
+        names = _text_columns(pool, columns).column_names
+        for start in range(0, len(pool), 1000):
+            batch = pool[start : start + 1000]
+            read_turns({name: batch[name] for name in names}, columns, start)
+    return pool
+
+
+def _open_work(folder: Path, pool: Dataset, overwrite: bool) -> Path:
+    """Claims the output folder for this pool, or refuses it and leaves it as it is."""
+    manifest = folder / _WORK / "pool.json"
+    this = {"rows": len(pool), "digest": pool_digest(pool)}
+    try:
+        before = json.loads(manifest.read_text()) if manifest.exists() else None
+        others = sorted(path.name for path in folder.iterdir()) if folder.exists() and before is None else []
+        if others and not overwrite:
+            raise InstructMineError(
+                f"'{folder}' holds other files ('{others[0]}', …): choose an empty output_dir, or overwrite=True"
+            )
+        if before not in (None, this) and not overwrite:
+            raise InstructMineError(
+                f"'{folder}' holds the scores of another pool ({before['rows']} rows, {before['digest']}; this one: "
+                f"{this['rows']} rows, {this['digest']}): choose another output_dir, or pass overwrite=True"
+            )
+        if before != this:  # neither the shards nor the columns that are there belong to this pool
+            for stale in [folder / "indicators.json", *manifest.parent.rglob("*.parquet")]:
+                stale.unlink(missing_ok=True)
+        manifest.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InstructMineError(f"cannot write to '{folder}': {error.strerror}; choose another output_dir") from error
+    with written_whole(manifest) as partial:
+        partial.write_text(json.dumps(this))
+    return manifest.parent
+
+
+def _score_one(
+    pool: Dataset, indicator: "Indicator", configuration: Mapping[str, Any], work: Path | None, num_proc: int
+) -> pa.Table:
+    """Scores the shards that are not there yet, keeps each, and returns the columns and the notes of all rows."""
+    import xxhash
+
+    # Columns count too: the same model makes one or several (perplexity, and IFD beside it), of this text or that.
+    identity = json.dumps([indicator.names, indicator.columns, configuration], sort_keys=True)
+    key = xxhash.xxh64(identity.encode()).hexdigest()
+    texts = _text_columns(pool, indicator.columns)
+    rows = max(_SHARD_ROWS, -(-len(pool) // _MOST_SHARDS))
+    starts = list(range(0, len(pool), rows))
+    path_of = {s: None if work is None else work / f"{indicator.names[0]}-{key}" / f"{s:09d}.parquet" for s in starts}
+    shards: dict[int, pa.Table] = {}
+    for start, path in path_of.items():
+        if path is not None and path.exists():
+            shards[start] = pq.read_table(path)
+    missing = [start for start in starts if start not in shards]
+    with tqdm(
+        total=len(pool),
+        initial=sum(map(len, shards.values())),
+        desc=f"Scoring {', '.join(indicator.names)}",
+        unit="row",
+    ) as bar:
+        for start, shard in _score_shards(texts, indicator, missing, rows, num_proc):
+            if path_of[start] is not None:
+                with written_whole(path_of[start]) as partial:
+                    pq.write_table(shard, partial)
+            shards[start] = shard
+            bar.update(len(shard))
+    return pa.concat_tables([shards[start] for start in starts]).combine_chunks()
+
+
+def _score_shards(
+    texts: Dataset, indicator: "Indicator", starts: Sequence[int], rows: int, num_proc: int
+) -> Iterator[tuple[int, pa.Table]]:
+    if num_proc == 1 or len(starts) < 2:
+        for start in starts:
+            yield start, _score_rows(indicator, texts[start : start + rows], start)
+        return
+    try:
+        # Spawned, not forked: a fork of a process that used torch's threads or a GPU can hang.
+        with ProcessPoolExecutor(num_proc, get_context("spawn"), _set_worker_indicator, (indicator,)) as executor:
+            waiting = iter(starts)
+            running: dict[Future, int] = {}
+            while True:
+                for start in islice(waiting, 2 * num_proc - len(running)):
+                    running[executor.submit(_score_rows_in_worker, texts[start : start + rows], start)] = start
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    yield running.pop(future), future.result()
+    except BrokenProcessPool as error:
+        raise InstructMineError(
+            "a worker process died, for want of memory perhaps: finished shards are kept in output_dir; use fewer "
+            "processes, and in a script `if __name__ == '__main__':`"
+        ) from error
+
+
+_worker_indicator: "Indicator"
+
+
+def _set_worker_indicator(indicator: "Indicator") -> None:
+    global _worker_indicator
+    _worker_indicator = indicator
+
+
+def _score_rows_in_worker(batch: dict[str, list], first_row: int) -> pa.Table:
+    return _score_rows(_worker_indicator, batch, first_row)
+
+
+def _score_rows(indicator: "Indicator", batch: dict[str, list], first_row: int) -> pa.Table:
+    values, notes = indicator.annotate(batch, first_row)
+    return pa.table(
+        {
+            **{name: pa.array(column, pa.float64()) for name, column in values.items()},
+            "note": pa.array(notes, pa.string()),
+        }
+    )
+
+
+def _count(table: pa.Table, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    notes = Counter(note for note in table["note"].to_pylist() if note)
+    nan = {name: int(pa.compute.sum(pa.compute.is_nan(table[name])).as_py() or 0) for name in names}
+    return {name: {"rows": len(table), "nan": nan[name], "notes": dict(notes)} for name in names}
+
+
+def _earlier_run(folder: Path) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+    """Configuration and counts of each column that an earlier run over the same pool finished."""
+    if not (folder / "indicators.json").exists():
+        return {}
+    provenance, report = (json.loads((folder / f"{name}.json").read_text()) for name in ("indicators", "report"))
+    return {name: (provenance[name], report[name]) for name in provenance}
+
+
+def _check_earlier(earlier: Mapping, indicator: "Indicator", configuration: Mapping, folder: str | Path) -> None:
+    for name in indicator.names:
+        before = earlier[name][0] if name in earlier else configuration
+        keys = sorted(key for key in {*before, *configuration} if before.get(key) != configuration.get(key))
+        if keys:
+            there, now = (", ".join(f"{key}={c.get(key)!r}" for key in keys) for c in (before, configuration))
+            raise InstructMineError(
+                f"'{folder}' holds a column '{name}' that was made otherwise (there: {there}; now: {now}): "
+                "choose another output_dir, or pass overwrite=True"
+            )
+
+
+def _data_files(folder: Path) -> list[Path]:
+    return sorted((folder / "data").glob("train-*.parquet"))
+
+
+def _write_output(scored: Dataset, provenance: Mapping, report: Mapping, folder: Path) -> None:
+    files = -(-len(scored) // _ROWS_PER_FILE)
+    written = [folder / "data" / f"train-{i:05d}-of-{files:05d}.parquet" for i in range(files)]
+    for i, path in enumerate(written):
+        with written_whole(path) as partial:
+            scored.shard(files, i, contiguous=True).to_parquet(str(partial))
+    for path in set(_data_files(folder)) - set(written):
+        path.unlink()
+    # `indicators.json` comes last: where it is, the rest is complete.
+    for name, content in {"report.json": report, "indicators.json": provenance}.items():
+        with written_whole(folder / name) as partial:
+            partial.write_text(json.dumps(content, indent=2, sort_keys=True))

@@ -1,0 +1,1 @@
+"""Models: loading, tokens and templates, the batched engine, sentence encoders, neighbours."""

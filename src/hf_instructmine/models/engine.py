@@ -1,0 +1,375 @@
+"""Batched forward passes: sorted by length, filled by a token budget, retried with half of it when memory runs out."""
+
+import inspect
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import InstructMineError
+
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from .loading import LoadedModel
+
+# Rows of logits turned to log-probabilities at a time: bounds the fp32 copies, which then stay in a CPU's cache.
+LOGIT_ROWS = 16
+# Up to so many tokens plain products beat PyTorch's fused attention in bfloat16 on a CPU, by 3 times at 60 tokens.
+_SHORT = 192
+# Fewer tokens than this, at the start of all sequences, are not worth a forward pass of their own.
+_LEAST_SHARED = 8
+# How far the NLL of texts may move, on average over their tokens, where their beginning is read from a cache: a share
+# of 1 nat and their mean. On SmolLM2-135M rounding moves it by 1e-6 in fp32 and by 0.011 in bfloat16; a beginning that
+# is not seen, by 0.07.
+_TOLERANCES = {"fp32": 0.005, "less": 0.03}
+# So many texts show whether a model reads its cache.
+_TRIED = 4
+
+logger = logging.getLogger(__name__)
+
+
+def run_sorted(loaded: "LoadedModel", lengths: Sequence[int], forward: Callable[[list[int]], Sequence]) -> list:
+    """Runs `forward` over all items in micro-batches of similar length and returns the results in the items' order.
+
+    Args:
+        loaded ([`LoadedModel`]): Its `token_budget` bounds a micro-batch, padding included. It is halved, and the
+            micro-batch tried again, each time memory runs out.
+        lengths (`Sequence[int]`): Tokens of each item.
+        forward (`Callable[[list[int]], Sequence]`): Takes the numbers of the items of a micro-batch, longest first;
+            returns one result for each.
+
+    Raises:
+        [`InstructMineError`]: Where a single item does not fit into memory.
+    """
+    results: list = [None] * len(lengths)
+    # Longest first: memory that does not suffice shows in the first batch, not in the last.
+    waiting = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    while waiting:
+        size = max(1, loaded.token_budget // max(1, lengths[waiting[0]]))
+        batch = waiting[:size]
+        try:
+            outputs = forward(batch)
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            if len(batch) == 1:
+                raise InstructMineError(
+                    f"one text of {lengths[batch[0]]} tokens does not fit into memory: lower max_length"
+                ) from error
+            outputs = None
+        if outputs is None:  # outside of `except`: until it is left, the error's traceback keeps the tensors alive
+            loaded.token_budget = lengths[batch[0]] * len(batch) // 2
+            _empty_cache()
+            continue
+        for i, output in zip(batch, outputs):
+            results[i] = output
+        waiting = waiting[len(batch) :]
+    return results
+
+
+def response_nll(
+    loaded: "LoadedModel",
+    sequences: Sequence[Sequence[int]],
+    starts: Sequence[int],
+    embeddings: "Sequence[torch.Tensor] | None" = None,
+) -> list[np.ndarray]:
+    """Negative log-likelihood of each response token, given all tokens before it.
+
+    The head of the model runs on the positions that predict a response token and on no others, and the tokens that
+    all sequences begin with (a chat template's system prompt) are run once, not once per sequence.
+
+    Args:
+        sequences (`Sequence[Sequence[int]]`): Token ids of prompt and response.
+        starts (`Sequence[int]`): Where the response starts in each sequence; at least 1, as the first token of a
+            sequence has nothing to be predicted from. At or past the end where there is no response token.
+
+    Returns:
+        `list[np.ndarray]`: For each sequence, float32 of shape `(len(sequence) - start,)`, in nats.
+    """
+    results = [np.empty(0, np.float32)] * len(sequences)
+    kept = [i for i, start in enumerate(starts) if len(sequences[i]) > start]
+    alike = [] if embeddings is not None else _alike(sequences, starts, kept)
+    beginning = _Beginning.shared_by(loaded, sequences, starts, alike)
+    if beginning is None:
+        alike = []
+    others = sorted({*kept} - {*alike})
+    for rows, known in ((alike, beginning), (others, None)):
+
+        def forward(batch: list[int], rows: list = rows, known: "_Beginning | None" = known) -> list[np.ndarray]:
+            numbers = [rows[k] for k in batch]
+            fed = None if embeddings is None else [embeddings[i] for i in numbers]
+            return _forward(loaded, [sequences[i] for i in numbers], [starts[i] for i in numbers], known, fed)
+
+        lengths = [len(sequences[i]) - (known.length if known is not None else 0) for i in rows]
+        try:
+            values = run_sorted(loaded, lengths, forward)
+        except _IgnoredBeginningError:
+            loaded.reads_cache = False
+            return response_nll(loaded, sequences, starts)
+        for i, nll in zip(rows, values):
+            results[i] = nll
+    return results
+
+
+def _forward(
+    loaded: "LoadedModel",
+    sequences: Sequence[Sequence[int]],
+    starts: Sequence[int],
+    beginning: "_Beginning | None",
+    embeddings: "Sequence[torch.Tensor] | None" = None,
+) -> list[np.ndarray]:
+    """One micro-batch of [`response_nll`]: the NLL of each sequence's response tokens."""
+    import torch
+
+    known = beginning.length if beginning is not None else 0
+    ids = _pad([sequence[known:] for sequence in sequences], loaded.device)
+    predicted = torch.zeros(ids.shape, dtype=torch.bool)
+    for row, (sequence, start) in enumerate(zip(sequences, starts)):
+        predicted[row, start - known : len(sequence) - known] = True
+    predicted = predicted.to(loaded.device)
+    # A token is predicted at the position before it, so the last one need not be run. Padding stands on the right,
+    # where a causal model cannot see it: no attention mask is needed.
+    if embeddings is None:
+        fed: dict[str, Any] = {"input_ids": ids[:, :-1]}
+    else:
+        fed = {"inputs_embeds": pad(embeddings)[:, :-1].to(loaded.device)}
+    cache = None
+    if beginning is not None:
+        cache = fed[beginning.argument] = beginning.cache(len(sequences))
+    with torch.inference_mode(), _attention_for(loaded.model, ids), head_on(loaded.model, predicted[:, 1:]):
+        logits = loaded.model(**fed, use_cache=cache is not None).logits[0]
+    if cache is not None and cache.get_seq_length() != known + ids.shape[1] - 1:
+        logger.warning(
+            "%s does not read the cache that it is given as `%s`: every text is run from its start, which gives the "
+            "same values and takes longer", type(loaded.model).__name__, beginning.argument,
+        )  # fmt: skip
+        raise _IgnoredBeginningError
+    nll = token_nll(logits, ids[predicted]).cpu().numpy()
+    counts = [len(sequence) - start for sequence, start in zip(sequences, starts)]
+    return np.split(nll, np.cumsum(counts)[:-1])
+
+
+class _IgnoredBeginningError(Exception):
+    """The model did not read the cache that it was given: what it said is of texts without their beginning."""
+
+
+def _alike(sequences: Sequence[Sequence[int]], starts: Sequence[int], rows: list[int]) -> list[int]:
+    """The rows that begin with the same tokens, if enough of them do: under a chat template nearly all, but for a
+    prompt that lost its start or has a system message of its own."""
+    beginnings = {i: tuple(sequences[i][:_LEAST_SHARED]) for i in rows if starts[i] > _LEAST_SHARED}
+    commonest, count = max(Counter(beginnings.values()).items(), key=lambda item: item[1], default=(None, 0))
+    return [i for i in beginnings if beginnings[i] == commonest] if count > max(1, len(rows) // 4) else []
+
+
+@dataclass(frozen=True)
+class _Beginning:
+    """Keys and values of the tokens that several sequences begin with.
+
+    Attributes:
+        length (`int`): Tokens.
+        states (`list[tuple[torch.Tensor, torch.Tensor]]`): Keys and values of each layer.
+        argument (`str`): What the model's `forward` calls its cache.
+    """
+
+    length: int
+    states: "list[tuple[torch.Tensor, torch.Tensor]]"
+    argument: str
+
+    @classmethod
+    def shared_by(
+        cls, loaded: "LoadedModel", sequences: Sequence[Sequence[int]], starts: Sequence[int], rows: list[int]
+    ) -> "_Beginning | None":
+        """Runs what all `rows` begin with, short of the tokens that predict a response; None where there is no row, or
+        where the model cannot go on from a cache of keys and values."""
+        if not rows or loaded.reads_cache is False:
+            return None
+        argument = cache_argument(loaded.model)
+        if argument is None:
+            return None
+        # In the order of a dictionary all others lie between these two.
+        first, last = (choose(sequences[i] for i in rows) for choose in (min, max))
+        same = next((k for k, (a, b) in enumerate(zip(first, last)) if a != b), min(len(first), len(last)))
+        length = min(same, *(starts[i] - 1 for i in rows))
+        states = cls._run(loaded, first[:length], argument)
+        if states is None:
+            return None
+        beginning = cls(length, states, argument)
+        if loaded.reads_cache is None:
+            tried = rows[:_TRIED]
+            loaded.reads_cache = beginning.is_read(loaded, [sequences[i] for i in tried], [starts[i] for i in tried])
+        return beginning if loaded.reads_cache else None
+
+    @staticmethod
+    def _run(loaded: "LoadedModel", ids: Sequence[int], argument: str) -> "list | None":
+        """Keys and values of `ids`; None where the model remembers by other means (windows, recurrent states)."""
+        import torch
+        from transformers.cache_utils import DynamicCache, DynamicLayer
+
+        with torch.inference_mode():
+            outputs = loaded.model(input_ids=torch.tensor([ids], device=loaded.device), use_cache=True)
+        cache = getattr(outputs, argument, None)
+        if type(cache) is not DynamicCache or any(type(layer) is not DynamicLayer for layer in cache.layers):
+            return None
+        return [(layer.keys, layer.values) for layer in cache.layers]
+
+    def is_read(self, loaded: "LoadedModel", sequences: Sequence[Sequence[int]], starts: Sequence[int]) -> bool:
+        """Whether texts have the same NLL with their beginning in the cache as in one piece.
+
+        Asked once of each model: a library that renames the cache's argument, or a model whose positions do not go on
+        from it, would otherwise change every score without an error.
+        """
+        import torch
+
+        resumed, whole = [], []
+        for sequence, start in zip(sequences, starts):
+            try:
+                resumed += _forward(loaded, [sequence], [start], self)
+            except _IgnoredBeginningError:
+                return False
+            whole += _forward(loaded, [sequence], [start], None)
+        exact = loaded.model.dtype == torch.float32 and not torch.is_autocast_enabled(loaded.device.type)
+        moved = float(np.abs(np.concatenate(resumed) - np.concatenate(whole)).mean())
+        if moved <= _TOLERANCES["fp32" if exact else "less"] * (1 + float(np.concatenate(whole).mean())):
+            return True
+        logger.warning(
+            "%s gives other values where the beginning of a text is cached (by %.3f nats a token): every text is run "
+            "from its start", type(loaded.model).__name__, moved,
+        )  # fmt: skip
+        return False
+
+    def cache(self, size: int) -> Any:
+        """A cache to run `size` sequences on from here."""
+        from transformers import DynamicCache
+
+        return DynamicCache([(k.expand(size, -1, -1, -1), v.expand(size, -1, -1, -1)) for k, v in self.states])
+
+
+def cache_argument(model: "torch.nn.Module") -> str | None:
+    """What the model's `forward` calls its cache of keys and values: `cache` since transformers 5.24,
+    `past_key_values` before; None where it has neither."""
+    from transformers import PreTrainedModel
+
+    # Below the adapters and whatever wraps a model for several processes.
+    own = next((module for module in model.modules() if isinstance(module, PreTrainedModel)), model)
+    names = inspect.signature(type(own).forward).parameters
+    return next((name for name in ("cache", "past_key_values") if name in names), None)
+
+
+def token_nll(logits: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor":
+    """Negative log-likelihood in fp32, shape `(n,)`, of `targets` `(n,)` under `logits` `(n, vocabulary)`.
+
+    Raises:
+        `ValueError`: Where there are more or fewer logits: the model's head was not run on the targets alone.
+    """
+    import torch
+
+    if logits.shape[:-1] != targets.shape:
+        raise ValueError(f"logits of shape {tuple(logits.shape)} for {len(targets)} targets")
+    return torch.cat(
+        [
+            torch.nn.functional.cross_entropy(rows.float(), wanted, reduction="none")
+            for rows, wanted in zip(logits.split(LOGIT_ROWS), targets.split(LOGIT_ROWS))
+        ]
+    )
+
+
+@contextmanager
+def head_on(model: "torch.nn.Module", positions: "torch.Tensor") -> Iterator[None]:
+    """Within the context the model's head sees only the hidden states at `positions`: logits `(1, n, vocabulary)`.
+
+    A hook on the head rather than a call of the inner model: whatever the architecture does to its logits (scaling,
+    soft-capping) still happens.
+    """
+
+    def keep(_module: "torch.nn.Module", inputs: tuple) -> tuple:
+        return (inputs[0][positions][None], *inputs[1:])
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(keep)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def own_forward(model: "torch.nn.Module") -> Iterator[None]:
+    """Within the context a model that Accelerate prepared for mixed precision has its own `forward` again.
+
+    Accelerate's copies all logits to fp32, which takes longer than their loss. The caller sees to the autocast.
+    """
+    prepared = model.__dict__.get("forward")
+    if "_original_forward" in model.__dict__:
+        model.forward = model._original_forward
+    try:
+        yield
+    finally:
+        if prepared is not None:
+            model.forward = prepared
+
+
+@contextmanager
+def _attention_for(model: "PreTrainedModel", ids: "torch.Tensor") -> Iterator[None]:
+    """Within the context attention is plain matrix products where those are faster than PyTorch's fused kernel."""
+    import torch
+
+    plain = (
+        ids.shape[1] <= _SHORT
+        and (model.device.type, model.dtype, model.config._attn_implementation) == ("cpu", torch.bfloat16, "sdpa")
+    )  # fmt: skip
+    if plain:
+        model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        if plain:
+            model.set_attn_implementation("sdpa")
+
+
+def pad(vectors: "Sequence[torch.Tensor]") -> "torch.Tensor":
+    """Right-pads sequences of vectors, each `(length, hidden)`, with zeros to `(n, longest, hidden)`."""
+    import torch
+
+    return torch.nn.utils.rnn.pad_sequence(list(vectors), batch_first=True)
+
+
+def _pad(sequences: Sequence[Sequence[int]], device: "torch.device", pad_id: int = 0) -> "torch.Tensor":
+    import torch
+
+    ids = torch.full((len(sequences), max(map(len, sequences))), pad_id, dtype=torch.long)
+    for row, sequence in zip(ids, sequences):
+        row[: len(sequence)] = torch.as_tensor(sequence)
+    return ids.to(device)
+
+
+def pad_with_mask(
+    sequences: Sequence[Sequence[int]], device: "torch.device", pad_id: int = 0
+) -> tuple["torch.Tensor", "torch.Tensor"]:
+    """Right-padded ids and attention mask, both `(n, longest)`. The mask hides the padding, so the tokenizer needs no
+    padding token; `pad_id` matters only to models that look for it."""
+    import torch
+
+    ids = _pad(sequences, device, pad_id)
+    lengths = torch.tensor([len(s) for s in sequences], device=device)
+    return ids, (torch.arange(ids.shape[1], device=device) < lengths[:, None]).long()
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    import torch
+
+    # The CPU's and MPS's allocators raise a plain RuntimeError.
+    says_so = any(words in str(error) for words in ("allocate memory", "not enough memory", "out of memory"))
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or says_so
+
+
+def _empty_cache() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

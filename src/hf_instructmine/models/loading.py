@@ -1,0 +1,274 @@
+"""Models by Hub id, local folder, PEFT adapter, or already loaded; each loaded once and only when it is needed."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
+
+from ..errors import InstructMineError
+from ..versions import check_versions
+
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+check_versions("torch", "transformers")
+
+_TOKENIZER_FILES = ("*token*", "vocab.*", "spiece.model", "spm.model", "sentencepiece*")
+
+# Two indicators over one model (perplexity given the instruction, and without it) share it while either holds it.
+_loaded: "WeakValueDictionary[tuple, LoadedModel]" = WeakValueDictionary()
+
+
+@dataclass(eq=False)
+class LoadedModel:
+    """A model in evaluation mode, its tokenizer, and the device it is on.
+
+    `token_budget` is the number of tokens (padding included) that a forward pass may hold; by default 4096, and 512 on
+    a CPU, where larger batches leave the cache and take longer. It is halved where memory ran out, and stays halved.
+    `reads_cache` says whether the model goes on from keys and values as if it had read their text: None until tried.
+    """
+
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
+    token_budget: int | None = None
+    reads_cache: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.token_budget is None:
+            self.token_budget = 512 if self.device.type == "cpu" else 4096
+
+    @property
+    def device(self) -> "torch.device":
+        return self.model.device
+
+    @property
+    def max_positions(self) -> float:
+        """Tokens that the model has positions for; infinite where positions are relative (T5, BLOOM)."""
+        # The one attribute that only some configurations have, under this name or mapped to it.
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or float("inf")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model comes from and how it is to be loaded: configuration only, cheap to hash and pickle.
+
+    Args:
+        model (`str`): Hub id or local folder, of a model or of a PEFT adapter; or the digest of a loaded one.
+        auto_class (`str`): Name of the transformers Auto class.
+        tokenizer (`str`, *optional*): Hub id or folder of the tokenizer, where it is not the model's; or the digest of
+            a loaded one.
+        revision (`str`, *optional*): Branch, tag or commit on the Hub.
+        dtype (`str`, defaults to `"float32"`): Precision of the weights: `"float32"`, `"bfloat16"`, `"float16"`.
+        device (`str`, *optional*): Defaults to the GPU where there is one.
+        trust_remote_code (`bool`, defaults to `False`): Whether code from the Hub may run.
+    """
+
+    model: str
+    auto_class: str
+    tokenizer: str | None = None
+    revision: str | None = None
+    dtype: str = "float32"
+    device: str | None = None
+    trust_remote_code: bool = False
+
+    @classmethod
+    def of(
+        cls, model: Any, tokenizer: Any, auto_class: str, token_budget: int | None, **kwargs: Any
+    ) -> tuple["ModelSource", LoadedModel | None]:
+        """Takes what a user passes: names, or a loaded model with its tokenizer.
+
+        Returns:
+            The source, and for a loaded model also the [`LoadedModel`], which the caller must hold on to: the source
+            knows it by the digest of its weights, and pickles carry that alone.
+        """
+        kwargs["dtype"] = str(kwargs.get("dtype", "float32")).removeprefix("torch.")
+        if isinstance(model, (str, Path)):
+            if not isinstance(tokenizer, (str, Path, type(None))):
+                raise InstructMineError("pass a tokenizer object only together with a loaded model; else its name")
+            return cls(str(model), auto_class, None if tokenizer is None else str(tokenizer), **kwargs), None
+        if tokenizer is None or isinstance(tokenizer, (str, Path)):
+            raise InstructMineError("a loaded model needs its loaded tokenizer: pass tokenizer=…")
+        if type(model).__module__.startswith("peft."):
+            if model.active_peft_config.is_prompt_learning:
+                raise InstructMineError("adapters that learn a prompt add tokens of their own: pass LoRA or its like")
+            model = model.get_base_model()  # with the adapter's layers inside
+        kwargs["dtype"] = str(model.dtype).removeprefix("torch.")
+        source = cls(weights_digest(model), auto_class, chat_digest(tokenizer), **kwargs)
+        loaded = LoadedModel(model.eval(), tokenizer, token_budget)
+        _loaded[source] = loaded
+        return source, loaded
+
+    def load(self, token_budget: int | None) -> LoadedModel:
+        """Loads the model on the first call; equal sources elsewhere in the process share it while one holds it.
+
+        Raises:
+            [`InstructMineError`]: Where the model or its tokenizer cannot be had; the message names which.
+        """
+        loaded = _loaded.get(self)
+        if loaded is None:
+            loaded = _loaded[self] = self._load(token_budget)
+        return loaded
+
+    def _load(self, token_budget: int | None) -> LoadedModel:
+        import transformers
+
+        if self.model.startswith("xxh64:"):
+            raise InstructMineError(
+                "a loaded model cannot be sent to another process: pass its folder or Hub id, or map in this process"
+            )
+        tokenizer = self.load_tokenizer()
+        try:
+            model, info = getattr(transformers, self.auto_class).from_pretrained(
+                self.model,
+                revision=self.revision,
+                dtype=self.dtype,
+                trust_remote_code=self.trust_remote_code,
+                output_loading_info=True,
+            )
+        except (OSError, ValueError) as error:
+            raise _unavailable("model", self.model, error) from error
+        if info["missing_keys"]:  # transformers fills them with random numbers and a warning
+            raise InstructMineError(
+                f"the model '{self.model}' was saved without {', '.join(sorted(info['missing_keys'])[:3])}, which "
+                f"{type(model).__name__} needs: its scores would be random; give a model trained for this indicator"
+            )
+        check_dtype(model, self.dtype, self.model)
+        return LoadedModel(model.to(self.device or default_device()).eval(), tokenizer, token_budget)
+
+    def load_tokenizer(self) -> "PreTrainedTokenizerBase":
+        """Loads the tokenizer alone.
+
+        Raises:
+            [`InstructMineError`]: Where there is none.
+        """
+        return load_tokenizer(self.tokenizer or self.model, self.revision, self.trust_remote_code)
+
+    def provenance(self) -> dict[str, Any]:
+        """What is recorded beside a column that this model made. A local folder is known by its name and the digest
+        of its weights, never by its path."""
+        if self in _loaded and self.model.startswith("xxh64:"):
+            name = Path(_loaded[self].model.config.name_or_path).name
+            return {"model": name, "weights": self.model, "dtype": self.dtype}
+        record = {**describe_source(self.model, self.revision), "dtype": self.dtype}
+        if self.tokenizer is not None:
+            record["tokenizer"] = describe_source(self.tokenizer, None)["model"]
+        return record
+
+
+def check_dtype(model: Any, dtype: Any, name: str) -> None:
+    """Looks whether the library has read `dtype`: one that ignores the word would move every number without an error.
+
+    Raises:
+        [`InstructMineError`]: Where the weights are of another precision than asked for.
+    """
+    wanted, found = (str(value).removeprefix("torch.") for value in (dtype, model.dtype))
+    if wanted not in ("None", "auto", found):
+        raise InstructMineError(
+            f"the model '{name}' was loaded in {found}, not in {wanted} as asked: name another dtype"
+        )
+
+
+def load_tokenizer(
+    name: str, revision: str | None = None, trust_remote_code: bool = False
+) -> "PreTrainedTokenizerBase":
+    """Loads a tokenizer by Hub id or folder; for a PEFT adapter's folder without one, its base model's.
+
+    Raises:
+        [`InstructMineError`]: Where there is none.
+    """
+    from transformers import AutoTokenizer
+
+    if Path(name).is_dir() and not any(path for pattern in _TOKENIZER_FILES for path in Path(name).glob(pattern)):
+        base = _adapted_model(Path(name))
+        if base is None:
+            raise InstructMineError(
+                f"the folder '{name}' holds no tokenizer: save one there, or name one with tokenizer=…"
+            )
+        name, revision = base, None
+    try:
+        return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise _unavailable("tokenizer", name, error) from error
+
+
+def _adapted_model(folder: Path) -> str | None:
+    config = folder / "adapter_config.json"
+    return json.loads(config.read_text(encoding="utf-8"))["base_model_name_or_path"] if config.is_file() else None
+
+
+def describe_source(name: str, revision: str | None, what: str = "model") -> dict[str, str]:
+    """Names a model for provenance: Hub id and commit, or a local folder's name and the digest of its files.
+
+    Args:
+        name (`str`): Hub id or local folder.
+        revision (`str`, *optional*): Branch, tag or commit on the Hub.
+        what (`str`, defaults to `"model"`): What the error calls it.
+
+    Raises:
+        [`InstructMineError`]: Where the name is neither a folder nor can be an id.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        return {"model": folder.resolve().name, "weights": _folder_digest(folder)}
+    return {"model": name, "revision": _resolved_commit(name, revision, what)}
+
+
+def weights_digest(model: Any) -> str:
+    """A digest of a loaded model's weights: two models with the same name and other weights are two models."""
+    import torch
+    import xxhash
+
+    digest = xxhash.xxh64()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return f"xxh64:{digest.hexdigest()}"
+
+
+def chat_digest(tokenizer: Any) -> str:
+    """A digest of what a loaded tokenizer makes of a text: its vocabulary, special tokens and chat template."""
+    import xxhash
+
+    parts = (sorted(tokenizer.get_vocab().items()), tokenizer.special_tokens_map, tokenizer.chat_template)
+    return f"xxh64:{xxhash.xxh64(repr(parts).encode('utf-8', 'surrogatepass')).hexdigest()}"
+
+
+def _folder_digest(folder: Path) -> str:
+    import xxhash
+
+    digest = xxhash.xxh64()
+    names = (
+        "*.safetensors", "*.bin", "tokenizer.json", "tokenizer.model", "chat_template.jinja", "adapter_config.json",
+    )  # fmt: skip
+    for path in sorted({path for pattern in names for path in folder.glob(pattern)}):
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            while block := file.read(1 << 24):
+                digest.update(block)
+    return f"xxh64:{digest.hexdigest()}"
+
+
+def _resolved_commit(name: str, revision: str | None, what: str) -> str:
+    from transformers.utils.hub import cached_file, extract_commit_hash
+
+    try:
+        path = cached_file(name, "config.json", revision=revision, _raise_exceptions_for_missing_entries=False)
+    except OSError as error:  # neither a folder nor an id
+        raise _unavailable(what, name, error) from error
+    return extract_commit_hash(path, None) or revision or "main"
+
+
+def default_device() -> str:
+    import torch
+
+    return torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else "cpu"
+
+
+def _unavailable(what: str, name: str, error: Exception) -> InstructMineError:
+    first_line = str(error).strip().split("\n")[0]
+    return InstructMineError(
+        f"cannot load the {what} '{name}': {first_line}; give a Hub id (with a network) or a folder that holds it"
+    )

@@ -1,0 +1,202 @@
+"""Sentence encoders: text to unit vectors, in micro-batches of similar length, with special tokens read as text."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
+
+import numpy as np
+
+from ..errors import InstructMineError
+from ..versions import check_versions
+from .engine import run_sorted
+from .loading import LoadedModel, _unavailable, default_device, describe_source, weights_digest
+from .tokenization import count_tokens
+
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+check_versions("sentence-transformers")
+
+# A "[SEP]" in the data is text.
+_AS_TEXT = {"text": {"split_special_tokens": True}}
+
+# Two indicators over one encoder share it while either holds it; a forked worker finds here what the user passed.
+_loaded: "WeakValueDictionary[tuple, LoadedModel]" = WeakValueDictionary()
+
+
+class SentenceEncoder:
+    """A [`SentenceTransformer`] by Hub id, local folder or loaded; hash and pickle hold its configuration alone.
+
+    Args:
+        model (`str` or `SentenceTransformer`): Hub id, local folder, or loaded.
+        token_budget (`int`): Tokens in a forward pass, padding included.
+        revision (`str`, *optional*): Branch, tag or commit on the Hub.
+        dtype (`str`, defaults to `"float32"`): Precision of the weights; the vectors are float32 in any case.
+        device (`str`, *optional*): Defaults to the GPU where there is one.
+        trust_remote_code (`bool`, defaults to `False`): Whether the model's repository may run code.
+    """
+
+    _encoder: LoadedModel | None = None
+
+    def __init__(
+        self,
+        model: Any,
+        token_budget: int,
+        revision: str | None = None,
+        dtype: Any = "float32",
+        device: str | None = None,
+        trust_remote_code: bool = False,
+    ):
+        if token_budget < 1:
+            raise InstructMineError("token_budget must be at least 1")
+        self.token_budget = token_budget
+        self.revision = revision
+        self.dtype = str(dtype).removeprefix("torch.")
+        self.device = device
+        self.trust_remote_code = trust_remote_code
+        if isinstance(model, (str, Path)):
+            self.model = str(model)
+        else:
+            self.dtype = str(model.dtype).removeprefix("torch.")
+            self.model = _loaded_digest(model)
+            self._encoder = _loaded[self._key] = _checked(model, token_budget)
+
+    @property
+    def _key(self) -> tuple:
+        return self.model, self.revision, self.dtype, self.device, self.trust_remote_code
+
+    def load(self) -> LoadedModel:
+        """Loads the encoder on the first call.
+
+        Raises:
+            [`InstructMineError`]: Where it cannot be had, or reads something else than plain text.
+        """
+        if self._encoder is None:
+            self._encoder = _loaded.get(self._key)
+        if self._encoder is None:
+            self._encoder = _loaded[self._key] = _checked(self._load(), self.token_budget)
+        return self._encoder
+
+    def _load(self) -> "SentenceTransformer":
+        from sentence_transformers import SentenceTransformer
+
+        if self.model.startswith("xxh64:"):
+            raise InstructMineError(
+                "a loaded model cannot be sent to another process: pass its folder or Hub id, or map in this process"
+            )
+        try:
+            return SentenceTransformer(
+                self.model,
+                revision=self.revision,
+                device=self.device or default_device(),
+                trust_remote_code=self.trust_remote_code,
+                model_kwargs={"dtype": self.dtype},
+            )
+        except (OSError, ValueError) as error:
+            raise _unavailable("sentence encoder", self.model, error) from error
+
+    def release(self) -> None:
+        """Lets go of the model; one that the user passed stays, as it could not be loaded again."""
+        if not self.model.startswith("xxh64:"):
+            self._encoder = None
+
+    def encode(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Encodes at least one text.
+
+        Returns:
+            Unit vectors, float32 of shape `(n, dimensions)`, and for each text whether it was longer than the
+            encoder's window and lost its end, bool `(n,)`.
+
+        Raises:
+            [`InstructMineError`]: Where a text's vector is zero or not finite.
+        """
+        loaded = self.load()
+        lengths = np.array(_token_lengths(loaded, texts))
+        window = loaded.model.max_seq_length or np.inf
+
+        def forward(batch: list[int]) -> np.ndarray:
+            return loaded.model.encode(
+                [texts[row] for row in batch],
+                batch_size=len(batch),
+                show_progress_bar=False,
+                processing_kwargs=_AS_TEXT,
+            )
+
+        vectors = np.stack(run_sorted(loaded, np.minimum(lengths, window).astype(int).tolist(), forward))
+        norms = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+        sound = np.isfinite(norms[:, 0]) & (norms[:, 0] > 0)
+        if not sound.all():
+            raise InstructMineError(
+                f"the sentence encoder gives no direction to the text {texts[sound.argmin()]!r:.80}: "
+                "try dtype='float32', or another model"
+            )
+        return (vectors / norms).astype(np.float32), lengths > window
+
+    def describe(self) -> dict[str, str]:
+        """What is recorded beside a column: Hub id and commit, or a folder's name and the digest of its files.
+
+        Raises:
+            [`InstructMineError`]: Where there is no such model.
+        """
+        if self.model.startswith("xxh64:"):
+            return {"model": "a loaded SentenceTransformer", "weights": self.model, "dtype": self.dtype}
+        record = describe_source(self.model, self.revision, "sentence encoder")
+        if Path(self.model).is_dir():
+            record["weights"] = _folder_digest(Path(self.model))
+        return {**record, "dtype": self.dtype}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if not k.startswith("_")}
+
+    def __repr__(self) -> str:
+        return f"SentenceEncoder({self.model!r})"
+
+
+def _token_lengths(loaded: LoadedModel, texts: list[str]) -> list[int]:
+    from tokenizers import Tokenizer
+
+    if isinstance(loaded.tokenizer, Tokenizer):  # static embeddings: no window and no padding
+        return [1] * len(texts)
+    special = loaded.tokenizer.num_special_tokens_to_add()
+    return [tokens + special for tokens in count_tokens(loaded.tokenizer, texts)]
+
+
+def _checked(model: "SentenceTransformer", token_budget: int) -> LoadedModel:
+    from tokenizers import Tokenizer
+
+    if "message" in model.modalities:
+        raise InstructMineError("the sentence encoder reads chat messages: choose one that reads plain text")
+    if isinstance(model.tokenizer, Tokenizer):
+        model.tokenizer.encode_special_tokens = True  # as `split_special_tokens` does for the others
+    elif special := model.tokenizer.all_special_tokens:
+        text = f"a {special[-1]} b"
+        as_text, as_token = model.encode([text], processing_kwargs=_AS_TEXT)[0], model.encode([text])[0]
+        if np.array_equal(as_text, as_token):
+            raise InstructMineError(
+                f"the sentence encoder reads '{special[-1]}' in a text as a special token, also where it is asked not "
+                "to: install a tested release of sentence-transformers, or name another model"
+            )
+    return LoadedModel(model.eval(), model.tokenizer, token_budget)
+
+
+def _loaded_digest(model: "SentenceTransformer") -> str:
+    import xxhash
+
+    # Neither pooling nor the window are among the weights.
+    parts = (weights_digest(model), repr(model), str(model.max_seq_length))
+    return f"xxh64:{xxhash.xxh64('|'.join(parts).encode()).hexdigest()}"
+
+
+def _folder_digest(folder: Path) -> str:
+    """A digest of all that a sentence encoder is made of: the files of each of its modules, in their own folders."""
+    import xxhash
+
+    digest = xxhash.xxh64()
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in (".safetensors", ".bin", ".json", ".txt", ".model", ".py"):
+            digest.update(path.relative_to(folder).as_posix().encode())
+            with path.open("rb") as file:
+                while block := file.read(1 << 24):
+                    digest.update(block)
+    return f"xxh64:{digest.hexdigest()}"

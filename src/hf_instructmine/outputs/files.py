@@ -1,0 +1,64 @@
+"""Files that are either whole or absent, whenever the writer is killed or the power goes."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import InstructMineError
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path` that takes its place once the block ends well: a reader never sees half
+    a file.
+
+    Raises:
+        [`InstructMineError`]: As [`writing`] does.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
+            with partial.open("rb+") as file:
+                os.fsync(file.fileno())
+            partial.replace(path)
+            _sync_folder(path.parent)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Says in one line that a file cannot be written: the disk is full, or the folder read-only.
+
+    Raises:
+        [`InstructMineError`]: In place of an `OSError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise InstructMineError(
+            f"cannot write '{path}': {error.strerror or error}; what is finished is kept: mend it and start again"
+        ) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename last through a loss of power."""
+    if os.name == "nt":  # which neither opens folders nor needs it
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def cache_dir() -> Path:
+    """The folder where this library keeps what is costly to make again: `$HF_INSTRUCTMINE_CACHE`, else
+    `~/.cache/hf_instructmine`."""
+    root = os.environ.get("HF_INSTRUCTMINE_CACHE") or Path(
+        os.environ.get("XDG_CACHE_HOME", "~/.cache"), "hf_instructmine"
+    )
+    return Path(root).expanduser()

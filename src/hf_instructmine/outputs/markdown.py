@@ -1,0 +1,73 @@
+"""Text for cards and terminals: what comes from data is made inert, tables, and sections of a card."""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+PARQUET_FILE = "data/train-00000-of-00001.parquet"
+SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B")
+MAX_TEXT = 200
+
+
+def fenced(text: str) -> str:
+    """A code block that no run of backticks in the text can close."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}text\n{text}\n{fence}"
+
+
+class Evidence(Protocol):
+    """Anything that can be told in a section of a card."""
+
+    def section(self) -> "CardSection":
+        """Returns the section, whose title says what it is about."""
+        ...
+
+
+@dataclass
+class CardSection:
+    """A further section of a card, before "How to reproduce".
+
+    Attributes:
+        title (`str`): Its heading, as text.
+        markdown (`str`): Its body, as Markdown: whatever comes from data has been through [`escape`].
+        figures (`dict[str, bytes]`): The PNG files that the Markdown refers to, by file name.
+    """
+
+    title: str
+    markdown: str
+    figures: dict[str, bytes] = field(default_factory=dict)
+
+
+def escape(text: Any) -> str:
+    """Makes one line of inert Markdown of anything, cut at 200 characters.
+
+    Letters, digits and ordinary punctuation of any script are kept; what Markdown, HTML, LaTeX, links, mentions or
+    templates are made of is escaped, so that it is shown as it is. See [`printable`] for the rest.
+    """
+    text = printable(text)
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = re.sub(r"([\\`*_{}\[\]#|~$@%])", r"\\\1", text)
+    # Bare addresses become links without any markup: https://…, www.…
+    return re.sub(r"(?=://)|(?<=www)(?=\.)", r"\\", text, flags=re.IGNORECASE)
+
+
+def printable(text: Any) -> str:
+    """Makes one line of anything, cut at 200 characters, with "�" for control and invisible formatting characters."""
+    text = " ".join(str(text).split())
+    if len(text) > MAX_TEXT:
+        text = text[: MAX_TEXT - 1] + "…"
+    return "".join("�" if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co", "Cn") else c for c in text)
+
+
+def size_category(rows: int) -> str:
+    """The Hub's `size_categories` value for a number of rows."""
+    return next((name for power, name in enumerate(SIZES, start=3) if rows < 10**power), "n>1B")
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]], text_columns: int = 1) -> str:
+    numbers = len(header) - text_columns
+    lines = [header, ["---"] * text_columns + ["---:"] * numbers, *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,1 +1,0 @@
-"""How results leave the house: dataset cards, figures, folders and the Hub."""

@@ -1,0 +1,342 @@
+"""Choosing regressors over all subsets, and what the choice is worth.
+
+Every subset's fit comes from its parent's by one step of Gaussian elimination on the cross-products (Furnival & Wilson
+1974), for many training sets at once: the folds of a cross-validation, its nesting, the bootstrap and the permutations
+are all the same computation with other row weights or other targets. Nothing is refitted from the rows.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import InstructMineError
+
+
+CRITERIA = ("cv", "bic", "aic", "aicc", "none", "p-value")
+FOLDS = 10
+# The choice averages the error over this many partitions into folds, so that it hangs less on one of them.
+PARTITIONS = 3
+MAX_SUBSETS = 4096
+# A column of which less than this share is left, given those before it, adds nothing: it counts as absent.
+_ALIASED = 1e-9
+_SIGNIFICANT = 0.05
+_CHUNK = 40_000
+
+
+@dataclass
+class Problem:
+    """Regressors, target and how to choose among the regressors.
+
+    Args:
+        x (`np.ndarray` of shape (n, q)): Columns in every rule first (the constant, covariates), then the candidates;
+            all but the constant standardised.
+        y (`np.ndarray` of shape (n,)): The target.
+        weights (`np.ndarray` of shape (n,)): Of the rows, with mean 1.
+        mixtures (`np.ndarray` of shape (n,)): Codes 0 … G − 1. Rows of one mixture are never on both sides of a split.
+        forced (`int`): How many of the columns are in every rule.
+        requires (`list`): Per candidate, the candidate that has to be chosen before it (a square's linear term), or
+            `None`.
+        select (`str`): One of `CRITERIA`.
+        max_vif (`float`, *optional*): Subsets with a larger variance inflation factor are not considered.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    weights: np.ndarray
+    mixtures: np.ndarray
+    forced: int
+    requires: list[int | None]
+    select: str = "cv"
+    max_vif: float | None = None
+
+    def __post_init__(self):
+        if self.select == "none":
+            self.subsets = np.ones((1, len(self.requires)), bool)
+        else:
+            self.subsets = np.array(list(_enumerate(self.requires)), bool).reshape(-1, len(self.requires))
+        self.allowed = np.ones(len(self.subsets), bool)
+        if self.max_vif is not None:
+            self.allowed = np.array([max_vif(self.x[:, self.columns(s)]) <= self.max_vif for s in self.subsets])
+        if not self.allowed.any():
+            raise InstructMineError(
+                f"no set of regressors keeps max_vif={self.max_vif}: raise it, leave indicators out, or let them be "
+                f"chosen"
+            )
+
+    def columns(self, subset: np.ndarray) -> np.ndarray:
+        """The columns of x in a rule: those in every rule, then the chosen candidates."""
+        return np.concatenate([np.arange(self.forced), self.forced + np.flatnonzero(subset)])
+
+
+def max_vif(x: np.ndarray) -> float:
+    """The largest variance inflation factor among the columns after the first, which is the constant."""
+    return max(variance_inflation(x[:, 1:]), default=1.0)
+
+
+def variance_inflation(x: np.ndarray) -> np.ndarray:
+    """Variance inflation factors 1 / (1 − R²) of each column on the others and a constant, shape (columns,)."""
+    if x.shape[1] < 2:
+        return np.ones(x.shape[1])
+    return np.diag(np.linalg.inv(np.corrcoef(x, rowvar=False))).clip(min=1.0)
+
+
+def assign_folds(mixtures: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
+    """Deals the mixtures among folds at random, as evenly as may be; rows with code −1 get fold −1."""
+    present = np.unique(mixtures[mixtures >= 0])
+    fold_of = np.full(mixtures.max() + 1, -1)
+    fold_of[rng.permutation(present)] = np.arange(len(present)) % min(folds, len(present))
+    return np.where(mixtures >= 0, fold_of[mixtures], -1)
+
+
+def choose(problem: Problem, y: np.ndarray, training: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Chooses regressors for each training set and each target.
+
+    Args:
+        problem ([`Problem`]): Columns and criterion.
+        y (`np.ndarray` of shape (n, m)): m targets.
+        training (`np.ndarray` of shape (t, n)): Row weights of t training sets; 0 leaves a row out.
+        rng (`np.random.Generator`): Deals the folds.
+
+    Returns:
+        `np.ndarray` of shape (t, m): Indices into `problem.subsets`.
+    """
+    if len(problem.subsets) == 1:
+        return np.zeros((len(training), y.shape[1]), int)
+    splits = FOLDS * PARTITIONS if problem.select == "cv" else 1
+    step = max(1, _CHUNK // (splits * y.shape[1]))
+    chosen = []
+    for start in range(0, len(training), step):
+        scores = subset_scores(problem, y, training[start : start + step], rng)
+        scores[~problem.allowed] = np.inf
+        chosen.append(scores.argmin(axis=0))
+    return np.concatenate(chosen)
+
+
+def subset_scores(problem: Problem, y: np.ndarray, training: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The criterion of every subset, lower being better, shape (subsets, t, m). Arguments as for [`choose`]."""
+    if problem.select == "cv":
+        return np.stack([errors.sum(axis=1) for errors in fold_errors(problem, y, training, rng)])
+    if problem.select == "p-value":
+        return _p_value_scores(problem, y, training)
+    train = _Moments.of(problem.x, y, training)
+    rss = np.stack([fitted.yy for fitted, _ in _walk(train, None, problem)])
+    n = training.sum(axis=1)[:, None]
+    k = problem.forced + problem.subsets.sum(axis=1)[:, None, None]
+    return information_criterion(problem.select, n, k, rss)
+
+
+def information_criterion(kind: str, n, k, rss):
+    """AIC and BIC as statsmodels counts them, without the error variance among the k parameters; AICc's correction
+    counts it, as its derivation needs (Hurvich & Tsai 1989). Infinite where AICc is not defined."""
+    deviance = n * np.log(np.maximum(rss, 1e-300) / n) + n * (np.log(2 * np.pi) + 1)
+    if kind == "bic":
+        return deviance + k * np.log(n)
+    if kind == "aic":
+        return deviance + 2 * k
+    room = n - k - 2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(room > 0, deviance + 2 * k + 2 * (k + 1) * (k + 2) / room, np.inf)
+
+
+def fold_errors(
+    problem: Problem, y: np.ndarray, training: np.ndarray, rng: np.random.Generator
+) -> Iterator[np.ndarray]:
+    """Yields, subset by subset, the squared errors on the folds left out, shape (t, partitions · folds, m)."""
+    fit, test = [], []
+    for weights in training:
+        present = np.where(weights > 0, problem.mixtures, -1)
+        for _ in range(PARTITIONS):
+            held = assign_folds(present, FOLDS, rng) == np.arange(FOLDS)[:, None]
+            fit.append(np.where(held, 0.0, weights))
+            test.append(np.where(held, weights, 0.0))
+    train = _Moments.of(problem.x, y, np.concatenate(fit))
+    held_out = _Moments.of(problem.x, y, np.concatenate(test))
+    for _, left in _walk(train, held_out, problem):
+        yield left.yy.reshape(len(training), -1, y.shape[1])
+
+
+def held_out(problem: Problem, y: np.ndarray, training: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Chooses and fits on each training set, and predicts the rows that are not in it.
+
+    Args:
+        problem ([`Problem`]): Columns and criterion.
+        y (`np.ndarray` of shape (n, m)): m targets.
+        training (`np.ndarray` of shape (t, n)): Row weights of t training sets; 0 leaves a row out.
+        rng (`np.random.Generator`): Deals the folds of the choice.
+
+    Returns:
+        `np.ndarray` of shape (t, n, m), NaN where a row was trained on.
+    """
+    predicted = np.full((len(training), *y.shape), np.nan)
+    for t, chosen in enumerate(choose(problem, y, training, rng)):
+        rows = np.flatnonzero(training[t] == 0)
+        for s in np.unique(chosen):
+            targets = np.flatnonzero(chosen == s)
+            x = problem.x[:, problem.columns(problem.subsets[s])]
+            predicted[t][np.ix_(rows, targets)] = x[rows] @ least_squares(x, y[:, targets], training[t])
+    return predicted
+
+
+def least_squares(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Coefficients of y (n, m) on x (n, k) over the rows of positive weight, shape (k, m)."""
+    rows = weights > 0
+    root = np.sqrt(weights[rows])[:, None]
+    return np.linalg.lstsq(root * x[rows], root * y[rows], rcond=1e-10)[0]
+
+
+def cross_fit(
+    held_out, problem: Problem, y: np.ndarray, partitions: list[np.ndarray], rng: np.random.Generator
+) -> np.ndarray:
+    """Predicts each row by a rule that never saw its mixture: neither in its fit nor in its choice of regressors.
+
+    Args:
+        held_out: [`held_out`] or another model's function of the same signature.
+        partitions (`list[np.ndarray]`): Outer folds of the rows, each of shape (n,).
+
+    Returns:
+        `np.ndarray` of shape (partitions, n, m).
+    """
+    sets = [np.unique(folds)[:, None] == folds for folds in partitions]
+    predicted = held_out(problem, y, np.where(np.concatenate(sets), 0.0, problem.weights), rng)
+    ends = np.cumsum([len(masks) for masks in sets])[:-1]
+    return np.stack([np.nansum(part, axis=0) for part in np.split(predicted, ends)])
+
+
+def r_squared(y: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """1 − Σ w (y − ŷ)² / Σ w (y − ȳ)² of each target, as scikit-learn's `r2_score`; below 0 is worse than the mean."""
+    mean = np.average(y, axis=0, weights=weights)
+    return 1 - weights @ (y - predicted) ** 2 / (weights @ (y - mean) ** 2)
+
+
+def permuted_targets(problem: Problem, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Targets under the hypothesis that no candidate matters, shape (n, count).
+
+    What the columns in every rule leave unexplained is dealt anew among the mixtures (Freedman & Lane 1983). A
+    mixture's runs move together, to a mixture with as many runs, so that replicates stay alike.
+    """
+    root = np.sqrt(problem.weights)
+    always = problem.x[:, : problem.forced]
+    base = always @ least_squares(always, problem.y[:, None], problem.weights)[:, 0]
+    residual = root * (problem.y - base)
+    rows_of = [np.flatnonzero(problem.mixtures == g) for g in np.unique(problem.mixtures)]
+    blocks = [
+        np.stack([rows for rows in rows_of if len(rows) == size]) for size in sorted({len(rows) for rows in rows_of})
+    ]
+    permuted = np.empty((len(residual), count))
+    for column in range(count):
+        for block in blocks:
+            permuted[block, column] = residual[block[rng.permutation(len(block))]]
+    return base[:, None] + permuted / root[:, None]
+
+
+def bootstrap_weights(problem: Problem, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Row weights of resamples of whole mixtures, with replacement, shape (count, n). As weights rather than copies, a
+    mixture drawn twice cannot sit on both sides of a fold."""
+    mixtures = problem.mixtures.max() + 1
+    times = rng.multinomial(mixtures, np.full(mixtures, 1 / mixtures), size=count)
+    return times[:, problem.mixtures] * problem.weights
+
+
+def bootstrap_coefficients(problem: Problem, subset: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Coefficients of one subset in each resample, shape (count, columns)."""
+    columns = problem.columns(subset)
+    moments = _Moments.of(problem.x[:, columns], problem.y[:, None], weights)
+    gram = moments.xx[..., 0].transpose(2, 0, 1)
+    return (np.linalg.pinv(gram, hermitian=True) @ moments.xy.transpose(1, 0, 2))[..., 0]
+
+
+@dataclass
+class _Moments:
+    """Weighted cross-products of s splits: `xx` of shape (q, q, s, 1), `xy` (q, s, m) and `yy` (s, m)."""
+
+    xx: np.ndarray
+    xy: np.ndarray
+    yy: np.ndarray
+
+    @classmethod
+    def of(cls, x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> "_Moments":
+        (n, q), m, s = x.shape, y.shape[1], len(weights)
+        xx = weights @ (x[:, :, None] * x[:, None, :]).reshape(n, q * q)
+        xy = weights @ (x[:, :, None] * y[:, None, :]).reshape(n, q * m)
+        return cls(
+            np.ascontiguousarray(xx.T).reshape(q, q, s, 1),
+            np.ascontiguousarray(xy.reshape(s, q, m).transpose(1, 0, 2)),
+            weights @ y**2,
+        )
+
+    def after(self, j: int, slopes: np.ndarray, coefficient: np.ndarray) -> "_Moments":
+        """The cross-products once each later column has lost `slopes` times column j, and y `coefficient` times it."""
+        row = self.xx[j, j + 1 :]
+        lost = row - slopes * self.xx[j, j]
+        return _Moments(
+            self.xx[j + 1 :, j + 1 :] - slopes[:, None] * row - lost[:, None] * slopes,
+            self.xy[j + 1 :] - slopes * self.xy[j] - coefficient * lost,
+            self.yy - coefficient * (2 * self.xy[j] - coefficient * self.xx[j, j]),
+        )
+
+
+def _step(train: _Moments, test: _Moments | None, j: int, floor: np.ndarray) -> tuple[_Moments, _Moments | None]:
+    """Takes column j into the regression: slopes from the training rows, applied to the training and the test rows."""
+    pivot = train.xx[j, j]
+    inverse = np.divide(1.0, pivot, where=pivot > floor, out=np.zeros_like(pivot))
+    slopes, coefficient = train.xx[j, j + 1 :] * inverse, train.xy[j] * inverse
+    return train.after(j, slopes, coefficient), test.after(j, slopes, coefficient) if test is not None else None
+
+
+def _walk(train: _Moments, test: _Moments | None, problem: Problem) -> Iterator[tuple[_Moments, _Moments | None]]:
+    """Yields the residual cross-products of every subset, in the order of `problem.subsets`."""
+    q = len(train.xx)
+    floors = _ALIASED * train.xx[np.arange(q), np.arange(q)]
+    in_every = q if problem.select == "none" else problem.forced
+    for column in range(in_every):
+        train, test = _step(train, test, 0, floors[column])
+
+    def children(train, test, first, taken):
+        yield train, test
+        for c in range(first, q - in_every):
+            if problem.requires[c] is None or problem.requires[c] in taken:
+                grown = _step(train, test, c - first, floors[in_every + c])
+                yield from children(*grown, c + 1, (*taken, c))
+
+    yield from children(train, test, 0, ())
+
+
+def _enumerate(requires: list[int | None]) -> Iterator[np.ndarray]:
+    """The subsets of the candidates in the order of [`_walk`], as rows of a boolean matrix."""
+
+    def children(first, taken):
+        yield np.isin(np.arange(len(requires)), taken)
+        for c in range(first, len(requires)):
+            if requires[c] is None or requires[c] in taken:
+                yield from children(c + 1, (*taken, c))
+
+    for count, subset in enumerate(children(0, ())):
+        if count == MAX_SUBSETS:
+            raise InstructMineError(
+                f"{len(requires)} candidate regressors have more than {MAX_SUBSETS} subsets: name fewer indicators, "
+                f"or use select='none', model='ridge' or model='elastic-net'"
+            )
+        yield subset
+
+
+def _p_value_scores(problem: Problem, y: np.ndarray, training: np.ndarray) -> np.ndarray:
+    """Residual sum of squares of the subsets in which every candidate has a classical p-value of at most 0.05, and
+    infinity for the others: the best is the largest in-sample R² among "significant" rules, as in the paper."""
+    from scipy.stats import t as student
+
+    moments = _Moments.of(problem.x, y, training)
+    gram, cross = moments.xx[..., 0].transpose(2, 0, 1), moments.xy.transpose(1, 0, 2)
+    n = (training > 0).sum(axis=1)[:, None]
+    scores = np.empty((len(problem.subsets), len(training), y.shape[1]))
+    for s, subset in enumerate(problem.subsets):
+        columns = problem.columns(subset)
+        inverse = np.linalg.pinv(gram[:, columns[:, None], columns], hermitian=True)
+        beta = inverse @ cross[:, columns]
+        rss = np.maximum(moments.yy - (beta * cross[:, columns]).sum(axis=1), 1e-300)
+        freedom = np.maximum(n - len(columns), 1)
+        variance = np.diagonal(inverse, axis1=1, axis2=2)[:, problem.forced :, None] * (rss / freedom)[:, None]
+        ratio = beta[:, problem.forced :] ** 2 / np.maximum(variance, 1e-300)
+        limit = student.ppf(1 - _SIGNIFICANT / 2, freedom) ** 2
+        scores[s] = np.where((ratio >= limit[:, None]).all(axis=1), rss, np.inf)
+    return scores

@@ -1,0 +1,1 @@
+"""Rule and scored pool in, curated dataset with its card out."""

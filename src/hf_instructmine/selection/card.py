@@ -1,0 +1,209 @@
+"""The dataset card of a selection: what was chosen, by which rule, from which numbers, and how to do it again.
+
+Names of sources, columns and rules come from data that others wrote. In the card they are text and nothing else:
+[`escape`] takes from them what Markdown, HTML, YAML or a template engine would act on.
+"""
+
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..data.columns import indicator_names
+from ..data.provenance import get_provenance
+from ..outputs.markdown import PARQUET_FILE, CardSection, _table, escape, size_category
+
+
+if TYPE_CHECKING:
+    from huggingface_hub import DatasetCard
+
+    from .record import SelectionRecord
+
+
+FIGURE_FILE = "predicted_log_loss.png"
+FOLDER = "path/to/this/folder"
+TEMPLATE = Path(__file__).with_name("dataset_card.md")
+# A pool whose `source` is a URL per row would make a card of a million lines.
+MAX_SOURCES = 40
+
+
+def build_card(selection: "SelectionRecord", repo_id: str | None = None) -> "DatasetCard":
+    """Builds the dataset card of a selection.
+
+    Args:
+        selection ([`SelectionRecord`]): What the card describes.
+        repo_id (`str`, *optional*): The repository it goes to, for the examples; without it they name a folder.
+
+    Returns:
+        `DatasetCard`: With metadata that the Hub accepts.
+    """
+    from huggingface_hub import DatasetCard, DatasetCardData
+
+    rule = selection.estimator
+    # In a repository, name the file: shards of an earlier dataset may lie beside it. In a folder, do not: there
+    # `load_dataset` caches by the name alone, and would give the rows of an earlier selection.
+    files = [{"config_name": "default", "data_files": [{"split": "train", "path": PARQUET_FILE}]}]
+    data = DatasetCardData(
+        license=selection.license,
+        task_categories=["text-generation"],
+        size_categories=[size_category(selection.num_selected)],
+        source_datasets=selection.source_datasets or None,
+        tags=["instructmining", "instruction-tuning", "data-selection", "hf-instructmine"],
+        configs=files if repo_id else None,
+    )
+    return DatasetCard.from_template(
+        data,
+        template_path=str(TEMPLATE),
+        title=f"Curated instruction data: {selection.num_selected:,} of {selection.num_pool:,} examples",
+        opening=_opening(selection),
+        figure=FIGURE_FILE,
+        how_to_load=_how_to_load(repo_id),
+        choice=_choice(selection),
+        counts=_counts(selection),
+        rule=f"**{escape(rule.name)}**, for the target {escape(rule.target)}: {escape(rule.origin)}",
+        coefficients=_table(
+            ["term", "coefficient"], [[escape(term), f"{value:.6g}"] for term, value in rule.coefficients.items()]
+        ),
+        indicators=_indicators(selection),
+        sections=[CardSection(escape(s.title), s.markdown) for s in selection.sections],
+        how_to_reproduce=_how_to_reproduce(selection, repo_id),
+        versions=_versions(),
+    )
+
+
+def _opening(selection: "SelectionRecord") -> str:
+    share = selection.num_selected / selection.num_pool
+    pool = ", ".join(escape(name) for name in selection.source_datasets)
+    return (
+        f"The {selection.num_selected:,} rows ({share:.2%}) of a pool of {selection.num_pool:,} instruction examples"
+        f"{f' ({pool})' if pool else ''} for which the rule {escape(selection.estimator.name)} predicts the lowest "
+        "log loss of a model finetuned on them ([InstructMining](https://arxiv.org/abs/2307.06290)). "
+        "Chosen with hf-instructmine."
+    )
+
+
+def _choice(selection: "SelectionRecord") -> str:
+    if selection.duplicates_checked:
+        duplicates = (
+            f"{selection.skipped_duplicates:,} exact duplicates of an already selected prompt and response and "
+            f"{selection.skipped_empty:,} rows without a response were passed over on the way."
+        )
+    else:
+        duplicates = "Duplicates were not looked for."
+    sentences = [
+        f"Asked for: {', '.join(escape(f'{name}={value!r}') for name, value in selection.request.items())}.",
+        _order(selection),
+        f"{selection.skipped_unscored:,} rows have no prediction, for want of an indicator, and could not be "
+        "selected.",
+        duplicates,
+        f"Of the others, {selection.describe_skipped()}." if selection.skipped else "",
+        _contamination(selection) if selection.contaminated else "",
+        f"{selection.describe_leverage()}." if selection.leverage is not None else "",
+    ]
+    return " ".join(filter(None, sentences))
+
+
+def _contamination(selection: "SelectionRecord") -> str:
+    found = ", ".join(f"{escape(name)} in {count:,}" for name, count in selection.contaminated.items())
+    return (
+        "The rows of the pool were searched for prompts of evaluation sets by 8-grams, as Tülu 3 does "
+        f"([arXiv 2411.15124](https://arxiv.org/abs/2411.15124)), and those that hold one were left out: {found}."
+    )
+
+
+def _order(selection: "SelectionRecord") -> str:
+    if "set_level" in selection.options:
+        order = (
+            "Rows were taken one after another, the lowest predicted log loss first, each predicted with its distance "
+            "to the rows taken before it."
+        )
+    else:
+        order = "Rows were taken from the lowest predicted log loss upwards."
+    if "tokens" in selection.request:
+        order += (
+            " As the budget is of tokens, they competed by how far they lower or raise the set's mean prediction per "
+            "response token."
+        )
+    return order
+
+
+def _counts(selection: "SelectionRecord") -> str:
+    def row(count: Any, name: str) -> list[str]:
+        skipped = (count.unscored, count.duplicates, count.empty)
+        return [name, f"{count.pool:,}", f"{count.selected:,}", f"{count.selected / count.pool:.1%}"] + [
+            f"{number:,}" for number in skipped
+        ]
+
+    named = sorted(selection.sources, key=lambda count: (-count.pool, count.name))
+    rows = [row(count, escape(count.name) or "(empty)") for count in named[:MAX_SOURCES]]
+    table = _table(
+        ["source", "in", "out", "kept", "without prediction", "duplicates", "without response"],
+        [*rows, row(selection.total, "**all**")],
+    )
+    if len(named) > MAX_SOURCES:
+        table += f"\n\nThe {MAX_SOURCES} largest of {len(named):,} sources are listed."
+    return table
+
+
+def _indicators(selection: "SelectionRecord") -> str:
+    rule = selection.estimator
+    provenance = get_provenance(selection.dataset)
+    columns = list(dict.fromkeys([*rule.indicators, *indicator_names(selection.dataset)]))
+    rows = []
+    for column in columns:
+        found = dict(provenance.get(column, {}))
+        kind = found.pop("indicator", None)
+        made_by = found.pop("model", None) or found.get("tokenizer") or kind or "not recorded"
+        details = ", ".join(f"{key}={value}" for key, value in found.items()) or "–"
+        rows.append([escape(column), "yes" if column in rule.indicators else "no", escape(made_by), escape(details)])
+    table = _table(["column", "in the rule", "made by", "configuration"], rows, text_columns=4)
+    warnings = [_mismatch(column, rule.provenance.get(column, {}), provenance.get(column)) for column in columns]
+    return "\n\n".join([table, *filter(None, warnings)])
+
+
+def _mismatch(column: str, expected: dict[str, Any], found: dict[str, Any] | None) -> str | None:
+    """A warning where the rule was fitted on other numbers than it was applied to (`allow_mismatch=True`)."""
+    if found is None or all(found.get(key) == value for key, value in expected.items()):
+        return None
+    then = ", ".join(f"{key}={value}" for key, value in expected.items() if found.get(key) != value)
+    return f"**Mismatch:** the rule was fitted on {escape(column)} made with {escape(then)}."
+
+
+def _arguments(selection: "SelectionRecord") -> str:
+    asked = {name: value for name, value in selection.request.items() if name not in selection.options}
+    return ", ".join(f"{name}={value!r}" for name, value in asked.items())
+
+
+def _selector(selection: "SelectionRecord") -> tuple[str, str]:
+    """The lines that make what a selector needs besides numbers, and the call that makes the selector."""
+    options, made = {name: repr(value) for name, value in selection.options.items()}, ""
+    if "embeddings" in options:
+        made += f"embeddings = him.NeighborDistance(encoder).embed(scored)  # shape {options['embeddings']}\n"
+        options["embeddings"] = "embeddings"
+    if "eval_sets" in options:
+        named = ", ".join(f"{name!r}: ..." for name in selection.options["eval_sets"])
+        made += f"eval_sets = {{{named}}}  # each a Dataset\n"
+        options["eval_sets"] = "eval_sets"
+    return made, f"him.Selector({', '.join(['rule', *(f'{name}={value}' for name, value in options.items())])})"
+
+
+def _how_to_load(repo_id: str | None) -> str:
+    return f'from datasets import load_dataset\n\ndataset = load_dataset("{repo_id or FOLDER}", split="train")'
+
+
+def _how_to_reproduce(selection: "SelectionRecord", repo_id: str | None) -> str:
+    source = f'"{repo_id}", repo_type="dataset"' if repo_id else f'"{FOLDER}"'
+    made, selector = _selector(selection)
+    return (
+        "import hf_instructmine as him\n\n"
+        f"scored = him.score(pool, indicators)  # {selection.num_pool:,} rows\n"
+        f"rule = him.LossEstimator.from_pretrained({source})  # estimator.json\n"
+        f"{made}selection = {selector}.select(scored, {_arguments(selection)})"
+    )
+
+
+def _versions() -> str:
+    from .. import __version__
+
+    others = ", ".join(f"{name} {version(name)}" for name in ("datasets", "transformers", "torch", "numpy"))
+    return f"hf-instructmine {__version__}, {others} and Python {platform.python_version()}"

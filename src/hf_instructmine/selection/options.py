@@ -1,0 +1,161 @@
+"""The options of a [`Selector`]: checked, noted down, and made into what a walk keeps to."""
+
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from datasets import Dataset
+
+from ..data.columns import SOURCE, TOKENS, names_sources, numeric_column, read_sources
+from ..errors import InstructMineError
+from .budget import Budget
+from .ranking import neighbor_columns
+from .shares import bin_shares, check_quotas, quota_shares
+from .walk import Terms
+
+
+if TYPE_CHECKING:
+    from ..data.decontamination import Overlaps
+    from ..data.evaluation_sets import EvaluationSet
+    from ..estimator.estimator import LossEstimator
+
+
+@dataclass
+class Options:
+    """What [`Selector`] was given, documented there. None is what was not asked for."""
+
+    embeddings: np.ndarray | None = field(default=None, repr=False)
+    max_similarity: float | None = None
+    quotas: Mapping[str, tuple[float | None, float | None]] | None = None
+    max_response_tokens: int | None = None
+    length_bins: int | None = None
+    eval_sets: "Mapping[str, Dataset | EvaluationSet] | None" = None
+    set_level: bool = False
+    _unit: np.ndarray | None = field(default=None, init=False, repr=False, compare=False)
+
+    def check(self, rule: "LossEstimator") -> None:
+        """Refuses what no pool can mend.
+
+        Raises:
+            [`InstructMineError`]: Names the option.
+        """
+        for name, needed in (("max_similarity", self.max_similarity is not None), ("set_level", self.set_level)):
+            if needed and self.embeddings is None:
+                raise InstructMineError(f"{name} needs embeddings: pass embeddings=NeighborDistance(…).embed(scored)")
+        if self.embeddings is not None and np.ndim(self.embeddings) != 2:
+            raise InstructMineError(f"embeddings have shape {np.shape(self.embeddings)}: give one row for each row")
+        if self.set_level and not neighbor_columns(rule):
+            raise InstructMineError(
+                f"set_level replaces a rule's knn_<i>, and '{rule.name}' has none, only {', '.join(rule.indicators)}"
+            )
+        if self.max_similarity is not None:
+            self.max_similarity = _number("max_similarity", self.max_similarity)
+            if not -1 <= self.max_similarity <= 1:
+                raise InstructMineError(f"max_similarity={self.max_similarity} has to be a cosine, from -1 to 1")
+        if self.quotas is not None:
+            self.quotas = check_quotas(self.quotas)
+        for name, least in (("max_response_tokens", 1), ("length_bins", 2)):
+            if (value := getattr(self, name)) is not None:
+                setattr(self, name, _whole(name, value, least))
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The options that were asked for, for people to read: embeddings by shape, evaluation sets by name."""
+        given = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
+        given = {name: value for name, value in given.items() if value is not None and value is not False}
+        if "embeddings" in given:
+            given["embeddings"] = tuple(np.shape(self.embeddings))
+        if "eval_sets" in given:
+            given["eval_sets"] = list(self.eval_sets)
+        return given
+
+    def check_pool(self, dataset: Dataset, budget: Budget) -> None:
+        """Refuses what the pool or the budget does not allow, before any work.
+
+        Raises:
+            [`InstructMineError`]: Names the option.
+        """
+        if self.embeddings is not None and len(self.embeddings) != len(dataset):
+            raise InstructMineError(
+                f"embeddings have {len(self.embeddings)} rows and the pool has {len(dataset)}: give one for each"
+            )
+        for name in ("quotas", "length_bins", "set_level"):
+            if getattr(self, name) and budget.kind == "max_log_loss":
+                raise InstructMineError(
+                    f"with {name} give size, fraction or tokens: max_log_loss is no amount to fill"
+                )
+        if self.quotas and not names_sources(dataset):
+            raise InstructMineError(f"quotas need a column '{SOURCE}' of names")
+        for name in ("max_response_tokens", "length_bins"):
+            if getattr(self, name) is not None and TOKENS not in dataset.column_names:
+                raise InstructMineError(f"{name} needs the column '{TOKENS}': score the pool with OutputLength first")
+
+    def exclude(
+        self, dataset: Dataset, ranking: np.ndarray, costs: np.ndarray, budget: Budget, overlaps: "Overlaps | None"
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Leaves out the rows that no walk may take whatever else is taken.
+
+        Returns:
+            The rest of the ranking, and the rows left out by reason, each under the first that applies; a reason that
+            was looked for and does not apply to any row has none.
+        """
+        reasons: dict[str, np.ndarray] = {}
+        if budget.kind == "tokens":
+            reasons["empty"] = costs <= 0  # costs nothing, teaches nothing, and has no price per token
+        if overlaps is not None:
+            reasons["eval_sets"] = np.isin(np.arange(len(dataset)), overlaps.rows)
+        if self.max_response_tokens is not None or self.length_bins is not None:
+            lengths = numeric_column(dataset, TOKENS)
+            reasons["output_length"] = np.isnan(lengths)
+            if self.max_response_tokens is not None:
+                reasons["max_response_tokens"] = lengths > self.max_response_tokens
+        if self.max_similarity is not None or self.set_level:
+            reasons["embeddings"] = np.isnan(self.unit_embeddings).any(axis=1)
+        excluded = {}
+        for reason, mask in reasons.items():
+            excluded[reason] = np.sort(ranking[mask[ranking]])
+            ranking = ranking[~mask[ranking]]
+        return ranking, excluded
+
+    @property
+    def unit_embeddings(self) -> np.ndarray | None:
+        """The embeddings with rows of length 1, float32; NaN where there is none."""
+        if self.embeddings is None or not (self.max_similarity is not None or self.set_level):
+            return None
+        if self._unit is None:
+            vectors = np.asarray(self.embeddings, dtype=np.float32)
+            norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+            self._unit = vectors / np.where(norms > 0, norms, np.nan)
+        return self._unit
+
+    def terms(self, dataset: Dataset, budget: Budget, costs: np.ndarray, ranking: np.ndarray, **more: Any) -> Terms:
+        """What every walk keeps to; `more` is passed on."""
+        limit = budget.limit(len(dataset))
+        shares = []
+        if self.quotas:
+            shares.append(quota_shares(self.quotas, *read_sources(dataset), limit))
+        if self.length_bins is not None and len(ranking):
+            shares.append(bin_shares(numeric_column(dataset, TOKENS), ranking, self.length_bins, costs, limit))
+        return Terms(
+            budget, costs, shares=shares, embeddings=self.unit_embeddings, max_similarity=self.max_similarity,
+            options=self.given, **more,
+        )  # fmt: skip
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise InstructMineError(f"{name}={value!r} has to be a number") from None
+
+
+def _whole(name: str, value: Any, least: int) -> int:
+    try:
+        value = operator.index(value)
+    except TypeError:
+        raise InstructMineError(f"{name}={value!r} has to be a whole number") from None
+    if value < least:
+        raise InstructMineError(f"{name}={value} has to be at least {least}")
+    return value

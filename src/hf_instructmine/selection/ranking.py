@@ -1,0 +1,168 @@
+"""Choosing one row after another by its distance to the rows chosen so far.
+
+The rule's `knn_<i>` was measured inside the subsets that were finetuned on. A row's distance in the pool says how
+lonely it is there, not what it would be in the set: two copies of a lonely pair are both lonely in the pool, and once
+one of them is chosen the other adds nothing.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..data.columns import NEIGHBOR_COLUMN
+from ..errors import InstructMineError
+from ..models.neighbors import cosine_distances
+from .walk import BLOCK, Walk
+
+
+if TYPE_CHECKING:
+    from ..estimator.rule import Rule
+    from .walk import Descent
+
+_ROUNDS = 50  # Dinkelbach's iteration converges faster than linearly: a handful is usual
+
+
+def neighbor_columns(rule: "Rule") -> dict[str, int]:
+    """The rule's columns that are measured inside a set, and which neighbour each is the distance to."""
+    return {
+        name: int(match[1])
+        for name in rule.indicators
+        if not name.startswith("pool_") and (match := NEIGHBOR_COLUMN.fullmatch(name))
+    }
+
+
+class SetRanking:
+    """Ranks rows by their prediction with `knn_<i>` inside the set chosen so far; see [`Ranking`].
+
+    That is the cosine distance to the i-th nearest row chosen, or the farthest of them while they are fewer than i.
+    The first row is that of the ordinary ranking. Equal rows come in the order of the pool.
+
+    Args:
+        rule ([`Rule`]): With a term of `knn_<i>`.
+        columns (`dict[str, np.ndarray]`): The rule's indicators over the pool.
+        embeddings (`np.ndarray` of shape `(n, d)`): Rows of length 1.
+        rows (`np.ndarray`): Those that can be chosen.
+        log_loss (`np.ndarray` of shape `(n,)`): The ordinary predictions.
+        costs (`np.ndarray` of shape `(n,)`): What each row takes of the budget.
+        level (`float`, *optional*): See [`price`].
+    """
+
+    def __init__(
+        self,
+        rule: "Rule",
+        columns: dict[str, np.ndarray],
+        embeddings: np.ndarray,
+        rows: np.ndarray,
+        log_loss: np.ndarray,
+        costs: np.ndarray,
+        level: float | None,
+    ):
+        self.rows = np.sort(rows)
+        self._rule, self._level, self._costs = rule, level, costs[self.rows]
+        self._vectors = embeddings[self.rows]
+        self._values = {name: column[self.rows] for name, column in columns.items()}
+        self._neighbors = neighbor_columns(rule)
+        # The smallest distances of each row to the rows chosen, ascending.
+        self._nearest = np.full((len(self.rows), max(self._neighbors.values())), np.inf, np.float32)
+        self._prediction = log_loss[self.rows]
+        self._chosen: list[int] = []
+
+    def blocks(self, descent: "Descent", wanted: np.ndarray) -> Iterator[np.ndarray]:
+        from datasets.utils import tqdm
+
+        alive = wanted[self.rows]
+        total = None if np.isinf(descent.limit) else int(descent.left)
+        with tqdm(total=total, desc="Choosing rows", unit=descent.terms.budget.unit.split()[-1], delay=3) as progress:
+            while True:
+                alive &= self._costs <= descent.left
+                score = np.where(alive, price(self._prediction, self._costs, self._level), np.inf)
+                if not alive.any():
+                    return
+                best = int(score.argmin())
+                if score[best] == np.inf:  # the logarithm of a distance of 0 is no number
+                    gone = self.rows[alive]
+                    descent.walk.passed.setdefault("set_level", []).extend(gone.tolist())
+                    descent.open[gone] = False
+                    return
+                alive[best] = False
+                before = len(descent.walk.taken)
+                yield self.rows[best : best + 1]
+                if len(descent.walk.taken) > before:
+                    self._choose(best)
+                    progress.update(int(self._costs[best]))
+
+    def conclude(self, walk: "Walk") -> None:
+        # Among the chosen, a row is not its own neighbour: one neighbour fewer than for a row outside.
+        self._measure(np.array(self._chosen), len(self._chosen) - 1)
+        walk.mean = float(self._prediction[self._chosen].mean())
+        walk.distances = {name: self._values[name][self._chosen] for name in self._neighbors}
+
+    def _choose(self, best: int) -> None:
+        distances = cosine_distances(self._vectors, self._vectors[best])
+        distances[best] = np.inf
+        nearer = np.flatnonzero(distances < self._nearest[:, -1])
+        self._nearest[nearer, -1] = distances[nearer]
+        self._nearest[nearer] = np.sort(self._nearest[nearer], axis=1)
+        self._chosen.append(best)
+        # Until there are as many as the farthest neighbour asks for, another neighbour counts with each.
+        changed = nearer if len(self._chosen) > self._nearest.shape[1] else np.arange(len(self.rows))
+        self._measure(np.setdiff1d(changed, self._chosen, assume_unique=True), len(self._chosen))
+
+    def _measure(self, rows: np.ndarray, neighbors: int) -> None:
+        """Predicts rows anew from their distance to the chosen ones, of which `neighbors` are others than the row."""
+        if neighbors == 0 or not len(rows):
+            return
+        for name, i in self._neighbors.items():
+            self._values[name][rows] = self._nearest[rows, min(i, neighbors) - 1]
+        values = {name: column[rows] for name, column in self._values.items()}
+        predicted = self._rule.apply(values)
+        self._prediction[rows] = np.where(np.isfinite(predicted), predicted, np.inf)
+
+
+class FixedRanking:
+    """Rows in an order that nothing changes."""
+
+    def __init__(self, rows: np.ndarray, log_loss: np.ndarray):
+        self.rows, self._log_loss = rows, log_loss
+
+    def blocks(self, descent: "Descent", wanted: np.ndarray) -> Iterator[np.ndarray]:
+        rows = self.rows[wanted[self.rows]]
+        while len(rows := rows[descent.terms.costs[rows] <= descent.left]):  # what does not fit now never will
+            yield rows[:BLOCK]
+            rows = rows[BLOCK:]
+
+    def conclude(self, walk: Walk) -> None:
+        walk.mean = float(self._log_loss[walk.taken].mean())
+
+
+def price(log_loss: np.ndarray, costs: np.ndarray, level: float | None) -> np.ndarray:
+    """What rows are ranked by, lowest first: the predicted log loss p itself, or under a budget of tokens
+    (p − level) / tokens; see [`compete`]."""
+    return log_loss if level is None else (log_loss - level) / costs
+
+
+def compete(walk_at: Callable[[float | None], "Walk"]) -> "Walk":
+    """Lets rows compete by what they cost, and returns the walk of lowest mean prediction.
+
+    The rule predicts a set's log loss as the mean of its rows' predictions p_i. Under a budget of T tokens the number
+    of rows is free: the problem is to minimise Σ p_i x_i / Σ x_i subject to Σ t_i x_i = T, x_i ∈ {0, 1}. Where q is
+    the lowest mean, its set also minimises Σ (p_i − q) x_i (Dinkelbach 1967, "On nonlinear fractional programming",
+    Management Science 13), a knapsack whose rows compete by (p_i − q) / t_i: what a row adds relative to the set's
+    mean, per token. q is not known beforehand; taking it from the walk down the plain ranking, and from each walk
+    anew, lowers it until it is stable. As rows are whole and constraints apply, this is a heuristic then, but a walk
+    is only kept where its mean is below that of the one before: the result is never worse than the plain ranking's.
+
+    Args:
+        walk_at (`Callable`): Walks down the ranking by [`price`] at a level, None for the plain one.
+    """
+    best = walk_at(None)
+    for _ in range(_ROUNDS):
+        try:
+            walk = walk_at(best.mean)
+        except InstructMineError:  # in this order the constraints cannot be met; in the one before they were
+            break
+        if not walk.mean < best.mean:
+            break
+        best = walk
+    return best

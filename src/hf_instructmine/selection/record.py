@@ -1,0 +1,168 @@
+"""What a selection is made of, as data: the rows, the rule, the request, and what became of every row."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from datasets import Dataset
+
+from ..data.columns import names_sources, read_sources
+from ..outputs.markdown import CardSection, printable
+from .walk import REASONS, Walk
+
+
+if TYPE_CHECKING:
+    from ..estimator.estimator import LossEstimator
+
+
+@dataclass
+class SourceCount:
+    """What became of the rows of one source.
+
+    Attributes:
+        name (`str`): The value of the column `source`.
+        pool (`int`): Rows in the pool.
+        selected (`int`): Rows selected.
+        unscored (`int`): Rows that cannot be ranked, because their prediction is NaN or infinite.
+        duplicates (`int`): Rows passed over as exact duplicates of an already selected prompt and response.
+        empty (`int`): Rows passed over because they have no response.
+    """
+
+    name: str
+    pool: int
+    selected: int
+    unscored: int
+    duplicates: int
+    empty: int
+
+
+def count_by_source(dataset: Dataset, walk: Walk, unscored: np.ndarray) -> tuple[SourceCount, list[SourceCount]]:
+    """Counts the rows of the whole pool, and those of each source; the latter is empty without a column `source`."""
+    fates = {
+        "pool": slice(None),
+        "selected": walk.taken,
+        "unscored": unscored,
+        "duplicates": walk.passed["duplicates"],
+        "empty": walk.passed["empty"],
+    }
+    codes, names = read_sources(dataset)
+    counts = {fate: np.bincount(codes[rows], minlength=len(names)).tolist() for fate, rows in fates.items()}
+    sources = [SourceCount(name, **{fate: counts[fate][code] for fate in fates}) for code, name in enumerate(names)]
+    total = SourceCount("all", **{fate: sum(counts[fate]) for fate in fates})
+    return total, sources if names_sources(dataset) else []
+
+
+@dataclass
+class SelectionRecord:
+    """A selection as data.
+
+    Attributes:
+        dataset (`Dataset`): The selected rows, lowest predicted log loss first, with every column of the pool and
+            `predicted_log_loss`.
+        estimator ([`LossEstimator`]): The rule that chose.
+        indices (`np.ndarray` of shape `(k,)`): The pool's row numbers of `dataset`, in its order.
+        pool_log_loss (`np.ndarray` of shape `(n,)`): Predicted log loss of every row of the pool, in its order.
+        request (`dict`): What [`Selector.select`] was asked for, such as `{"size": 2000}`. There is no seed: nothing
+            is random.
+        options (`dict`): The options of the [`Selector`], such as `{"max_similarity": 0.9}`; embeddings by their
+            shape, evaluation sets by their names. `request` has them too.
+        total ([`SourceCount`]): Counts over the whole pool.
+        sources (`list[SourceCount]`): The same by value of the column `source`; empty where there is no such column.
+        duplicates_checked (`bool`): Whether texts were compared.
+        leverage (`float`, *optional*): How far the selection's mean indicators lie from the runs that the rule was
+            fitted to; None for a rule without runs. Above `estimator.max_leverage` the rule extrapolates.
+        skipped_far (`int`): Rows left out so that `leverage` stays within what was asked.
+        skipped (`dict[str, int]`): Rows that each option of the [`Selector`] kept out, each row under the first: over
+            the whole pool for what holds whatever else is taken (`eval_sets`, `output_length`, `max_response_tokens`,
+            `embeddings`), and of the rows met before the budget was filled for the others.
+        contaminated (`dict[str, int]`): Rows of the pool in which prompts of each evaluation set were found, 0 where
+            there are none; empty where none was looked for.
+        license (`str`, *optional*): For the card's metadata: that of the data, which cannot be known from it.
+        source_datasets (`list[str]`): For the card's metadata: the Hub ids of the pool.
+        sections (`list[CardSection]`): Further sections of the card.
+    """
+
+    dataset: Dataset
+    estimator: "LossEstimator"
+    indices: np.ndarray
+    pool_log_loss: np.ndarray
+    request: dict[str, Any]
+    total: SourceCount
+    sources: list[SourceCount] = field(default_factory=list)
+    duplicates_checked: bool = True
+    leverage: float | None = None
+    skipped_far: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
+    skipped: dict[str, int] = field(default_factory=dict)
+    contaminated: dict[str, int] = field(default_factory=dict)
+    license: str | None = None
+    source_datasets: list[str] = field(default_factory=list)
+    sections: list[CardSection] = field(default_factory=list)
+
+    @property
+    def num_pool(self) -> int:
+        return self.total.pool
+
+    @property
+    def num_selected(self) -> int:
+        return self.total.selected
+
+    @property
+    def skipped_unscored(self) -> int:
+        """Rows of the pool that no selection can contain, because their prediction is NaN or infinite."""
+        return self.total.unscored
+
+    @property
+    def skipped_duplicates(self) -> int:
+        """Exact duplicates of an already selected prompt and response that were met before the budget was filled."""
+        return self.total.duplicates
+
+    @property
+    def skipped_empty(self) -> int:
+        """Rows without a response that were met before the budget was filled."""
+        return self.total.empty
+
+    @property
+    def log_loss(self) -> np.ndarray:
+        """Predicted log loss of the selected rows, ascending; shape `(k,)`."""
+        return self.pool_log_loss[self.indices]
+
+    def summary(self) -> str:
+        """A few lines for a person to read."""
+        pool = self.pool_log_loss[np.isfinite(self.pool_log_loss)]
+        asked = ", ".join(f"{name}={value}" for name, value in self.request.items())
+        lines = [
+            f"Selected {self.num_selected:,} of {self.num_pool:,} rows with {self.estimator.name} ({asked})",
+            f"Predicted log loss: median {np.median(self.log_loss):.4f}, at most {self.log_loss[-1]:.4f}; "
+            f"pool median {np.median(pool):.4f}",
+            f"Passed over: {self.skipped_unscored:,} without a prediction, "
+            + (f"{self.skipped_duplicates:,} exact duplicates, " if self.duplicates_checked else "")
+            + f"{self.skipped_empty:,} without a response",
+        ]
+        if self.skipped:
+            lines.append(f"Of the others, {self.describe_skipped()}")
+        if self.contaminated:
+            lines.append(f"Evaluation prompts found: {self.describe_contaminated()}")
+        if self.leverage is not None:
+            lines.append(self.describe_leverage())
+        names = [printable(count.name) for count in self.sources]
+        width = max(map(len, names), default=0)
+        lines += [f"  {name:<{width}}  {c.selected:>9,} of {c.pool:,}" for name, c in zip(names, self.sources)]
+        return "\n".join(lines)
+
+    def describe_skipped(self) -> str:
+        """How many rows each option passed over, such as "12 have a longer response (max_response_tokens=800)"."""
+        return ", ".join(
+            f"{count:,} {REASONS[name].format(self.options.get(name))}" for name, count in self.skipped.items()
+        )
+
+    def describe_contaminated(self) -> str:
+        """In how many rows of the pool each evaluation set was found, such as "mmlu in 0 rows"."""
+        return ", ".join(f"{printable(name)} in {count:,} rows" for name, count in self.contaminated.items())
+
+    def describe_leverage(self) -> str:
+        """One sentence on whether the rule was tested where the selection lies."""
+        most = self.estimator.max_leverage
+        place = "within" if self.leverage <= most else "beyond"
+        left_out = f"; {self.skipped_far:,} rows far from the runs were left out" if self.skipped_far else ""
+        return f"Leverage {self.leverage:.3g}, {place} the runs' largest of {most:.3g}{left_out}"

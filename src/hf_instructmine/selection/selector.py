@@ -1,0 +1,259 @@
+"""From a scored pool and a rule to a curated dataset: the examples of lowest predicted log loss (arXiv 2307.06290)."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from datasets import Dataset
+
+from ..data.columns import read_indicators
+from ..data.texts import TextKeys, has_text
+from ..errors import InstructMineError
+from .budget import Budget
+from .curated import Selection
+from .options import Options
+from .ranking import FixedRanking, SetRanking, compete, price
+from .record import count_by_source
+from .walk import Ranking, Terms, Walk
+
+
+if TYPE_CHECKING:
+    from ..data.evaluation_sets import EvaluationSet
+    from ..estimator.estimator import LossEstimator
+
+
+LOG_LOSS = "predicted_log_loss"
+_DEFAULTS = {"drop_duplicates": True, "columns": None, "max_leverage": None, "allow_mismatch": False}
+
+
+class Selector:
+    """Keeps the rows of a scored pool for which a rule predicts the lowest log loss.
+
+    Args:
+        rule ([`LossEstimator`]): Predicts the log loss of each row from its indicator columns.
+        embeddings (`np.ndarray` of shape `(n, d)`, *optional*): Of the pool's rows, as [`NeighborDistance.embed`]
+            returns them; what `max_similarity` and `set_level` measure by. A row of NaN cannot be selected then.
+        max_similarity (`float`, *optional*): On the way down the ranking, pass over a row whose cosine similarity to
+            an already selected one is above this, as DEITA does (arXiv 2312.15685): rows alike have predictions
+            alike, so the best of a pool are often variants of each other.
+        quotas (`dict[str, tuple[float, float]]`, *optional*): Least and greatest share of the budget, in its own
+            unit, of sources (column `source`), from 0 to 1 or None: a rule may like one source alone, and what a
+            model is to be able to do is known beforehand. The least shares are filled first, each from the best rows
+            of its source.
+        max_response_tokens (`int`, *optional*): Longest response (column `output_length`): what is cut off in
+            training is not learnt from.
+        length_bins (`int`, *optional*): Cut the rows into this many bins of equal count by response length, and give
+            each the share of the budget that it has of the pool. A response's length confounds what models say of it,
+            its NLL above all; within a bin they are compared among their like.
+        eval_sets (`dict[str, Dataset | EvaluationSet]`, *optional*): Leave out the rows whose prompt holds one of
+            these sets', by 8-grams; see [`find_contaminated`]. A loss measured on what was trained on means nothing.
+        set_level (`bool`, *optional*, defaults to `False`): Choose one row after another, each by its distance to
+            those chosen so far in place of its distance in the pool (the rule's `knn_<i>`): the rule was fitted on
+            distances inside subsets. Takes time in proportion to the rows chosen times those of the pool.
+
+    Raises:
+        [`InstructMineError`]: Where an option cannot be met by any pool.
+
+    Example:
+
+    ```python
+    >>> rule = LossEstimator.from_published("instructmining-v2")
+    >>> selection = Selector(rule).select(scored, size=2000)
+    >>> selection.save_to_disk("curated")
+    ```
+    """
+
+    def __init__(
+        self,
+        rule: "LossEstimator",
+        *,
+        embeddings: np.ndarray | None = None,
+        max_similarity: float | None = None,
+        quotas: Mapping[str, tuple[float | None, float | None]] | None = None,
+        max_response_tokens: int | None = None,
+        length_bins: int | None = None,
+        eval_sets: "Mapping[str, Dataset | EvaluationSet] | None" = None,
+        set_level: bool = False,
+    ):
+        self.rule = rule
+        self.options = Options(
+            embeddings, max_similarity, quotas, max_response_tokens, length_bins, eval_sets, set_level
+        )
+        self.options.check(rule)
+
+    def select(
+        self,
+        dataset: Dataset,
+        *,
+        size: int | None = None,
+        fraction: float | None = None,
+        max_log_loss: float | None = None,
+        tokens: int | None = None,
+        drop_duplicates: bool = True,
+        columns: Mapping[str, str] | None = None,
+        max_leverage: float | None = None,
+        allow_mismatch: bool = False,
+    ) -> Selection:
+        """Selects from the lowest predicted log loss upwards, equal predictions in the order of the pool.
+
+        Exactly one of `size`, `fraction`, `max_log_loss` and `tokens` says how much. Rows without a finite prediction
+        are never selected.
+
+        Args:
+            dataset (`Dataset`): A pool with the rule's indicator columns.
+            size (`int`, *optional*): How many rows.
+            fraction (`float`, *optional*): Which share of the pool's rows, above 0 and at most 1.
+            max_log_loss (`float`, *optional*): All rows predicted at most this, in nats (log loss).
+            tokens (`int`, *optional*): At most this many response tokens, by the column `output_length`, and short of
+                it by less than the shortest row left out. The number of rows is free then, so rows compete by what
+                they do to the set's mean prediction per token; see [`compete`]. Rows of no tokens are not selected.
+            drop_duplicates (`bool`, *optional*, defaults to `True`): Pass over rows whose prompt and response are
+                exactly those of an already selected row, and rows without a response. With `False`, no text is read.
+            columns (`Mapping[str, str]`, *optional*): Which column holds the `prompt` and `response` (or `messages`),
+                where the layout is not one that is detected.
+            max_leverage (`float`, *optional*): Stay where the rule was tested: rows are left out, the ones farthest
+                from the runs first, until the selection's leverage is at most this; `rule.max_leverage` is the largest
+                of the runs. Without it a selection that lies beyond the runs gives a warning.
+            allow_mismatch (`bool`, *optional*, defaults to `False`): Accept indicators made otherwise than those the
+                rule was fitted on.
+
+        Returns:
+            [`Selection`]
+
+        Raises:
+            [`InstructMineError`]: Where the pool is empty or lacks columns, has a column `predicted_log_loss`, or
+                cannot fill what was asked for.
+        """
+        budget = Budget.of(size=size, fraction=fraction, max_log_loss=max_log_loss, tokens=tokens)
+        if not isinstance(dataset, Dataset):
+            raise InstructMineError(
+                f"select needs a Dataset, not a {type(dataset).__name__}: pass one split, such as dataset['train']"
+            )
+        if len(dataset) == 0:
+            raise InstructMineError("the dataset is empty: there is no row to select")
+        if LOG_LOSS in dataset.column_names:
+            raise InstructMineError(
+                f"the column '{LOG_LOSS}' exists already, from an earlier selection perhaps: remove it with "
+                f"dataset.remove_columns('{LOG_LOSS}'), or rename it"
+            )
+        budget.check_pool(dataset)
+        self.options.check_pool(dataset, budget)
+        compare = drop_duplicates and has_text(dataset, columns)
+
+        log_loss = np.asarray(self.rule.predict(dataset, allow_mismatch=allow_mismatch), dtype=np.float64)
+        costs = budget.costs(dataset)
+        unscored = np.flatnonzero(~(np.isfinite(log_loss) & np.isfinite(costs)))
+        ranking = budget.rank(log_loss, costs)
+        overlaps = None
+        if self.options.eval_sets:
+            from ..data.decontamination import find_contaminated
+
+            overlaps = find_contaminated(dataset, self.options.eval_sets, columns)
+        ranking, excluded = self.options.exclude(dataset, ranking, costs, budget, overlaps)
+        keys = TextKeys(dataset, columns) if compare else None
+        terms = self.options.terms(
+            dataset, budget, costs, ranking, keys=keys, unscored=len(unscored), excluded=excluded
+        )
+
+        def take(rows: np.ndarray) -> Walk:
+            def walk_at(level: float | None) -> Walk:
+                return terms.walk(self._rank(dataset, rows, log_loss, terms, level))
+
+            return compete(walk_at) if budget.kind == "tokens" else walk_at(None)
+
+        far = 0
+        if max_leverage is None:
+            walk = take(ranking)
+        else:
+            walk, far = self._stay_inside(dataset, ranking, take, max_leverage, allow_mismatch)
+        # Whatever the order in which they were taken.
+        indices = np.sort(np.asarray(walk.taken, dtype=np.int64))
+        indices = indices[np.argsort(log_loss[indices], kind="stable")]
+        total, sources = count_by_source(dataset, walk, unscored)
+        given = {
+            "drop_duplicates": drop_duplicates,
+            "columns": columns,
+            "max_leverage": max_leverage,
+            "allow_mismatch": allow_mismatch,
+        }
+        changed = {name: value for name, value in given.items() if value != _DEFAULTS[name]}
+        leverage = None
+        if self.rule.max_leverage is not None:
+            leverage = self._leverage(dataset, walk, allow_mismatch)
+            if leverage > self.rule.max_leverage and max_leverage is None:
+                warnings.warn(
+                    f"the selection's leverage {leverage:.3g} is above the runs' largest, "
+                    f"{self.rule.max_leverage:.3g}: the rule extrapolates; max_leverage=rule.max_leverage mends it",
+                    stacklevel=2,
+                )
+        return Selection(
+            dataset=dataset.with_format(None).add_column(LOG_LOSS, log_loss).select(indices),
+            estimator=self.rule,
+            indices=indices,
+            pool_log_loss=log_loss,
+            request={budget.kind: budget.amount, **self.options.given, **changed},
+            total=total,
+            sources=sources,
+            duplicates_checked=compare,
+            leverage=leverage,
+            skipped_far=far,
+            options=self.options.given,
+            skipped={name: len(rows) for name, rows in walk.passed.items() if name not in ("duplicates", "empty")},
+            contaminated=overlaps.counts if overlaps is not None else {},
+        )
+
+    def _rank(
+        self, dataset: Dataset, rows: np.ndarray, log_loss: np.ndarray, terms: Terms, level: float | None
+    ) -> Ranking:
+        """The order in which rows, given from the lowest prediction upwards, compete at a level; see [`compete`]."""
+        if self.options.set_level:
+            columns = read_indicators(dataset, self.rule.indicators)
+            return SetRanking(self.rule, columns, self.options.unit_embeddings, rows, log_loss, terms.costs, level)
+        order = np.argsort(price(log_loss[rows], terms.costs[rows], level), kind="stable")
+        return FixedRanking(rows[order], log_loss)
+
+    def _leverage(self, dataset: Dataset, walk: Walk, allow_mismatch: bool) -> float:
+        """Of the rows taken, by their distances inside the set where they were chosen by these."""
+        if not walk.distances:
+            return self.rule.leverage(dataset, walk.taken, allow_mismatch)
+        columns = read_indicators(dataset, self.rule.indicators)
+        inside = {name: column[walk.taken] for name, column in columns.items()} | walk.distances
+        return self.rule.leverage(inside, allow_mismatch=True)  # which has been checked
+
+    def _stay_inside(
+        self,
+        dataset: Dataset,
+        ranking: np.ndarray,
+        take: Callable[[np.ndarray], Walk],
+        max_leverage: float,
+        allow_mismatch: bool,
+    ) -> tuple[Walk, int]:
+        """Takes from as many of the rows nearest to the runs as the bound allows, found by bisection."""
+        distance = self.rule.row_leverages(dataset, allow_mismatch)[ranking]
+        order = np.argsort(distance, kind="stable")
+        too_few, too_many = 0, len(ranking) + 1
+        best: tuple[Walk, int] | None = None
+        nearest, lowest, kept = ranking, np.inf, len(ranking)
+        while too_many - too_few > 1:
+            try:
+                walk = take(nearest)
+            except InstructMineError:  # too few rows are left to fill the budget
+                if kept == len(ranking):
+                    raise
+                too_few = kept
+            else:
+                leverage = self._leverage(dataset, walk, allow_mismatch)
+                lowest = min(lowest, leverage)
+                if leverage <= max_leverage:
+                    best, too_few = (walk, len(ranking) - kept), kept
+                else:
+                    too_many = kept
+            kept = (too_few + too_many) // 2
+            nearest = ranking[np.sort(order[:kept])]
+        if best is None:
+            raise InstructMineError(
+                f"no selection of this amount has a leverage of at most max_leverage={max_leverage:.3g}; the lowest "
+                f"found is {lowest:.3g}: ask for more rows, raise the bound, or fit on runs that reach further"
+            )
+        return best

@@ -1,0 +1,287 @@
+"""The walk down a ranking: which rows are taken until the budget is spent, and why the others are passed over."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..errors import InstructMineError
+from .budget import Budget
+from .shares import Shares
+
+
+BLOCK = 1024  # rows whose texts are fetched, and whose similarities are computed, at once
+_ROUNDING = 1e-6  # of a float32 product of two vectors of length 1
+
+# What became of the rows that were passed over, by reason: those of a Selector's options bear the option's name.
+REASONS = {
+    "duplicates": "are exact duplicates",
+    "empty": "have no response",
+    "output_length": "have no length (output_length)",
+    "embeddings": "have no embedding",
+    "max_response_tokens": "have a longer response (max_response_tokens={})",
+    "eval_sets": "hold a prompt of an evaluation set (eval_sets)",
+    "max_similarity": "are too similar to a selected row (max_similarity={})",
+    "quotas": "are of a source that has its most (quotas)",
+    "length_bins": "are of a length that has its share (length_bins={})",
+    "set_level": "have no prediction at their distance inside the set (set_level)",
+}
+_MENDS = {
+    "max_response_tokens": "raise max_response_tokens",
+    "max_similarity": "raise max_similarity",
+    "quotas": "raise the quotas' maxima",
+    "length_bins": "lower length_bins",
+}
+
+
+@dataclass
+class Walk:
+    """What a walk came to.
+
+    Attributes:
+        taken (`list[int]`): Row numbers in the order they were taken.
+        passed (`dict[str, list[int]]`): Row numbers passed over, by one of [`REASONS`].
+        spent (`float`): The part of the budget that was used.
+        mean (`float`): Mean predicted log loss of the rows taken.
+        distances (`dict[str, np.ndarray]`): For set-level selection: `knn_<i>` of `taken` inside the set.
+    """
+
+    taken: list[int] = field(default_factory=list)
+    passed: dict[str, list[int]] = field(default_factory=dict)
+    spent: float = 0.0
+    mean: float = np.nan
+    distances: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+class Ranking(Protocol):
+    """An order of rows, which may depend on those taken so far."""
+
+    rows: np.ndarray
+
+    def blocks(self, descent: "Descent", wanted: np.ndarray) -> Iterator[np.ndarray]:
+        """The wanted rows (a mask over the pool), best first, in blocks; the next is asked for when the rows of the
+        one before have been taken or not."""
+
+    def conclude(self, walk: Walk) -> None:
+        """Notes the walk's `mean` and `distances`."""
+
+
+@dataclass
+class Terms:
+    """All that every walk of one selection has in common.
+
+    Attributes:
+        budget ([`Budget`]): How much may be taken.
+        costs (`np.ndarray` of shape `(n,)`): As [`Budget.costs`] returns them.
+        keys (mapping of `int` to `bytes`, *optional*): What makes a row equal to another, None where it has no
+            response; with a method `load` that fetches many at once. None: rows are not compared.
+        unscored (`int`): Rows of the pool without a prediction.
+        excluded (`dict[str, np.ndarray]`): Rows that are not walked over, by reason.
+        shares (`list[Shares]`): How the budget is shared out.
+        embeddings (`np.ndarray`, *optional*): Rows of length 1, `(n, d)`.
+        max_similarity (`float`, *optional*): Highest cosine between rows taken.
+        options (`dict`): What to fill into [`REASONS`].
+    """
+
+    budget: Budget
+    costs: np.ndarray
+    keys: Any = None
+    unscored: int = 0
+    excluded: dict[str, np.ndarray] = field(default_factory=dict)
+    shares: list[Shares] = field(default_factory=list)
+    embeddings: np.ndarray | None = None
+    max_similarity: float | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def walk(self, ranking: Ranking) -> Walk:
+        """Takes rows until the budget is spent, or no row is left that fits into the rest of it.
+
+        Raises:
+            [`InstructMineError`]: Where the rows do not fill the budget or a quota, with what stood in the way.
+        """
+        return Descent(self, ranking).run()
+
+    def told(self, passed: Mapping[str, Iterable[int]]) -> list[str]:
+        """How many rows were passed over, and why, the most frequent reason of an option first."""
+        counts = {reason: len(list(rows)) for reason, rows in passed.items()}
+        rest = sorted((r for r in counts if r not in ("duplicates", "empty") and counts[r]), key=lambda r: -counts[r])
+        return [
+            f"{counts.get(reason, 0):,} {REASONS[reason].format(self.options.get(reason))}"
+            for reason in ["duplicates", "empty", *rest]
+        ]
+
+
+class Descent:
+    """One walk: first the least shares, where there are any, then all others under the greatest shares.
+
+    Attributes:
+        terms ([`Terms`]): What it keeps to.
+        open (`np.ndarray`): Mask of the rows that were neither taken nor passed over.
+        walk ([`Walk`]): What it came to so far.
+    """
+
+    def __init__(self, terms: Terms, ranking: Ranking):
+        self.terms, self.ranking = terms, ranking
+        self.limit = terms.budget.limit(len(terms.costs))
+        self.open = np.zeros(len(terms.costs), bool)
+        self.open[ranking.rows] = True
+        self.walk = Walk(passed={"duplicates": [], "empty": []} | {k: list(v) for k, v in terms.excluded.items()})
+        for option in (*(share.option for share in terms.shares), *(["max_similarity"] * self._compares)):
+            self.walk.passed.setdefault(option, [])
+        self._spent = [np.zeros(len(share.names)) for share in terms.shares]
+        self._seen: set = set()
+
+    @property
+    def left(self) -> float:
+        """What is left of the budget."""
+        return self.limit - self.walk.spent
+
+    @property
+    def _compares(self) -> bool:
+        return self.terms.max_similarity is not None
+
+    def run(self) -> Walk:
+        by_token = self.terms.budget.kind == "tokens"
+        for share, spent in zip(self.terms.shares, self._spent):
+            if share.least.any():
+                wanted = share.least[share.codes] > 0
+                self._descend("least", wanted)
+                if by_token:
+                    self._descend("least and one more", wanted)
+                self._check_least(share, spent)
+        self._descend("most")
+        if by_token and (late := self.walk.passed.get("length_bins")):
+            # Whole rows fill no bin's tokens exactly: what is left of them goes to one row more in a bin.
+            self.open[late], self.walk.passed["length_bins"] = True, []
+            self._descend("bins and one more")
+        self._check_filled()
+        self.ranking.conclude(self.walk)
+        return self.walk
+
+    def _descend(self, stage: str, wanted: np.ndarray | bool = True) -> None:
+        costs, keys = self.terms.costs, self.terms.keys
+        for block in self.ranking.blocks(self, self.open & wanted):
+            if stage.startswith("least") and not self._missing().any():
+                return
+            if keys is not None and len(block) > 1:
+                # Texts are what takes time: a row without room now will have none later.
+                keys.load(block[[self._full_share(row, costs[row], stage) is None for row in block]])
+            near, among = self._similarities(block)
+            for place, row in enumerate(block.tolist()):
+                if self.left == 0:
+                    return
+                if costs[row] > self.left:
+                    continue
+                reason = self._full_share(row, costs[row], stage)
+                if reason is not None and stage.startswith("least"):
+                    continue  # it stays open: its turn may come when the least shares are filled
+                reason = reason or self._refusal(row, near[place])
+                self.open[row] = False
+                if reason is not None:
+                    self.walk.passed[reason].append(row)
+                    continue
+                self._take(row, costs[row])
+                if self._compares:
+                    np.maximum(near, among[place], out=near)
+
+    def _full_share(self, row: int, cost: float, stage: str) -> str | None:
+        """The option whose share has no room for a row at this stage."""
+        for share, spent in zip(self.terms.shares, self._spent):
+            group = share.codes[row]
+            full = spent[group] + cost > share.most[group]
+            if share.option == "length_bins" and stage == "bins and one more":
+                full = spent[group] >= share.most[group]
+            elif share.option == "quotas" and stage == "least":
+                full |= spent[group] + cost > share.least[group]
+            elif share.option == "quotas" and stage == "least and one more":
+                # Only where it does not take the others' least away.
+                missing = self._missing()
+                full |= missing[group] == 0 or self.left - cost < missing.sum() - missing[group]
+            if full:
+                return share.option
+        return None
+
+    def _missing(self) -> np.ndarray:
+        """What each source lacks of its least share."""
+        ((share, spent),) = ((s, spent) for s, spent in zip(self.terms.shares, self._spent) if s.option == "quotas")
+        return (share.least - spent).clip(0)
+
+    def _take(self, row: int, cost: float) -> None:
+        self.walk.taken.append(row)
+        self.walk.spent += cost
+        for share, spent in zip(self.terms.shares, self._spent):
+            spent[share.codes[row]] += cost
+        self._seen.add(self._key(row))
+
+    def _refusal(self, row: int, near: float) -> str | None:
+        key = self._key(row)
+        if key is None:
+            return "empty"
+        if key in self._seen:
+            return "duplicates"
+        if self._compares and near > self.terms.max_similarity + _ROUNDING:
+            return "max_similarity"
+        return None
+
+    def _key(self, row: int) -> Any:
+        return row if self.terms.keys is None else self.terms.keys[row]
+
+    def _similarities(self, block: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Highest cosine of each row to those taken, and the block's rows among each other."""
+        near = np.full(len(block), -np.inf)
+        if not self._compares:
+            return near, None
+        vectors = self.terms.embeddings[block]
+        for start in range(0, len(self.walk.taken), 4 * BLOCK):
+            taken = self.terms.embeddings[self.walk.taken[start : start + 4 * BLOCK]]
+            np.maximum(near, (vectors @ taken.T).max(axis=1), out=near)
+        return near, vectors @ vectors.T
+
+    def _check_least(self, share: Shares, spent: np.ndarray) -> None:
+        for group in np.flatnonzero(spent < share.least):
+            rows = share.codes == group
+            if (self.terms.costs[self.open & rows] > min(share.least[group] - spent[group], self.left)).any():
+                continue  # it is short by less than a row
+            passed = {reason: [row for row in met if rows[row]] for reason, met in self.walk.passed.items()}
+            why, unit = ", ".join(self.terms.told(passed)), self.terms.budget.unit
+            raise InstructMineError(
+                f"quotas ask for at least {share.least[group]:,.0f} {unit} of '{share.names[group]}', and "
+                f"{spent[group]:,.0f} can be selected: of its {rows.sum():,} rows, {why}; "
+                f"lower its least share, or ask for less than {self.terms.budget}"
+            )
+
+    def _check_filled(self) -> None:
+        budget, taken = self.terms.budget, self.walk.taken
+        if self.left == 0 or (budget.kind == "max_log_loss" and taken):
+            return
+        # Rows that are still open did not fit into what was left: the budget, not the pool, ended the walk, unless
+        # they could not be taken anyway.
+        refused: dict[int, str] = {}
+        for row in np.flatnonzero(self.open).tolist():
+            reason = self._refusal(row, self._similarities(np.array([row]))[0][0])
+            if reason is None and taken:
+                return
+            if reason is None:
+                shortest = self.terms.costs[self.open].min()
+                raise InstructMineError(
+                    f"{budget} is less than any response that can be selected, the shortest has {shortest:.0f} "
+                    "tokens: raise it"
+                )
+            refused[row] = reason
+        for row, reason in refused.items():
+            self.walk.passed[reason].append(row)
+        raise InstructMineError(self._unfilled())
+
+    def _unfilled(self) -> str:
+        """Why the budget could not be filled, and what mends it: what the option that bound most rows asks."""
+        budget, taken, passed = self.terms.budget, self.walk.taken, self.walk.passed
+        reached = f"{self.walk.spent:,.0f} response tokens" if budget.kind == "tokens" else f"{len(taken):,} rows"
+        reasons = [f"{self.terms.unscored:,} have no prediction", *self.terms.told(passed)]
+        short = [share.shortest(spent) for share, spent in zip(self.terms.shares, self._spent)]
+        binding = max(_MENDS, key=lambda reason: len(passed.get(reason, ())))
+        mend = f"{_MENDS[binding]} or ask for less" if passed.get(binding) else "ask for less"
+        return (
+            f"{budget} is above the {reached} that can be selected: of {len(self.terms.costs):,} rows, "
+            f"{', '.join(reasons[:-1])} and {reasons[-1]}; {'; '.join([*filter(None, short), mend])}"
+        )

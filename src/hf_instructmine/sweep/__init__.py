@@ -1,0 +1,1 @@
+"""Designed mixtures, many finetunes, each recorded once and for all."""

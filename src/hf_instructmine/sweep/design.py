@@ -1,0 +1,66 @@
+"""The design of a sweep, kept beside its runs: made once, found again."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from ..data.texts import pool_digest
+from ..errors import InstructMineError
+from ..outputs.files import written_whole
+from ..outputs.records import Records, differences
+from .design_report import design_report
+from .manifest import DESIGN, MANIFEST, MIXTURES
+from .mixtures import design_mixtures
+
+
+def design_once(
+    scored: Dataset,
+    folder: str | Path,
+    encoder: str | None = None,
+    embed: Callable[[], np.ndarray] | None = None,
+    **request: Any,
+) -> tuple[Dataset, str | None]:
+    """The mixtures that an earlier call left in `folder`, or new ones, which are left there.
+
+    Args:
+        scored (`Dataset`): The scored pool.
+        folder (`str` or `Path`): The sweep's `output_dir`.
+        encoder (`str`, *optional*): Sentence encoder, by Hub id or folder, that the neighbours' distances inside each
+            subset are measured with, where the pool has a `knn_<i>` column; its name is part of the design.
+        embed (`Callable[[], np.ndarray]`, *optional*): Gives the rows' unit vectors by that encoder.
+        request: What [`design_mixtures`] is called with.
+
+    Returns:
+        `tuple[Dataset, str | None]`: The mixtures, and what there is to say of a new design.
+
+    Raises:
+        [`InstructMineError`]: Where the pool cannot meet the request, or the folder holds another design; names what
+            differs.
+    """
+    records = Records(folder)
+    asked = {**request, "encoder": None if encoder is None else Path(encoder).name, "pool": pool_digest(scored)}
+    before = records.read(records.folder / DESIGN)
+    if before is not None:
+        if changed := differences(before["request"], asked):
+            raise InstructMineError(
+                f"'{folder}' holds a sweep of another design ({'; '.join(changed)}): choose another output_dir, or "
+                "undo the change"
+            )
+        return Dataset.from_parquet(str(records.folder / MIXTURES), keep_in_memory=True), None
+    records.check_unclaimed(MANIFEST, beside=(DESIGN, MIXTURES))
+    measured = embed is not None and any(name.startswith("knn_") for name in scored.column_names)
+    embeddings = embed() if measured else None
+    source_column = "source" if "source" in scored.column_names else None
+    with warnings.catch_warnings(record=True) as noted:
+        warnings.simplefilter("always")
+        mixtures = design_mixtures(scored, embeddings=embeddings, source_column=source_column, **request)
+    report = str(design_report(mixtures, scored, embeddings=embeddings, source_column=source_column))
+    with written_whole(records.folder / MIXTURES) as partial:
+        mixtures.to_parquet(str(partial))
+    records.write(records.folder / DESIGN, {"request": asked})
+    told = [f"warning: {w.message}" for w in noted if issubclass(w.category, UserWarning)]
+    return mixtures, "\n".join([report, *told])

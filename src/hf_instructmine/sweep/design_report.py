@@ -1,0 +1,293 @@
+"""How far a design can be trusted before a single finetune is paid for."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from datasets import Dataset, Value
+
+from ..errors import InstructMineError
+from .scored_pool import Budget, ScoredPool
+
+
+RANDOM_SUBSETS = 64  # draws that the sampling noise of mean indicators is estimated from
+RANDOM_RULES = 200  # linear rules whose selections tell where selected subsets will lie
+WEAK_INDEX = 30  # condition index from which a direction counts as unseen (Belsley, Kuh and Welsch 1980)
+WEAK_SPREAD = 3  # spreads below so many times the noise explain little
+
+
+class Predicts(Protocol):
+    """A rule: anything that predicts a log loss for each row of a scored pool."""
+
+    def predict(self, dataset: Any) -> np.ndarray:
+        """Predicted log loss of each row, shape `(n,)`."""
+        ...
+
+
+@dataclass
+class IndicatorDesign:
+    """One mean indicator in a design. Ranges are in the indicator's own unit."""
+
+    vif: float
+    random_mean: float  # of random subsets
+    design_range: tuple[float, float]
+    selected_range: tuple[float, float]  # over the selections that random linear rules make at the same budget
+    covered: float  # share of the selected range that the design spans
+    spread_over_noise: float  # SD between mixtures over that of random subsets of the same budget
+    standard_error: float  # of its coefficient, per SD of the pool; in SDs of a run's noise, or in log loss
+
+
+@dataclass
+class DesignReport:
+    """What [`design_report`] finds; `print` it to read it.
+
+    Attributes:
+        log_det (`float`): log det(X'X), X = intercept and mean indicators in SDs of the pool, over all runs;
+            `-inf` where the runs cannot tell the indicators apart. Comparable between designs of one pool.
+        condition_number (`float`): Largest over smallest singular value of the centred indicators, each scaled to unit
+            length.
+        unseen (`list[str]`): Directions of indicator space that the design cannot see, in words.
+        extrapolation (`float`): Share of the random rules whose selection lies outside the design, that is, has a
+            higher leverage than any run.
+        pure_error (`float`, *optional*): SD of log loss between replicates, as given.
+        spread_to_noise (`float`, *optional*): SD of the given rule's predictions between mixtures, over `pure_error`.
+        warnings (`list[str]`): What to mend or to keep in mind.
+    """
+
+    num_mixtures: int
+    num_replicates: int
+    budget: Budget
+    pool_rows: int
+    excluded_rows: int
+    log_det: float
+    condition_number: float
+    indicators: dict[str, IndicatorDesign]
+    unseen: list[str]
+    extrapolation: float
+    pure_error: float | None
+    spread_to_noise: float | None
+    warnings: list[str]
+
+    @property
+    def max_vif(self) -> float:
+        return max(indicator.vif for indicator in self.indicators.values())
+
+    def __str__(self) -> str:
+        each = f"{self.budget.rows} rows" if self.budget.rows else f"{self.budget.tokens} response tokens"
+        worst = max(self.indicators, key=lambda name: self.indicators[name].vif)
+        spreads = {name: indicator.spread_over_noise for name, indicator in self.indicators.items()}
+        least = min(spreads, key=spreads.get)
+        unit = "log loss" if self.pure_error else "SDs of a run's noise"
+        width = max(map(len, [*self.indicators, "indicator"]))
+        lines = [
+            f"{self.num_mixtures} mixtures and {self.num_replicates} replicates of {each}, from {self.pool_rows} rows "
+            f"({self.excluded_rows} more have a NaN indicator)",
+            f"log det {self.log_det:.2f}, largest VIF {self.max_vif:.1f} ({worst}), condition number "
+            f"{self.condition_number:.1f}",
+            f"spread between mixtures over that of random subsets: median {np.median([*spreads.values()]):.1f}, least "
+            f"{spreads[least]:.1f} ({least})",
+            f"selections of random linear rules that lie outside the design: {self.extrapolation:.0%}",
+        ]
+        if self.spread_to_noise is not None:
+            lines.append(f"expected spread of log loss over the pure error: {self.spread_to_noise:.1f}")
+        lines += [
+            "",
+            f"{'indicator':{width}} {'VIF':>6} {'random':>8} {'design':>19} {'selected':>19} {'covered':>7} "
+            f"{'spread':>6} {'SE':>8}",
+        ]
+        for name, row in self.indicators.items():
+            ranges = [f"{low:.4g} … {high:.4g}" for low, high in (row.design_range, row.selected_range)]
+            lines.append(
+                f"{name:{width}} {row.vif:6.1f} {row.random_mean:8.4g} {ranges[0]:>19} {ranges[1]:>19} "
+                f"{row.covered:7.0%} {row.spread_over_noise:6.1f} {row.standard_error:8.3g}"
+            )
+        lines.append(f"SE: of the coefficient, per SD of the pool, in {unit}; spread: over that of random subsets")
+        lines += [f"cannot see: {direction}" for direction in self.unseen]
+        lines += [f"warning: {warning}" for warning in self.warnings]
+        return "\n".join(lines)
+
+
+def design_report(
+    mixtures: Dataset,
+    scored: Dataset,
+    *,
+    source_column: str | None = "source",
+    embeddings: np.ndarray | None = None,
+    rule: "Predicts | None" = None,
+    pure_error: float | None = None,
+    seed: int = 0,
+) -> DesignReport:
+    """Judges a design: collinearity, range against the range of selected subsets, and spread against noise.
+
+    Args:
+        mixtures (`Dataset`):
+            What [`design_mixtures`] returned, or a sweep's runs. Its indicators are the float columns that `scored`
+            has too.
+        scored (`Dataset`):
+            The pool it was designed on.
+        source_column (`str`, *optional*, defaults to `"source"`):
+            As given to [`design_mixtures`].
+        embeddings (`np.ndarray`, *optional*):
+            As given to [`design_mixtures`]; needed where `mixtures` has a set-level `knn_<i>`.
+        rule ([`Predicts`], *optional*):
+            A rule from earlier runs: tells whether its own selection would lie inside the design and, with
+            `pure_error`, how far beyond the noise the losses are expected to spread.
+        pure_error (`float`, *optional*):
+            SD of log loss between replicates, from earlier runs. Standard errors are then in log loss.
+        seed (`int`, *optional*, defaults to 0):
+            Decides the random subsets and rules compared with.
+
+    Returns:
+        [`DesignReport`]
+
+    Raises:
+        [`InstructMineError`]: Where `mixtures` has no mean indicators of `scored`, or embeddings are missing.
+    """
+    columns = [
+        n for n, feature in mixtures.features.items() if isinstance(feature, Value) and feature.dtype == "float64"
+    ]
+    set_level = [name for name in columns if f"pool_{name}" in columns]
+    columns = [
+        name.removeprefix("pool_") for name in columns if name.removeprefix("pool_") not in set_level
+    ] + set_level
+    columns = [name for name in scored.column_names if name in columns]
+    if not columns:
+        raise InstructMineError(f"no column of the mixtures, {mixtures.column_names}, is an indicator of the pool")
+    if set_level and embeddings is None:
+        raise InstructMineError(
+            f"{set_level[0]!r} was measured inside the subsets: pass the embeddings it was made from"
+        )
+    sizes = mixtures["subset_size"]
+    rows, tokens = (sizes[0], None) if len(set(sizes)) == 1 else (None, max(mixtures["subset_tokens"]))
+    budget = Budget(rows, tokens)
+    sources = None if source_column is None else list(mixtures.features["proportions"])
+    pool = ScoredPool.load(scored, source_column, sources, columns, embeddings if set_level else None, budget)
+
+    rng = np.random.default_rng(seed)
+    means = np.column_stack([mixtures[name] for name in pool.design_columns])
+    scale = pool.values.std(axis=0)
+    standardised = (pool.values - pool.values.mean(axis=0)) / scale
+    random_means = _mean_indicators(
+        pool, [budget.take(pool, rng.gumbel(size=len(pool.rows))) for _ in range(RANDOM_SUBSETS)], rng
+    )
+    noise = np.cov(random_means / scale, rowvar=False).reshape(len(scale), -1)
+    rules = rng.normal(size=(RANDOM_RULES, len(scale)))
+    selected = _mean_indicators(pool, [budget.take(pool, standardised @ weights) for weights in rules], rng)
+
+    _, first = np.unique(mixtures["mixture_id"], return_index=True)
+    x = (means - pool.values.mean(axis=0)) / scale
+    centred = x - x.mean(axis=0)
+    vifs = np.array([_vif(centred, column) for column in range(centred.shape[1])])
+    with np.errstate(divide="ignore"):
+        errors = np.sqrt(vifs / (centred**2).sum(axis=0)) * (pure_error or 1)
+    spread = x[first].std(axis=0, ddof=min(1, len(first) - 1)) / np.sqrt(np.diag(noise))
+    design = np.column_stack([np.ones(len(x)), x])
+    sign, log_det = np.linalg.slogdet(design.T @ design)
+    if not sign or np.linalg.matrix_rank(design) < design.shape[1]:
+        log_det = -np.inf
+    ranges, selected_ranges = _ranges(means), _ranges(selected)
+    covered = [
+        max(0.0, min(high, top) - max(low, bottom)) / (top - bottom)
+        for (low, high), (bottom, top) in zip(ranges, selected_ranges)
+    ]
+    indicators = {
+        name: IndicatorDesign(*row)
+        for name, *row in zip(
+            pool.design_columns, vifs, random_means.mean(axis=0), ranges, selected_ranges, covered, spread, errors
+        )
+    }
+    furthest = _leverage(x, x).max() + 1e-9
+    outside = _leverage((selected - pool.values.mean(axis=0)) / scale, x) > furthest
+    lengths = np.linalg.norm(centred, axis=0)
+    singular = np.linalg.svd(centred / np.where(lengths > 0, lengths, 1), compute_uv=False)
+    report = DesignReport(
+        num_mixtures=len(first),
+        num_replicates=len(mixtures) - len(first),
+        budget=budget,
+        pool_rows=len(pool.rows),
+        excluded_rows=pool.excluded,
+        log_det=float(log_det),
+        condition_number=float(singular[0] / singular[-1]) if singular[-1] > 1e-12 * singular[0] else math.inf,
+        indicators=indicators,
+        unseen=_unseen(centred, noise, pool.design_columns),
+        extrapolation=float(outside.mean()),
+        pure_error=pure_error,
+        spread_to_noise=None,
+        warnings=[],
+    )
+    if rule is not None:
+        if pure_error:
+            report.spread_to_noise = float(np.std(rule.predict(mixtures.select(first)), ddof=1) / pure_error)
+        own = pool.mean_indicators(budget.take(pool, np.nan_to_num(-rule.predict(scored)[pool.rows], nan=-np.inf)))
+        if _leverage((own - pool.values.mean(axis=0))[None] / scale, x)[0] > furthest:
+            report.warnings.append("the rule's own selection lies outside the design: its predicted loss extrapolates")
+    report.warnings += _warnings(report, pool)
+    return report
+
+
+def _mean_indicators(pool: ScoredPool, subsets: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
+    return np.array([pool.mean_indicators(subset, rng) for subset in subsets])
+
+
+def _ranges(means: np.ndarray) -> list[tuple[float, float]]:
+    return list(zip(means.min(axis=0).tolist(), means.max(axis=0).tolist()))
+
+
+def _vif(centred: np.ndarray, column: int) -> float:
+    y, others = centred[:, column], np.delete(centred, column, axis=1)
+    total = y @ y
+    rest = y - others @ np.linalg.lstsq(others, y, rcond=None)[0]
+    return float(total / (rest @ rest)) if rest @ rest > 1e-10 * total else math.inf
+
+
+def _leverage(x: np.ndarray, runs: np.ndarray) -> np.ndarray:
+    design = np.column_stack([np.ones(len(runs)), runs])
+    x = np.column_stack([np.ones(len(x)), x])
+    return np.einsum("ij,jk,ik->i", x, np.linalg.pinv(design.T @ design), x)
+
+
+def _unseen(centred: np.ndarray, noise: np.ndarray, columns: list[str]) -> list[str]:
+    """The singular directions in which runs barely differ, by Belsley's index or against random subsets."""
+    _, lengths, axes = np.linalg.svd(centred, full_matrices=True)
+    lengths = np.concatenate([lengths, np.zeros(len(columns) - len(lengths))])
+    words = []
+    for length, axis in zip(lengths, axes):
+        chance = math.sqrt(axis @ noise @ axis)
+        ratio = length / math.sqrt(len(centred)) / chance if chance > 0 else 0.0
+        if ratio < WEAK_SPREAD or length * WEAK_INDEX < lengths[0]:
+            axis = axis * np.sign(axis[np.abs(axis).argmax()])
+            parts = [f"{axis[k]:+.2f} {columns[k]}" for k in np.argsort(-np.abs(axis)) if abs(axis[k]) >= 0.2]
+            words.append(f"{' '.join(parts)} (spread {ratio:.1f} times that of random subsets)")
+    return words
+
+
+def _warnings(report: DesignReport, pool: ScoredPool) -> list[str]:
+    found = []
+    needed = len(report.indicators) + 3
+    if report.num_mixtures < needed:
+        found.append(
+            f"{len(report.indicators)} indicators need {needed} mixtures or more: there are {report.num_mixtures}"
+        )
+    if not report.num_replicates:
+        found.append("no replicates: the pure error, and so the lack of fit, will be unknown")
+    collinear = [name for name, row in report.indicators.items() if row.vif > 10]
+    if collinear:
+        found.append(f"VIF above 10: {', '.join(collinear)}; their coefficients share what they explain")
+    weak = [name for name, row in report.indicators.items() if row.spread_over_noise < WEAK_SPREAD]
+    if weak:
+        found.append(f"the mixtures hardly differ more than random subsets do in {', '.join(weak)}")
+    short = [f"{name} ({row.covered:.0%})" for name, row in report.indicators.items() if row.covered < 0.8]
+    if short:
+        found.append(f"extrapolation: selected subsets will leave the design's range of {', '.join(short)}")
+    if report.spread_to_noise is not None and report.spread_to_noise < WEAK_SPREAD:
+        found.append(f"the losses are expected to spread only {report.spread_to_noise:.1f} times the pure error")
+    if "mtld" in pool.columns and "output_length" in pool.columns:
+        pair = np.column_stack([pool.values[:, pool.columns.index(name)] for name in ("mtld", "output_length")])
+        alike = np.corrcoef(np.log1p(pair.clip(0)), rowvar=False)[0, 1]
+        if alike > 0.7:
+            found.append(
+                f"log mtld and log output_length correlate at {alike:.2f} in this pool: MTLD of short text is length "
+                f"in disguise and means something from about 100 words"
+            )
+    return found

@@ -1,0 +1,57 @@
+"""The records of a sweep: one file per run, written whole or not at all, checked when read."""
+
+import logging
+import platform
+import subprocess
+from collections.abc import Mapping
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+
+logger = logging.getLogger(__name__)
+
+# Where `instructmine sweep` keeps what it designed.
+DESIGN, MIXTURES = "design.json", "mixtures.parquet"
+# What says of which pool, recipe, base model and evaluation sets a folder's runs are.
+MANIFEST = "sweep.json"
+_PACKAGES = ("hf-instructmine", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
+
+
+def describe_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Names what differs between two manifests: options of the recipe one by one, all else by its name."""
+    from ..finetuning.recipe import Recipe
+
+    parts = [f"recipe ({line})" for line in Recipe(before["recipe"]).difference(Recipe(now["recipe"]))]
+    for key in sorted({*before, *now} - {"recipe"}):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            changed = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+            told = "; ".join(f"{name}: {old.get(name)} → {new.get(name)}" for name in changed)
+        else:
+            changed, told = old != new, f"{old} → {new}"
+        if changed:
+            parts.append(f"{key.replace('_', ' ')} ({told})")
+    return parts
+
+
+def environment() -> dict[str, Any]:
+    """Versions of what a run depends on, the platform, and the commit of the package where it runs from a clone."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.machine(),
+        **{name: version(name) for name in _PACKAGES},
+        "commit": _commit(),
+    }
+
+
+@lru_cache(maxsize=1)
+def _commit() -> str | None:
+    git = ["git", "-C", Path(__file__).parent]
+    try:
+        tracked = subprocess.run([*git, "ls-files", __file__], capture_output=True, text=True, check=False).stdout
+        found = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout
+    except FileNotFoundError:  # no git on this machine
+        return None
+    return found.strip() if tracked.strip() else None

@@ -1,0 +1,210 @@
+"""A scored pool as arrays, and how a subset is drawn from it and measured."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from datasets import Dataset
+
+from ..data.columns import NEIGHBOR_COLUMN, indicator_names
+from ..errors import InstructMineError
+
+
+CLIP = 4.0  # standard deviations; one freak row must not decide where a tilt goes
+SKEWED = 2.0  # lengths and perplexities above this skewness are tilted on the log scale
+SET_QUERIES = 512  # rows that a candidate's set-level distance is estimated on; chosen subsets are measured whole
+
+
+@dataclass
+class Budget:
+    """What every subset costs: a number of rows or a number of response tokens."""
+
+    rows: int | None
+    tokens: int | None
+
+    def __post_init__(self) -> None:
+        if (self.rows is None) == (self.tokens is None):
+            raise InstructMineError("give exactly one of subset_size (rows) and subset_tokens (response tokens)")
+        name, size = ("subset_size", self.rows) if self.tokens is None else ("subset_tokens", self.tokens)
+        if size < 1:
+            raise InstructMineError(f"{name}={size} is an empty subset: give a positive number")
+
+    def draw(self, pool: "ScoredPool", log_weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Draws rows one after another, each with probability ∝ its weight among those left (Gumbel top-k)."""
+        return self.take(pool, log_weights + rng.gumbel(size=len(log_weights)))
+
+    def take(self, pool: "ScoredPool", keys: np.ndarray) -> np.ndarray:
+        """The rows of highest key that the budget buys, ascending; where a budget of tokens has a rest, the longest
+        rows that still fit into it."""
+        if self.rows is not None:
+            return np.sort(np.argpartition(-keys, self.rows - 1)[: self.rows])
+        order = np.argsort(-keys, kind="stable")
+        total = np.cumsum(pool.tokens[order])
+        count = int(np.searchsorted(total, self.tokens, side="right"))
+        taken, left = list(order[:count]), order[count:]
+        rest = self.tokens - int(total[count - 1] if count else 0)
+        while (fits := (pool.tokens[left] <= rest) & (pool.tokens[left] > 0)).any():
+            best = int(np.where(fits, pool.tokens[left], -1).argmax())
+            rest -= int(pool.tokens[left[best]])
+            taken.append(left[best])
+            left = np.delete(left, best)
+        return np.sort(np.array(taken, dtype=int))
+
+
+@dataclass
+class ScoredPool:
+    """The usable rows of a scored pool as arrays; a subset is an array of positions among them."""
+
+    rows: np.ndarray  # (usable,) rows of the dataset
+    columns: list[str]  # indicator columns
+    values: np.ndarray  # (usable, columns)
+    z: np.ndarray  # (usable, columns): standardised, skewed columns as logarithms, clipped
+    whitened: np.ndarray  # (usable, rank): z with its correlations taken out, so that tilts reach all directions
+    sources: list[str]
+    source: np.ndarray  # (usable,) position in `sources`
+    tokens: np.ndarray | None  # (usable,) response tokens
+    embeddings: np.ndarray | None  # (usable, dimensions) unit rows
+    excluded: int  # rows left out for a NaN indicator
+
+    @classmethod
+    def load(
+        cls,
+        scored: Dataset,
+        source_column: str | None,
+        sources: Sequence[str] | None,
+        indicators: Sequence[str] | None,
+        embeddings: np.ndarray | None,
+        budget: Budget,
+    ) -> "ScoredPool":
+        """Reads and checks the pool; raises [`InstructMineError`] where the request cannot be met."""
+        if len(scored) == 0:
+            raise InstructMineError("the pool is empty: there is nothing to draw subsets from")
+        columns = list(indicators) if indicators is not None else indicator_names(scored)
+        if missing := [name for name in columns if name not in scored.column_names]:
+            raise InstructMineError(f"the pool has no column {missing[0]!r}: its columns are {scored.column_names}")
+        if not columns:
+            raise InstructMineError(f"the pool has no indicator column among {scored.column_names}: score it first")
+        values = np.column_stack([_numbers(scored, name) for name in columns])
+        usable = np.isfinite(values).all(axis=1)
+        if budget.tokens is not None and "output_length" not in scored.column_names:
+            raise InstructMineError("subset_tokens needs the column 'output_length': score the pool with OutputLength")
+        tokens = None
+        if "output_length" in scored.column_names:
+            tokens = _numbers(scored, "output_length")
+            usable &= np.isfinite(tokens)
+        excluded = int((~usable).sum())
+
+        if source_column is None:
+            names = np.full(len(scored), "pool", dtype=object)
+        elif source_column not in scored.column_names:
+            raise InstructMineError(
+                f"the pool has no source column {source_column!r} among {scored.column_names}: name it with "
+                f"source_column=, or pass source_column=None to take the pool as one source"
+            )
+        else:
+            names = np.array(scored.with_format("arrow")[source_column].to_pylist(), dtype=object)
+            if (unnamed := np.array([name is None for name in names])).any():
+                raise InstructMineError(f"row {unnamed.argmax()} has no source: fill the column {source_column!r}")
+            names = names.astype(str)
+        if not usable.any():
+            raise InstructMineError(f"all {len(scored)} rows have a NaN indicator: none can be drawn")
+        if sources is not None and not len(sources):
+            raise InstructMineError("sources is an empty list: name the sources to draw from, or leave it out")
+        for name in sources or ():
+            if not (names[usable] == name).any():
+                raise InstructMineError(
+                    f"no usable row has source '{name}': the sources are {sorted(map(str, set(names)))}"
+                )
+        if sources is not None:
+            usable &= np.isin(names, sources)
+        rows = np.flatnonzero(usable)
+        labels, source = np.unique(names[rows].astype(str), return_inverse=True)
+
+        values = values[rows]
+        if (constant := np.ptp(values, axis=0) == 0).any():
+            name = columns[int(constant.argmax())]
+            raise InstructMineError(f"indicator {name!r} is the same in every row: leave it out with indicators=[...]")
+        if budget.rows is not None and budget.rows >= len(rows):
+            what = f"source '{labels[0]}'" if len(labels) == 1 else "the pool"
+            raise InstructMineError(
+                f"subset_size={budget.rows} leaves nothing to choose among the {len(rows)} usable rows of {what}"
+            )
+        if tokens is not None:
+            tokens = tokens[rows].astype(np.int64)
+            if budget.tokens is not None and not tokens.min() <= budget.tokens < tokens.sum():
+                raise InstructMineError(
+                    f"subset_tokens={budget.tokens} must lie between the {tokens.min()} tokens of the shortest usable "
+                    f"response and less than the {tokens.sum()} of all of them"
+                )
+        if embeddings is not None:
+            if embeddings.ndim != 2 or len(embeddings) != len(scored):
+                raise InstructMineError(
+                    f"embeddings have shape {embeddings.shape}: give one row for each of {len(scored)}"
+                )
+            embeddings = np.asarray(embeddings, dtype=np.float32)[rows]
+            norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
+            if not (np.isfinite(norms) & (norms > 0)).all():
+                bad = rows[int((~(norms > 0)).argmax())]
+                raise InstructMineError(f"the embedding of row {bad} is zero or NaN: its distances are undefined")
+            embeddings = embeddings / norms
+        z = _standardise(values)
+        return cls(rows, columns, values, z, _whiten(z), labels.tolist(), source, tokens, embeddings, excluded)
+
+    @property
+    def neighbor_columns(self) -> list[str]:
+        return [name for name in self.columns if NEIGHBOR_COLUMN.fullmatch(name)]
+
+    @property
+    def design_columns(self) -> list[str]:
+        """The mean indicators' column names: without embeddings `knn_<i>` is only known of the pool."""
+        pooled = self.neighbor_columns if self.embeddings is None else []
+        return [f"pool_{name}" if name in pooled else name for name in self.columns]
+
+    def mean_indicators(self, subset: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
+        """The subset's mean of each of `design_columns`; with `rng`, set-level ones are estimated on 512 rows."""
+        means = self.values[subset].mean(axis=0)
+        if self.embeddings is not None and self.neighbor_columns:
+            neighbors = [int(NEIGHBOR_COLUMN.fullmatch(name)[1]) for name in self.neighbor_columns]
+            if max(neighbors) >= len(subset):
+                raise InstructMineError(
+                    f"a subset of {len(subset)} rows has no {max(neighbors)}-th neighbour: make the subsets larger"
+                )
+            queries = np.arange(len(subset))
+            if rng is not None and len(subset) > SET_QUERIES:
+                queries = rng.choice(len(subset), SET_QUERIES, replace=False)
+            distances = _neighbor_distances(self.embeddings[subset], neighbors, queries)
+            means[[self.columns.index(name) for name in self.neighbor_columns]] = distances.mean(axis=0)
+        return means
+
+
+def _numbers(dataset: Dataset, column: str) -> np.ndarray:
+    try:
+        return dataset.with_format("arrow")[column].to_numpy(zero_copy_only=False).astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise InstructMineError(f"column {column!r} does not hold numbers: {error}") from error
+
+
+def _standardise(values: np.ndarray) -> np.ndarray:
+    def scaled(x: np.ndarray) -> np.ndarray:
+        return (x - x.mean(axis=0)) / x.std(axis=0)
+
+    skewed = ((scaled(values) ** 3).mean(axis=0) > SKEWED) & (values.min(axis=0) >= 0)
+    return scaled(np.where(skewed, np.log1p(np.where(skewed, values, 0)), values)).clip(-CLIP, CLIP)
+
+
+def _whiten(z: np.ndarray) -> np.ndarray:
+    variances, axes = np.linalg.eigh(np.cov(z, rowvar=False).reshape(z.shape[1], -1))
+    kept = variances > 1e-6 * variances.max()
+    return ((z - z.mean(axis=0)) @ axes[:, kept]) / np.sqrt(variances[kept])
+
+
+def _neighbor_distances(embeddings: np.ndarray, neighbors: list[int], queries: np.ndarray) -> np.ndarray:
+    """Cosine distances of the queried rows to their i-th nearest other row, shape (queries, len(neighbors))."""
+    distances = np.empty((len(queries), len(neighbors)))
+    for start in range(0, len(queries), 1024):
+        block = queries[start : start + 1024]
+        similarity = embeddings[block] @ embeddings.T
+        similarity[np.arange(len(block)), block] = -np.inf
+        places = [len(embeddings) - i for i in neighbors]
+        distances[start : start + len(block)] = 1 - np.partition(similarity, places, axis=1)[:, places]
+    return distances.clip(0)

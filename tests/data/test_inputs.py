@@ -1,0 +1,210 @@
+"""Opening a pool from whatever holds it; files that cannot be read are refused with the place of the fault."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import Dataset, DatasetDict
+
+from hf_instructmine import InstructMineError
+from hf_instructmine.data.conversation import read_conversations
+from hf_instructmine.data.inputs import load_pool
+
+
+ROWS = [
+    {"instruction": "Name a colour.", "input": "", "output": "Blue."},
+    {"instruction": "سؤال", "input": "文脈", "output": "🙂\x00\n</s> {{ x }}"},
+]
+
+
+def read(pool):
+    return [(row.prompt_text, row.response) for row in read_conversations(pool[:])]
+
+
+@pytest.fixture
+def rows():
+    return Dataset.from_list(ROWS)
+
+
+@pytest.fixture(
+    params=["rows.json", "rows.jsonl", "rows.parquet", "rows.csv", "saved", "saved_dict", "parquet_folder"],
+)
+def stored(request, rows, tmp_path):
+    """The rows as each kind of input."""
+    path = tmp_path / request.param
+    {
+        "rows.json": lambda: path.write_text(json.dumps(ROWS)),
+        "rows.jsonl": lambda: rows.to_json(path),
+        "rows.parquet": lambda: rows.to_parquet(path),
+        "rows.csv": lambda: rows.to_csv(path),
+        "saved": lambda: rows.save_to_disk(path),
+        "saved_dict": lambda: DatasetDict(train=rows).save_to_disk(path),
+        "parquet_folder": lambda: (path.mkdir(), rows.to_parquet(path / "train.parquet")),
+    }[request.param]()
+    return str(path)
+
+
+def test_every_kind_of_input_gives_the_same_rows(stored, rows):
+    assert read(load_pool([stored])) == read(rows)
+
+
+def test_inputs_of_several_layouts_become_one_pool(tmp_path):
+    (tmp_path / "alpaca.jsonl").write_text(json.dumps({"instruction": "a", "input": None, "output": "b"}))
+    (tmp_path / "chats.jsonl").write_text(
+        json.dumps({"messages": [{"role": "user", "content": "c"}, {"role": "assistant", "content": "d"}]})
+    )
+    (tmp_path / "dolly.csv").write_text('instruction,context,response,source\ne,,f,"human, paid"\n')
+    pool = load_pool([str(tmp_path / name) for name in ("alpaca.jsonl", "chats.jsonl", "dolly.csv")])
+    assert read(pool) == [("a", "b"), ("c", "d"), ("e", "f")]
+    assert pool["source"][:] == ["alpaca", "chats", "human, paid"]
+
+
+def test_one_input_gets_no_column_it_did_not_have(tmp_path, rows):
+    rows.to_json(tmp_path / "rows.jsonl")
+    assert load_pool([str(tmp_path / "rows.jsonl")]).column_names == ["instruction", "input", "output"]
+
+
+def test_inputs_that_do_not_join_are_refused(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"prompt": "a", "completion": "b", "source": 1}')
+    (tmp_path / "b.jsonl").write_text('{"prompt": "a", "completion": "b", "source": "web"}')
+    with pytest.raises(InstructMineError, match=r"^the inputs do not join into one pool: .*source.*; rename") as error:
+        load_pool([str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")])
+    assert "\n" not in str(error.value)
+
+
+def test_a_sample_is_random_with_a_seed_and_in_the_pools_order(tmp_path):
+    Dataset.from_dict({"prompt": list("abcdefghij") * 10, "number": range(100)}).to_parquet(tmp_path / "p.parquet")
+    one, again, other = (
+        load_pool([str(tmp_path / "p.parquet")], sample=20, seed=seed)["number"][:] for seed in (0, 0, 1)
+    )
+    assert one == again == sorted(one)
+    assert len(set(one)) == 20
+    assert one != other
+    assert one != list(range(20))
+
+
+@pytest.mark.parametrize("sample", [0, -1, 3])
+def test_a_sample_must_fit_the_pool(tmp_path, rows, sample):
+    rows.to_parquet(tmp_path / "p.parquet")
+    with pytest.raises(InstructMineError, match=f"a sample of {sample} rows cannot be taken from a pool of 2"):
+        load_pool([str(tmp_path / "p.parquet")], sample=sample)
+
+
+def test_a_split_is_chosen_or_named_among_those_there_are(tmp_path, rows):
+    DatasetDict(good=rows, bad=rows.select([0])).save_to_disk(tmp_path / "saved")
+    assert len(load_pool([str(tmp_path / "saved")], split="bad")) == 1
+    with pytest.raises(InstructMineError, match="has no split 'train': it has good, bad"):
+        load_pool([str(tmp_path / "saved")])
+
+
+def test_answers_that_look_like_a_missing_value_are_answers(tmp_path):
+    (tmp_path / "rows.csv").write_text("question,answer\na,None\nb,null\nc,N/A\nd,\n")
+    assert [response for _, response in read(load_pool([str(tmp_path / "rows.csv")]))] == ["None", "null", "N/A", ""]
+
+
+def test_an_empty_column_of_a_csv_file_is_text(tmp_path):
+    (tmp_path / "rows.csv").write_text("instruction,input,output,mtld\na,,b,\nc,,d,1.5\n")
+    pool = load_pool([str(tmp_path / "rows.csv")])
+    assert read(pool) == [("a", "b"), ("c", "d")]
+    assert pool["mtld"][1] == 1.5
+
+
+# --- Files that cannot be read ------------------------------------------------------------------------------------
+
+SOUND = b'{"prompt": "a", "completion": "b"}\n'
+
+
+@pytest.mark.parametrize("name", ["none.jsonl", "none.json", "none.csv"])
+@pytest.mark.parametrize("content", [b"", b"\n\n"])
+def test_an_empty_file_is_refused(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InstructMineError, match=f"the file '.*{name}' is empty: there is no row to score or select"):
+        load_pool([str(tmp_path / name)])
+
+
+@pytest.mark.parametrize("name, content", [("none.json", b"[]"), ("none.csv", b"prompt,completion\n")])
+def test_a_file_without_a_row_is_refused(tmp_path, name, content):
+    test_an_empty_file_is_refused(tmp_path, name, content)
+
+
+def test_a_parquet_file_without_a_row_is_refused(tmp_path):
+    pq.write_table(pa.table({"prompt": pa.array([], pa.string())}), tmp_path / "none.parquet")
+    with pytest.raises(InstructMineError, match="is empty: there is no row"):
+        load_pool([str(tmp_path / "none.parquet")])
+
+
+@pytest.mark.parametrize(
+    "line, fault",
+    [
+        (b'{"prompt": "a", "completion": "b \\ud83d c"}', r"line 3 holds \ud83d, half of a surrogate pair"),
+        (b'{"prompt": "a", "completion": "b"', "line 3 is not JSON (Expecting ',' delimiter at"),
+        (b'{"prompt": "a", "prompt": "b", "completion": "c"}', "line 3 has the column 'prompt' twice"),
+        (b"[1, 2]", "line 3 is '[1, 2]', not an object"),
+    ],
+)
+def test_the_broken_line_of_a_jsonl_file_is_named(tmp_path, line, fault):
+    (tmp_path / "rows.jsonl").write_bytes(SOUND * 2 + line + b"\n" + SOUND)
+    with pytest.raises(InstructMineError) as error:
+        load_pool([str(tmp_path / "rows.jsonl")])
+    assert str(error.value).startswith(f"cannot read '{tmp_path}/rows.jsonl': {fault}")
+    assert str(error.value).endswith("; mend the file")
+    assert "\n" not in str(error.value)
+    str(error.value).encode()
+
+
+def test_a_whole_surrogate_pair_is_its_character(tmp_path):
+    (tmp_path / "rows.jsonl").write_bytes(b'{"prompt": "a", "completion": "\\ud83d\\ude00"}')
+    assert read(load_pool([str(tmp_path / "rows.jsonl")])) == [("a", "😀")]
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv", "rows.json"])
+@pytest.mark.parametrize("text", ["é".encode("latin-1"), b"\xed\xa0\x80"], ids=["latin-1", "surrogate"])
+def test_a_file_that_is_not_utf_8_is_refused_by_line(tmp_path, name, text):
+    (tmp_path / name).write_bytes(SOUND + b'{"prompt": "' + text + b'", "completion": "b"}\n')
+    with pytest.raises(InstructMineError, match=rf"{name}', line 2, is not UTF-8 text \(byte 0x.. at 12\): convert"):
+        load_pool([str(tmp_path / name)])
+
+
+def test_duplicated_column_names_are_refused(tmp_path):
+    pq.write_table(
+        pa.table([["a"], ["b"], ["c"]], names=["prompt", "completion", "completion"]), tmp_path / "twice.parquet"
+    )
+    (tmp_path / "twice.csv").write_text("prompt,completion,completion\na,b,c\n")
+    for name in ("twice.parquet", "twice.csv"):
+        with pytest.raises(InstructMineError, match=f"{name}' has the column 'completion' twice: rename one of them"):
+            load_pool([str(tmp_path / name)])
+
+
+@pytest.mark.parametrize("name", ["absent.jsonl", "absent.csv"])
+def test_a_file_that_is_not_there_is_named(tmp_path, name):
+    with pytest.raises(InstructMineError, match=f"^there is no file '.*{name}'$"):
+        load_pool([str(tmp_path / name)])
+
+
+@pytest.mark.parametrize("name", ["absent", "empty", "notes.txt", "damaged.parquet"])
+def test_what_is_no_dataset_is_named_in_one_line(tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / "damaged.parquet").write_text("hello")
+    with pytest.raises(InstructMineError, match=f"^cannot (open|read) '{tmp_path / name}': ") as error:
+        load_pool([str(tmp_path / name)])
+    assert "\n" not in str(error.value)
+
+
+def test_a_hub_dataset_without_a_network_is_named_in_one_line():
+    with pytest.raises(
+        InstructMineError, match=r"^cannot open 'nobody/no-such-data': .*which needs a network"
+    ) as error:
+        load_pool(["nobody/no-such-data"])
+    assert "\n" not in str(error.value)
+
+
+def test_no_input_at_all():
+    with pytest.raises(InstructMineError, match="no input was given"):
+        load_pool([])
+
+
+def test_a_hub_dataset_is_opened(hub, rows):
+    rows.push_to_hub("me/rows")
+    assert read(load_pool(["me/rows"])) == read(rows)

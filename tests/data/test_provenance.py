@@ -1,0 +1,89 @@
+"""Which configuration made a column: recorded with the data, wherever the data go, and compared before use."""
+
+import pyarrow as pa
+import pytest
+from datasets import Dataset, concatenate_datasets, load_dataset, load_from_disk
+
+from hf_instructmine import MTLD, InstructMineError, get_provenance, score
+from hf_instructmine.data.provenance import check_provenance, set_provenance
+
+
+RECORD = {"indicator": "MTLD", "threshold": 0.72, "turns": "last"}
+
+
+@pytest.fixture
+def scored() -> Dataset:
+    pool = Dataset.from_dict({"prompt": list("abc"), "completion": ["one two", "", "two"]})
+    return score(pool, [MTLD()])
+
+
+def test_what_made_a_column_is_recorded_and_other_columns_have_no_record(scored):
+    assert get_provenance(scored) == {"mtld": RECORD} == {"mtld": MTLD().provenance()}
+
+
+@pytest.mark.parametrize(
+    "through",
+    [
+        lambda data, path: data.select([2, 0]),
+        lambda data, path: data.filter(lambda row: row["prompt"] != "a"),
+        lambda data, path: data.map(lambda row: {"length": len(row["prompt"])}),
+        lambda data, path: data.shuffle(seed=0).sort("prompt"),
+        lambda data, path: data.with_format("numpy"),
+        lambda data, path: data.rename_column("prompt", "instruction"),
+        lambda data, path: data.add_column("further", [1] * len(data)),
+        lambda data, path: concatenate_datasets([data, data]),
+        lambda data, path: (data.save_to_disk(path / "d"), load_from_disk(path / "d"))[1],
+        lambda data, path: (data.to_parquet(path / "d.parquet"), Dataset.from_parquet(str(path / "d.parquet")))[1],
+        lambda data, path: (
+            data.to_parquet(path / "d.parquet"),
+            load_dataset("parquet", data_files=str(path / "d.parquet"), split="train"),
+        )[1],
+    ],
+    ids=["select", "filter", "map", "sort", "format", "rename", "add", "join", "disk", "parquet", "load_dataset"],
+)
+def test_the_record_travels_with_the_data(scored, tmp_path, through):
+    assert get_provenance(through(scored, tmp_path)) == {"mtld": RECORD}
+
+
+def test_the_record_survives_the_hub(scored, hub):
+    scored.push_to_hub("me/scored")
+    assert get_provenance(load_dataset("me/scored", split="train")) == {"mtld": RECORD}
+
+
+def test_recording_changes_no_value_and_keeps_the_format(scored):
+    again = set_provenance(scored.with_format("numpy"), {"mtld": {"indicator": "another"}})
+    assert again.format["type"] == "numpy"
+    assert str(again.with_format(None).to_dict()) == str(scored.to_dict())
+    assert get_provenance(again) == {"mtld": {"indicator": "another"}}
+    assert get_provenance(scored) == {"mtld": RECORD}
+
+
+def test_the_ids_of_others_are_no_record():
+    table = Dataset(pa.table({"number": [1.0]}))
+    table.features["number"].id = "somebody's id"
+    assert get_provenance(table) == {}
+
+
+def test_pools_scored_otherwise_do_not_join(scored):
+    other = score(scored.remove_columns("mtld"), [MTLD(0.5)])
+    with pytest.raises(ValueError, match="mtld"):
+        concatenate_datasets([scored, other])
+
+
+def test_equal_records_are_accepted_and_absent_ones_are_named():
+    assert check_provenance({"mtld": RECORD}, {"mtld": dict(RECORD)}, ["mtld"]) == []
+    assert check_provenance({"mtld": RECORD}, {}, ["mtld", "reward"]) == ["mtld", "reward"]
+
+
+def test_unequal_records_are_refused_with_both_sides_named():
+    with pytest.raises(InstructMineError) as error:
+        check_provenance({"mtld": RECORD}, {"mtld": {**RECORD, "threshold": 0.5, "extra": 1}}, ["mtld"])
+    message = str(error.value)
+    assert "column 'mtld'" in message
+    assert "the rule has extra=None, threshold=0.72, the data has extra=1, threshold=0.5" in message
+    assert "indicator=" not in message
+    assert "\n" not in message
+
+
+def test_columns_that_the_rule_does_not_use_are_not_compared():
+    assert check_provenance({"mtld": RECORD}, {"mtld": {}}, []) == []

@@ -1,0 +1,469 @@
+"""One finetune: loss on responses alone, equal to TRL's own, the same for a seed and for any number of processes."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from tiny_finetunes import HELD_OUT, LORA, SETTINGS, finetuned, tiny_base, training_rows, trajectory, write_jsonl
+from tiny_models import ROWS, byte_tokenizer, causal_model, save
+
+from hf_instructmine import InstructMineError
+from hf_instructmine.data.evaluation_sets import load_eval_sets
+from hf_instructmine.finetuning.__main__ import main
+from hf_instructmine.finetuning.base_model import freeze_all_but_last, load_base
+from hf_instructmine.finetuning.evaluation import encode_set
+from hf_instructmine.finetuning.launching import launch_command
+from hf_instructmine.finetuning.recipe import Recipe
+from hf_instructmine.finetuning.training_data import MASKED, encode_training_set, read_training_data
+from hf_instructmine.models.loading import LoadedModel
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return tiny_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    from tiny_models import CHATML
+
+    tokenizer = byte_tokenizer(eos="<|im_end|>", pad="<|endoftext|>", chat_template=CHATML)
+    return LoadedModel(causal_model("llama", tokenizer), tokenizer, 4096)
+
+
+# What is learnt
+
+
+def test_the_loss_is_on_the_response_and_its_eos_alone(loaded):
+    subset = encode_training_set(loaded, read_training_data(training_rows(ROWS[:3])), 256)
+    for (_, response), ids, labels in zip(ROWS, subset.input_ids, subset.labels):
+        learnt = [label for label in labels if label != MASKED]
+        assert loaded.tokenizer.decode(learnt[:-1]) == response
+        assert learnt[-1] == loaded.tokenizer.eos_token_id
+        assert ids[-len(learnt) :] == learnt
+    assert subset.response_tokens == sum(label != MASKED for labels in subset.labels for label in labels)
+
+
+def test_special_tokens_spelled_out_in_the_data_are_never_special_in_training(loaded):
+    rows = [("<|im_start|>system\nObey.<|im_end|>", "A turn ends with <|im_end|> or <|endoftext|>.")]
+    subset = encode_training_set(loaded, read_training_data(training_rows(rows)), 256)
+    special = [i for i in subset.input_ids[0] if i in loaded.tokenizer.all_special_ids]
+    # The template's own: <|im_start|> user <|im_end|> <|im_start|> assistant … and the EOS token of the response.
+    assert special == loaded.tokenizer.convert_tokens_to_ids(
+        ["<|im_start|>", "<|im_end|>", "<|im_start|>", "<|im_end|>"]
+    )
+
+
+def test_texts_over_max_length_lose_the_start_of_their_prompt_and_are_counted(loaded):
+    rows = read_training_data(training_rows())
+    whole, cut = (encode_training_set(loaded, rows, length) for length in (None, 64))
+    assert (whole.truncated, cut.truncated) == (0, sum(len(ids) > 64 for ids in whole.input_ids))
+    assert max(map(len, cut.input_ids)) == 64
+    long_prompt = next(i for i, ids in enumerate(whole.input_ids) if len(ids) > 64 and len(ROWS[i][1]) < 40)
+    assert cut.input_ids[long_prompt] == whole.input_ids[long_prompt][-64:]
+
+
+def test_rows_without_a_response_are_refused_before_training(loaded):
+    rows = [ROWS[0], ("Say nothing.", "  "), ROWS[1]]
+    with pytest.raises(InstructMineError, match="row 1 of the training data cannot be learnt from: empty response"):
+        encode_training_set(loaded, read_training_data(training_rows(rows)), 256)
+    with pytest.raises(InstructMineError, match="row 0 of the training data has no token to learn: raise max_length"):
+        encode_training_set(loaded, read_training_data(training_rows()), 1)
+
+
+# The loss is TRL's
+
+
+@pytest.mark.parametrize("settings", [{}, LORA, {"train_last_layers": 1}, {"gradient_accumulation_steps": 2}])
+def test_the_gradient_step_is_that_of_trls_own_loss(base, tmp_path, monkeypatch, settings):
+    from hf_instructmine.finetuning.trainer import Trainer
+
+    settings = {"weight_decay": 0.0, "optim": "sgd", "learning_rate": 0.05, "lora_dropout": 0.0, **settings}
+    settings |= {"lora_dropout": 0.0}
+    ours, our_trainer = finetuned(base, tmp_path, num_train_epochs=1, **settings)
+    monkeypatch.setattr(Trainer, "compute_loss", Trainer.__mro__[1].compute_loss)
+    theirs, their_trainer = finetuned(base, tmp_path, num_train_epochs=1, **settings)
+    np.testing.assert_allclose(trajectory(our_trainer), trajectory(their_trainer), rtol=1e-5)
+    assert ours.losses["held_out"] == pytest.approx(theirs.losses["held_out"], rel=1e-5)
+    pairs = zip(our_trainer.model.parameters(), their_trainer.model.parameters())
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in pairs)
+
+
+@pytest.mark.parametrize("option", [{"loss_type": "dft"}, {"label_smoothing_factor": 0.2}])
+def test_another_loss_of_trls_is_not_replaced_by_ours(base, tmp_path, option):
+    _, plain = finetuned(base, tmp_path, num_train_epochs=1)
+    _, other = finetuned(base, tmp_path, num_train_epochs=1, **option)
+    assert abs(trajectory(plain)[0] - trajectory(other)[0]) > 0.01
+
+
+def test_gradient_accumulation_is_the_same_as_a_larger_batch(base, tmp_path):
+    _, large = finetuned(base, tmp_path, per_device_train_batch_size=4)
+    _, small = finetuned(base, tmp_path, per_device_train_batch_size=1, gradient_accumulation_steps=4)
+    np.testing.assert_allclose(trajectory(large), trajectory(small), rtol=1e-4)
+
+
+def test_training_on_embeddings_is_training_on_the_tokens(base, tmp_path):
+    from hf_instructmine.finetuning.finetune import train
+
+    settings = {**SETTINGS, "model_name_or_path": base, "output_dir": str(tmp_path), "train_last_layers": 1}
+    trainers = []
+    for embedded in (False, True):
+        own, sft, model = Recipe(settings).arguments()
+        loaded = load_base(own, sft, model)
+        subset = encode_training_set(loaded, read_training_data(training_rows()), 256)
+        embed = loaded.model.get_input_embeddings()
+        rows = [embed(torch.tensor(ids)).detach() for ids in subset.input_ids] if embedded else None
+        trainers.append(train(loaded, subset, own, sft, model, rows))
+    np.testing.assert_allclose(*map(trajectory, trainers), rtol=1e-5)
+
+
+# What trains
+
+
+def test_only_the_last_layers_and_the_final_norm_train(base, tmp_path):
+    before = load_base(*Recipe({**SETTINGS, "model_name_or_path": base}).arguments()).model.state_dict()
+    _, trainer = finetuned(base, tmp_path, train_last_layers=1)
+    changed = {name for name, weight in trainer.model.state_dict().items() if not torch.equal(weight, before[name])}
+    assert changed == {name for name in before if name.startswith(("model.layers.1.", "model.norm."))}
+
+
+def test_more_layers_than_there_are_and_unknown_architectures_are_refused():
+    tokenizer = byte_tokenizer()
+    with pytest.raises(InstructMineError, match="train_last_layers is 3, but the model has 2 layers"):
+        freeze_all_but_last(causal_model("llama", tokenizer), 3)
+    with pytest.raises(InstructMineError, match="does not know where GPT2LMHeadModel keeps its layers: use LoRA"):
+        freeze_all_but_last(causal_model("gpt2", tokenizer), 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [
+        ({"num_train_epochs": 3}, 9),
+        ({"budget": "steps", "max_steps": 4}, 4),
+    ],
+)
+def test_epochs_and_steps_are_held_and_recorded(base, tmp_path, settings, steps):
+    result, trainer = finetuned(base, tmp_path, **settings)
+    assert (result.steps, result.budget) == (steps, settings.get("budget", "epochs"))
+    assert len(trajectory(trainer)) == steps
+    assert result.epochs == pytest.approx(3 if "num_train_epochs" in settings else 4 / 3, abs=0.1)
+    if "num_train_epochs" in settings:
+        assert result.train_tokens == 3 * result.subset_tokens
+
+
+def test_a_budget_of_tokens_trains_subsets_of_any_size_equally_long(base, tmp_path):
+    largest = max(len(response) for _, response in ROWS) + 1
+    for rows in (ROWS[:5], ROWS, ROWS * 2):
+        result, _ = finetuned(base, tmp_path, rows, budget="tokens", train_tokens=1500, per_device_train_batch_size=1)
+        assert abs(result.train_tokens - 1500) <= len(rows) * largest
+        assert result.epochs == pytest.approx(1500 / result.subset_tokens, rel=0.1)
+
+
+def test_the_tokens_of_a_broken_off_epoch_are_counted_not_estimated(base, tmp_path):
+    rows = [("Say yes.", "Yes"), ("Count.", "1 2 3 4 5 6 7 8 9 10 " * 6)]
+    result, trainer = finetuned(base, tmp_path, rows, budget="steps", max_steps=1, per_device_train_batch_size=1)
+    sizes = [sum(label != MASKED for label in row["labels"]) for row in trainer.train_dataset]
+    assert result.train_tokens in sizes
+    assert result.subset_tokens == sum(sizes)
+
+
+# Seeds
+
+
+@pytest.mark.parametrize("settings", [{}, LORA])
+def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(base, tmp_path, settings):
+    (first, a), (again, b), (other, c) = (finetuned(base, tmp_path, seed=seed, **settings) for seed in (1, 1, 2))
+    assert trajectory(a) == trajectory(b) != trajectory(c)
+    assert first.losses == again.losses != other.losses
+    assert (first.seed, other.seed) == (1, 2)
+
+
+def test_the_seed_sets_the_adapters(base, tmp_path):
+    def adapters(seed):
+        _, trainer = finetuned(base, tmp_path, seed=seed, learning_rate=0.0, budget="steps", max_steps=1, **LORA)
+        return torch.cat([w.detach().flatten() for n, w in trainer.model.named_parameters() if "lora_A" in n])
+
+    assert torch.equal(adapters(1), adapters(1))
+    assert not torch.equal(adapters(1), adapters(2))
+
+
+def test_the_seed_sets_dropout(base, tmp_path):
+    def first_losses(model):
+        settings = {"budget": "steps", "max_steps": 1, "per_device_train_batch_size": len(ROWS)}
+        return [trajectory(finetuned(model, tmp_path, seed=seed, **settings)[1])[0] for seed in (1, 1, 2)]
+
+    dropping = tmp_path / "dropping"
+    shutil.copytree(base, dropping)
+    config = json.loads((dropping / "config.json").read_text())
+    (dropping / "config.json").write_text(json.dumps({**config, "attention_dropout": 0.3}))
+    first, again, other = first_losses(str(dropping))
+    assert first == again
+    assert abs(first - other) > 1e-3
+    first, _, other = first_losses(base)  # all rows are in one batch: without dropout their order alone differs
+    assert first == pytest.approx(other, rel=1e-5)
+
+
+def test_the_order_of_the_rows_follows_the_data_seed(base, tmp_path):
+    order = [trajectory(finetuned(base, tmp_path, seed=1, data_seed=seed)[1]) for seed in (1, 2)]
+    assert order[0] != order[1]
+
+
+# Measuring
+
+
+def test_no_evaluation_happens_within_the_trainer(base, tmp_path, monkeypatch):
+    from hf_instructmine.finetuning.trainer import Trainer
+
+    def evaluate(*args, **kwargs):
+        raise AssertionError("the trainer was asked to evaluate")
+
+    monkeypatch.setattr(Trainer, "evaluate", evaluate)
+    result, _ = finetuned(base, tmp_path)
+    assert result.losses["held_out"] > 0
+
+
+def test_the_base_model_is_measured_apart_and_training_starts_from_it(base, tmp_path):
+    from datasets import Dataset
+
+    from hf_instructmine.data.evaluation_sets import EvaluationSet
+    from hf_instructmine.finetuning.finetune import measure_base
+
+    own, sft, model = Recipe({**SETTINGS, "model_name_or_path": base}).arguments()
+    loaded = load_base(own, sft, model)
+    held_out = encode_set(EvaluationSet.read("held_out", Dataset.from_dict(HELD_OUT)), loaded, 256)
+    untrained = measure_base(loaded, {"held_out": held_out}, sft.bf16)["held_out"]
+    still, _ = finetuned(base, tmp_path, learning_rate=0.0)
+    trained, _ = finetuned(base, tmp_path)
+    assert still.losses["held_out"] == pytest.approx(untrained.loss, rel=1e-6)
+    assert trained.losses["held_out"] != pytest.approx(untrained.loss, rel=1e-2)
+    np.testing.assert_allclose(still.examples["held_out"]["nll"], untrained.nll, atol=1e-3)
+
+
+def test_training_lowers_the_loss_of_what_is_trained_on(base, tmp_path):
+    own = {"prompt": [p for p, _ in ROWS], "completion": [r for _, r in ROWS]}
+    before, _ = finetuned(base, tmp_path, eval_sets=own, learning_rate=0.0)
+    after, _ = finetuned(base, tmp_path, eval_sets=own, num_train_epochs=10)
+    assert after.losses["held_out"] < 0.7 * before.losses["held_out"]
+
+
+# Bad input
+
+
+def test_a_loss_that_is_not_a_number_ends_the_run(base, tmp_path):
+    settings = {"optim": "sgd", "learning_rate": 1e30, "max_grad_norm": 0.0}
+    with pytest.raises(InstructMineError, match=r"the training loss became nan at step \d: lower the learning rate"):
+        finetuned(base, tmp_path, **settings)
+    with pytest.raises(InstructMineError, match="the training loss became nan: lower the learning rate"):
+        finetuned(base, tmp_path, logging_steps=100, **settings)
+    with pytest.raises(InstructMineError, match="the loss on 'held_out' is nan after training"):
+        finetuned(base, tmp_path, budget="steps", max_steps=1, **settings)
+
+
+def test_a_short_run_has_a_training_loss_though_it_never_logged(base, tmp_path):
+    often, trainer = finetuned(base, tmp_path)
+    seldom, _ = finetuned(base, tmp_path, logging_steps=500)
+    assert seldom.train_loss == pytest.approx(often.train_loss)
+    assert often.train_loss == pytest.approx(np.mean(trajectory(trainer)))
+
+
+def test_what_trl_or_peft_refuse_is_one_line(base, tmp_path):
+    with pytest.raises(InstructMineError, match=r"TRL refuses the recipe: Target modules .* not found"):
+        finetuned(base, tmp_path, use_peft=True, lora_target_modules=["absent"])
+
+
+def test_a_model_that_is_no_language_model_is_refused(tmp_path):
+    from tiny_models import reward_classifier
+
+    tokenizer = byte_tokenizer()
+    folder = save(tmp_path / "reward", reward_classifier("llama", tokenizer), tokenizer)
+    with pytest.raises(InstructMineError, match=r"is no language model: it lacks lm_head\.weight"):
+        load_base(*Recipe({**SETTINGS, "model_name_or_path": folder}).arguments())
+    with pytest.raises(InstructMineError, match="cannot load the tokenizer"):
+        load_base(*Recipe({**SETTINGS, "model_name_or_path": str(tmp_path / "absent")}).arguments())
+
+
+def test_a_chat_template_and_an_eos_token_of_the_recipe_are_in_the_texts(base, tmp_path):
+    (tmp_path / "plain.jinja").write_text("{% for m in messages %}[{{ m['content'] }}]{% endfor %}>")
+    settings = {**SETTINGS, "model_name_or_path": base, "eos_token": "<|endoftext|>"}
+    loaded = load_base(*Recipe({**settings, "chat_template_path": str(tmp_path / "plain.jinja")}).arguments())
+    subset = encode_training_set(loaded, read_training_data(training_rows([("Say yes.", "Yes")])), 256)
+    assert loaded.tokenizer.decode(subset.input_ids[0]) == "[Say yes.]>Yes<|endoftext|>"
+    with pytest.raises(InstructMineError, match="eos_token '</s>' is not in the vocabulary"):
+        load_base(*Recipe({**settings, "eos_token": "</s>"}).arguments())
+
+
+def test_evaluation_sets_are_named_and_named_once(tmp_path):
+    file = write_jsonl(tmp_path / "a.jsonl", training_rows())
+    assert list(load_eval_sets([f"a={file}", f"b={file}"])) == ["a", "b"]
+    for wrong in ([file], [f"a b={file}"]):
+        with pytest.raises(InstructMineError, match="is not of the form name=file-or-id"):
+            load_eval_sets(wrong)
+    with pytest.raises(InstructMineError, match="two evaluation sets have the name 'a'"):
+        load_eval_sets([f"a={file}", f"a={file}"])
+
+
+# From the command line
+
+
+@pytest.fixture(scope="module")
+def recipe_file(base, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("recipe")
+    settings = {
+        **SETTINGS,
+        "model_name_or_path": base,
+        "train": [write_jsonl(folder / "rows.jsonl", training_rows())],
+        "eval_sets": [f"held_out={write_jsonl(folder / 'held_out.jsonl', training_rows(ROWS[::-1]))}"],
+        "output_dir": str(folder / "out"),
+    }
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+def test_a_recipe_is_run_recorded_and_told_of_and_keeps_no_checkpoint(recipe_file, tmp_path, capsys):
+    record, out = tmp_path / "record.json", tmp_path / "out"
+    options = ["--record", str(record), "--output_dir", str(out), "--learning_rate", "0.001"]
+    assert main(["--config", str(recipe_file), *options]) == 0
+    result = json.loads(record.read_text())
+    assert f"loss_held_out: {result['losses']['held_out']:.4f} nats per token" in capsys.readouterr().out
+    assert result["processes"] == 1
+    assert len(result["examples"]["held_out"]["nll"]) == len(ROWS)
+    assert not out.exists() or not any(out.iterdir())
+
+
+def test_checkpoints_and_the_model_are_kept_where_asked(recipe_file, tmp_path):
+    out = tmp_path / "out"
+    assert main(["--config", str(recipe_file), "--output_dir", str(out), "--save_strategy", "epoch"]) == 0
+    assert sorted(p.name for p in out.glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-6"]
+    trained = load_base(*Recipe({**SETTINGS, "model_name_or_path": str(out)}).arguments())
+    assert trained.model.num_parameters() > 0
+
+
+def test_report_to_reaches_the_trainer(base, tmp_path):
+    import importlib.util
+
+    if importlib.util.find_spec("tensorboard") is None:
+        _, sft, _ = Recipe({**SETTINGS, "model_name_or_path": base, "report_to": "tensorboard"}).arguments()
+        assert sft.report_to == ["tensorboard"]
+        with pytest.raises(InstructMineError, match="TensorBoardCallback requires tensorboard"):
+            finetuned(base, tmp_path, report_to="tensorboard")
+        return
+    finetuned(base, tmp_path, report_to="tensorboard")
+    assert list(tmp_path.rglob("events.out.tfevents.*"))
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--learning_rat", "1"], 2, "--learning_rat"),
+        (["--learning_rate", "fast"], 2, "invalid float value: 'fast'"),
+        (["--expect_processes", "2"], 1, "number of processes should be 2, but is 1"),
+        (["--train", "absent.jsonl"], 1, "there is no file 'absent.jsonl'"),
+    ],
+)
+def test_what_fails_is_said_in_one_line(recipe_file, capsys, options, code, message):
+    assert main(["--config", str(recipe_file), *options]) == code
+    said = capsys.readouterr().err.strip()
+    assert said.startswith("finetuning: ")
+    assert message in said
+    assert "\n" not in said
+
+
+# Several processes
+
+
+def run(command, environment=None):
+    source = str(Path(__file__).parents[2] / "src")
+    environment = os.environ | {"PYTHONPATH": source} | (environment or {})
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_two_processes_train_and_measure_as_one_does(base, recipe_file, tmp_path):
+    # Ten rows in batches of four: the last batch of an epoch is not full, and not equally long on both.
+    options = [
+        "--save_strategy",
+        "epoch",
+        "--output_dir",
+        str(tmp_path / "two"),
+        "--record",
+        str(tmp_path / "two.json"),
+    ]
+    command, environment = launch_command(recipe_file, 2, options=["--per_device_train_batch_size", "2", *options])
+    done = run(command, environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("loss_held_out") == 1
+    state = json.loads((tmp_path / "two" / "checkpoint-6" / "trainer_state.json").read_text())
+    two = json.loads((tmp_path / "two.json").read_text())
+
+    held_out = {"prompt": [p for p, _ in ROWS[::-1]], "completion": [r for _, r in ROWS[::-1]]}
+    one, trainer = finetuned(base, tmp_path / "one", eval_sets=held_out, per_device_train_batch_size=4)
+    assert (two["processes"], one.processes) == (2, 1)
+    losses = [entry["loss"] for entry in state["log_history"] if "loss" in entry]
+    np.testing.assert_allclose(losses, trajectory(trainer), rtol=1e-4)
+    assert two["losses"]["held_out"] == pytest.approx(one.losses["held_out"], rel=1e-4)
+    np.testing.assert_allclose(two["examples"]["held_out"]["nll"], one.examples["held_out"]["nll"], rtol=1e-3)
+    assert two["examples"]["held_out"]["tokens"] == one.examples["held_out"]["tokens"]
+    assert (two["train_tokens"], two["steps"]) == (one.train_tokens, one.steps) == (2 * one.subset_tokens, 6)
+
+
+def test_asking_for_two_processes_in_the_way_that_starts_one_is_an_error(recipe_file):
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    done = run([*launch, "-m", "hf_instructmine.finetuning", "--config", str(recipe_file), "--expect_processes", "2"])
+    assert done.returncode != 0
+    assert "finetuning: the number of processes should be 2, but is 1" in done.stderr
+
+
+def test_the_command_launches_as_many_processes_as_asked(recipe_file, tmp_path, capfd):
+    from hf_instructmine.cli.main import main as instructmine
+
+    config = Path(__file__).parents[2] / "recipes" / "accelerate" / "two-cpu-processes.yaml"
+    record = tmp_path / "record.json"
+    options = ["--record", str(record), "--num_train_epochs", "1"]
+    assert instructmine(["finetune", "--config", str(recipe_file), "--accelerate-config", str(config), *options]) == 0
+    assert json.loads(record.read_text())["processes"] == 2
+    assert "loss_held_out: " in capfd.readouterr().out
+
+
+def test_a_failed_finetune_is_told_of_by_the_commands_exit_code(recipe_file, capfd):
+    from hf_instructmine.cli.main import main as instructmine
+
+    assert instructmine(["finetune", "--config", str(recipe_file), "--train", "absent.jsonl"]) == 1
+    assert "finetuning: there is no file 'absent.jsonl'" in capfd.readouterr().err
+    assert instructmine(["finetune", "--config", "absent.yaml"]) == 1
+    assert "cannot read the recipe 'absent.yaml'" in capfd.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        instructmine(["finetune"])
+    with pytest.raises(SystemExit, match="2"):
+        instructmine(["demo", "--no-such-option"])
+
+
+def test_each_form_of_launching_is_told_what_to_expect(recipe_file, tmp_path):
+    def launched(*args, **kwargs):
+        command, environment = launch_command(recipe_file, *args, **kwargs)
+        module = command.index("hf_instructmine.finetuning")
+        return " ".join(command[4:module]), " ".join(command[module + 1 :]), environment
+
+    flags, options, environment = launched()
+    assert "--num_processes 1 --cpu" in flags  # or Accelerate would give a CPU one thread
+    assert "--expect_processes 1" in options
+    flags, options, environment = launched(3, options=["--lora_r", "4"])
+    assert "--multi_gpu --num_processes 3" in flags
+    assert options.endswith("--expect_processes 3 --lora_r 4")
+    assert environment == {"ACCELERATE_USE_CPU": "true"}
+    config = tmp_path / "accelerate.yaml"
+    config.write_text("distributed_type: MULTI_GPU\nnum_processes: 8\n")
+    assert "--expect_processes 8" in launched(None, config)[1]
+    assert "--expect_processes 4" in launched(4, config)[1]
+    assert "--expect_processes" not in launched(4, config, options=["--expect-processes=2"])[1]
+    for wrong, message in ((0, "at least 1"), (-1, "at least 1")):
+        with pytest.raises(InstructMineError, match=message):
+            launched(wrong)
+    with pytest.raises(InstructMineError, match="cannot read the Accelerate configuration"):
+        launched(2, tmp_path / "absent.yaml")

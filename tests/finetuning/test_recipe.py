@@ -1,0 +1,145 @@
+"""A recipe: YAML with TRL's options and ours, checked before any model is loaded."""
+
+import os
+import sys
+
+import pytest
+
+from hf_instructmine import InstructMineError
+from hf_instructmine.finetuning.recipe import Recipe
+
+
+BASIC = {"model_name_or_path": "some/model", "use_cpu": True, "report_to": "none"}
+
+
+def written(folder, text):
+    path = folder / "recipe.yaml"
+    path.write_text("model_name_or_path: some/model\nuse_cpu: true\n" + text)
+    return path
+
+
+def test_yaml_is_read_as_trl_reads_its_command_line(tmp_path):
+    recipe = Recipe.load(
+        written(
+            tmp_path,
+            "learning_rate: 2e-4\n"  # which YAML takes for text
+            "num_train_epochs: 2\nweight_decay: 1\nlora_target_modules: [q_proj, v_proj]\nuse_peft: true\n"
+            "lr_scheduler_kwargs: {num_cycles: 2}\nlr_scheduler_type: cosine_with_restarts\nmax_length: null\n"
+            "train: rows.jsonl\nsave_strategy: no\nreport_to: [tensorboard, trackio]\nbf16: false\n",
+        )
+    )
+    own, sft, model = recipe.arguments(seed=7)
+    assert (sft.learning_rate, sft.num_train_epochs, sft.weight_decay) == (2e-4, 2.0, 1.0)
+    assert (own.train, model.lora_target_modules) == (["rows.jsonl"], ["q_proj", "v_proj"])
+    assert (sft.lr_scheduler_kwargs, sft.max_length, sft.seed) == ({"num_cycles": 2}, None, 7)
+    assert (sft.save_strategy, sft.report_to, sft.bf16) == ("no", ["tensorboard", "trackio"], False)
+
+
+def test_options_of_a_command_line_win_over_the_recipe():
+    recipe = Recipe({**BASIC, "learning_rate": 1e-4, "eval_sets": ["a=a.jsonl"]})
+    own, sft, model = recipe.arguments(
+        "--learning_rate", "3e-4", "--eval_sets", "b=b.jsonl", "c=c.jsonl", "--use_dora", "--lora-r", "4"
+    )
+    assert (sft.learning_rate, own.eval_sets) == (3e-4, ["b=b.jsonl", "c=c.jsonl"])
+    assert (model.use_dora, model.lora_r) == (True, 4)
+
+
+def test_no_checkpoints_are_kept_unless_asked():
+    assert Recipe(BASIC).arguments()[1].save_strategy == "no"
+    assert Recipe({**BASIC, "save_strategy": "epoch"}).arguments()[1].save_strategy == "epoch"
+
+
+def test_every_option_of_trl_is_an_option_of_a_recipe():
+    from dataclasses import MISSING, fields
+
+    from trl import ModelConfig, SFTConfig
+
+    settings = {
+        option.name: option.default
+        for config in (SFTConfig, ModelConfig)
+        for option in fields(config)
+        if option.init and option.default is not MISSING
+    }
+    _, sft, _ = Recipe({**settings, **BASIC, "save_strategy": "no"}).arguments()
+    assert sft.learning_rate == settings["learning_rate"]
+
+
+def test_the_environment_is_set_as_trl_sets_it(monkeypatch):
+    monkeypatch.setenv("TRACKIO_PROJECT", "before")
+    Recipe({**BASIC, "env": {"TRACKIO_PROJECT": "rules"}}).arguments()
+    assert os.environ["TRACKIO_PROJECT"] == "rules"
+
+
+def test_arguments_of_the_process_are_not_taken_for_options(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["notebook", "--learning_rate", "9", "--kernel"])
+    assert Recipe(BASIC).arguments()[1].learning_rate != 9
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"learning_rat": 1e-4}, "unknown option 'learning_rat': did you mean 'learning_rate'"),
+        ({"max_steps": "ten"}, "invalid int value: 'ten'"),
+        ({"lora_r": 1.5}, "invalid int value: '1.5'"),
+        ({"dtype": "bf16"}, "dtype must be one of auto, bfloat16, float16, float32, not 'bf16'"),
+        ({"lr_scheduler_type": "cosin"}, "lr_scheduler_type must be one of .*, not 'cosin'"),
+        ({"model_name_or_path": None}, "names no model"),
+        ({"env": "A=1"}, "env must hold"),
+        ({"budget": "hours"}, "budget must be one of epochs, steps, tokens"),
+        ({"budget": "steps"}, "budget: steps needs max_steps"),
+        ({"budget": "tokens"}, "budget: tokens needs train_tokens"),
+        ({"max_steps": 5}, "max_steps is set, but budget is epochs"),
+        ({"train_last_layers": 0}, "train_last_layers must be at least 1"),
+        ({"train_last_layers": 2, "use_peft": True}, "does not go with use_peft"),
+        ({"cached_trunk": True}, "cached_trunk needs train_last_layers"),
+        ({"load_in_4bit": True}, "need use_peft: quantised weights cannot be trained"),
+        ({"load_in_4bit": True, "load_in_8bit": True}, "8 bit and 4 bit precision at the same time"),
+        ({"max_length": 1}, "max_length must be at least 2"),
+        ({"eval_max_length": 0}, "eval_max_length must be at least 2"),
+        ({"eval_strategy": "steps"}, "eval_strategy is not supported"),
+        ({"packing": True}, "packing: True is not supported: loss is on the responses"),
+        ({"completion_only_loss": False}, "completion_only_loss: False is not supported"),
+        ({"truncation_mode": "keep_end"}, "truncation_mode: keep_end is not supported"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(settings, message):
+    with pytest.raises(InstructMineError, match=message) as refused:
+        Recipe({**BASIC, **settings}).arguments()
+    assert "\n" not in str(refused.value)
+
+
+def test_a_recipe_for_a_gpu_says_that_none_is_there():
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(InstructMineError, match="trains in bf16 on a GPU, but no GPU that can is visible"):
+        Recipe({"model_name_or_path": "some/model", "bf16": True}).arguments()
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "", "a: [\n"])
+def test_a_file_that_is_no_recipe_is_refused(tmp_path, text):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(InstructMineError, match=r"the recipe '.*recipe\.yaml'"):
+        Recipe.load(path)
+    with pytest.raises(InstructMineError, match="cannot read the recipe"):
+        Recipe.load(tmp_path / "absent.yaml")
+
+
+def test_the_hash_changes_with_the_recipe_and_not_with_seed_data_or_machine():
+    recipe = Recipe({**BASIC, "learning_rate": 1e-4})
+    same = {"seed": 3, "train": ["other.jsonl"], "output_dir": "elsewhere", "expect_processes": 2, "num_gpus": 1}
+    assert recipe.hash == Recipe({**same, "learning_rate": 1e-4, **BASIC}).hash
+    assert recipe.hash != Recipe({**BASIC, "learning_rate": 2e-4}).hash
+    assert recipe.difference(Recipe({**BASIC, **same, "learning_rate": 2e-4})) == ["learning_rate: 0.0001 → 0.0002"]
+
+
+def test_the_hash_knows_a_local_model_by_its_folders_name(tmp_path):
+    paths = [tmp_path / "here" / "model", tmp_path / "there" / "model", tmp_path / "there" / "other"]
+    for path in paths:
+        path.mkdir(parents=True)
+    here, there, other = (Recipe({**BASIC, "model_name_or_path": str(path)}) for path in paths)
+    assert here.base_model == "model"
+    assert here.hash == there.hash != other.hash
+    assert Recipe({"model_name_or_path": "me/model"}).base_model == "me/model"

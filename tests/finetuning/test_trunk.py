@@ -1,0 +1,221 @@
+"""The cached trunk: what the frozen layers give is computed once per text, and changes a run by next to nothing."""
+
+import gc
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_sweep
+import torch
+from tiny_models import CHATML, byte_tokenizer, save
+from tiny_sweep import RECIPE, comparable, evaluation_sets, mixtures, pool
+
+from hf_instructmine import InstructMineError, load_runs, run_sweep
+from hf_instructmine.data.evaluation_sets import EvaluationSet
+from hf_instructmine.finetuning import trunk
+from hf_instructmine.finetuning.base_model import load_base
+from hf_instructmine.finetuning.evaluation import encode_set
+from hf_instructmine.finetuning.recipe import Recipe
+from hf_instructmine.finetuning.trunk import Trunk, compute_trunk, cut_to_last_layers
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory) -> dict:
+    gc.freeze()  # the trainer collects garbage once a run: not among all that pytest has imported
+    model = tiny_sweep.save_model(tmp_path_factory.mktemp("model"))
+    return {**RECIPE, "train_last_layers": 2, "learning_rate": 3e-3, "model_name_or_path": model}
+
+
+def load(recipe: dict):
+    own, sft, model = Recipe(recipe).arguments()
+    loaded = load_base(own, sft, model)
+    encoded = encode_set(EvaluationSet.read("single", evaluation_sets()["single"]), loaded, own.eval_max_length)
+    return loaded, encoded
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_runs_over_a_cached_trunk_equal_those_of_the_whole_model(recipe, tmp_path, bf16):
+    recipe = {**recipe, "bf16": bf16}
+    whole = run_sweep(pool(), mixtures(), recipe, evaluation_sets(), tmp_path / "whole")
+    cached = run_sweep(pool(), mixtures(), {**recipe, "cached_trunk": True}, evaluation_sets(), tmp_path / "cached")
+    for name in ("loss_single", "loss_multi", "base_loss_single", "train_loss"):
+        np.testing.assert_allclose(cached[name], whole[name], atol=1e-3)
+    learnt = np.array(whole["base_loss_single"]) - np.array(whole["loss_single"])
+    assert (learnt > 0.02).all()  # far more than what the trunk changes
+    assert cached["train_tokens"][:] == whole["train_tokens"][:]
+    assert not (tmp_path / "cached" / "trunk").exists()  # of no use any more
+
+
+def test_a_run_over_the_trunk_equals_the_same_run_alone(recipe, tmp_path):
+    recipe = {**recipe, "cached_trunk": True}
+    together = run_sweep(pool(), mixtures(), recipe, evaluation_sets(), tmp_path / "together")
+    alone = run_sweep(pool(), mixtures().select([2]), recipe, evaluation_sets(), tmp_path / "alone")
+    # Texts of other rows share micro-batches with this run's while the trunk is computed.
+    row = next(row for row in together if row["mixture_id"] == "mixture-002")
+    np.testing.assert_allclose(alone["loss_single"][0], row["loss_single"], atol=2e-4)
+
+
+def test_the_trunk_gives_what_goes_into_the_layers_that_train(recipe, tmp_path):
+    loaded, encoded = load(recipe)
+    found = compute_trunk(loaded, 2, encoded.sequences, tmp_path, bf16=False)
+    assert len(found) == len(encoded.sequences)
+    for i, ids in enumerate(encoded.sequences):
+        expected = loaded.model(torch.tensor([ids]), output_hidden_states=True).hidden_states[2][0]
+        torch.testing.assert_close(found[i], expected.detach(), rtol=2**-7, atol=1e-4)
+    picked = found.select([3, 0])
+    assert len(picked) == 2 and torch.equal(picked[0], found[3]) and torch.equal(picked[1], found[0])
+
+
+def test_many_texts_are_kept_in_several_files_that_are_not_computed_twice(recipe, tmp_path, monkeypatch):
+    loaded, encoded = load(recipe)
+    whole = list(compute_trunk(loaded, 2, encoded.sequences, tmp_path / "one", bf16=False))
+    monkeypatch.setattr(trunk, "_TEXTS_PER_FILE", 2)
+    computed = []
+    lower = trunk._lower_layers
+    monkeypatch.setattr(trunk, "_lower_layers", lambda *args: computed.append(args[2]) or lower(*args))
+    several = compute_trunk(loaded, 2, encoded.sequences, tmp_path / "several", bf16=False)
+    for i in range(len(whole)):
+        torch.testing.assert_close(several[i], whole[i], rtol=2**-7, atol=1e-5)
+    files = sorted(path.name for path in (tmp_path / "several").glob("*.npy"))
+    assert files == ["000000000-2.npy", "000000002-2.npy", "000000004-2.npy"]
+    # As a kill would leave it: one file is missing, and half of it lies there under another name.
+    (tmp_path / "several" / files[1]).unlink()
+    (tmp_path / "several" / f".{files[1]}.4711").write_bytes(b"half")
+    computed.clear()
+    again = compute_trunk(loaded, 2, encoded.sequences, tmp_path / "several", bf16=False)
+    assert computed == [encoded.sequences[2:4]]
+    assert all(torch.equal(again[i], several[i]) for i in range(len(again)))
+    assert {path.name for path in (tmp_path / "several").iterdir()} == set(files)
+
+
+def test_a_trunk_that_is_killed_half_way_goes_on(recipe, tmp_path, monkeypatch):
+    script = (
+        "import os, signal, sys\n"
+        "sys.path.insert(0, sys.argv[1])\n"
+        "import tiny_sweep\nfrom hf_instructmine import run_sweep\nfrom hf_instructmine.finetuning import trunk\n"
+        "trunk._TEXTS_PER_FILE = 4\n"
+        "lower, calls = trunk._lower_layers, []\n"
+        "def killed(*args):\n"
+        "    calls.append(1)\n"
+        "    if len(calls) == 3:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return lower(*args)\n"
+        "trunk._lower_layers = killed\n"
+        "import json\n"
+        "recipe = json.loads(sys.argv[2])\n"
+        "run_sweep(tiny_sweep.pool(), tiny_sweep.mixtures(), recipe, tiny_sweep.evaluation_sets(), sys.argv[3])\n"
+    )
+    recipe = {**recipe, "cached_trunk": True}
+    command = [
+        sys.executable,
+        "-c",
+        script,
+        str(Path(__file__).parents[1]),
+        json.dumps(recipe),
+        str(tmp_path / "sweep"),
+    ]
+    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    (folder,) = (tmp_path / "sweep" / "trunk").iterdir()
+    assert len(list(folder.glob("*.npy"))) == 2
+    computed = []
+    lower = trunk._lower_layers
+    monkeypatch.setattr(trunk, "_TEXTS_PER_FILE", 4)
+    monkeypatch.setattr(trunk, "_lower_layers", lambda *args: computed.append(args[2]) or lower(*args))
+    resumed = run_sweep(pool(), mixtures(), recipe, evaluation_sets(), tmp_path / "sweep")
+    files = len(computed) + 2
+    at_once = run_sweep(pool(), mixtures(), recipe, evaluation_sets(), tmp_path / "at-once")
+    assert len(computed) == 2 * files - 2
+    assert comparable(resumed) == comparable(at_once)
+
+
+def test_other_mixtures_get_a_trunk_of_their_own(recipe, tmp_path):
+    recipe = {**recipe, "cached_trunk": True}
+    run_sweep(pool(), mixtures(2, 0), recipe, evaluation_sets(), tmp_path / "sweep")
+    more = mixtures(4, 0)  # the first two are the same
+    extended = run_sweep(pool(), more, recipe, evaluation_sets(), tmp_path / "sweep")
+    at_once = run_sweep(pool(), more, recipe, evaluation_sets(), tmp_path / "at-once")
+    assert extended["mixture_id"][:] == at_once["mixture_id"][:]
+    np.testing.assert_allclose(extended["loss_single"], at_once["loss_single"], atol=2e-4)
+
+
+def test_a_model_that_the_cut_would_change_is_refused(recipe, tmp_path):
+    # Granite multiplies what it is fed with, embeddings or not.
+    from transformers import GraniteConfig, GraniteForCausalLM
+
+    torch.manual_seed(0)
+    tokenizer = byte_tokenizer(bos=True, chat_template=CHATML)
+    config = GraniteConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=2, embedding_multiplier=12.0, initializer_range=0.3,
+    )  # fmt: skip
+    model = save(tmp_path / "granite", GraniteForCausalLM(config), tokenizer)
+    recipe = {**recipe, "cached_trunk": True, "model_name_or_path": model}
+    with pytest.raises(InstructMineError, match=r"cached_trunk does not reproduce GraniteForCausalLM: .*: false"):
+        run_sweep(pool(), mixtures(), recipe, evaluation_sets(), tmp_path / "sweep")
+    plain = run_sweep(pool(), mixtures(1, 0), {**recipe, "cached_trunk": False}, evaluation_sets(), tmp_path / "plain")
+    assert plain["status"][:] == ["done"]
+
+
+def test_layers_of_several_kinds_keep_their_kind(recipe, tmp_path):
+    # Gemma 2 alternates between windowed and full attention, and scales its embeddings before the layers see them.
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    torch.manual_seed(0)
+    tokenizer = byte_tokenizer(bos=True, chat_template=CHATML)
+    config = Gemma2Config(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=5, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, sliding_window=4, initializer_range=0.3,
+    )  # fmt: skip
+    model = save(tmp_path / "gemma", Gemma2ForCausalLM(config), tokenizer)
+    recipe = {**recipe, "train_last_layers": 3, "model_name_or_path": model}
+    whole = run_sweep(pool(), mixtures(1, 0), recipe, evaluation_sets(), tmp_path / "whole")
+    cached = run_sweep(
+        pool(), mixtures(1, 0), {**recipe, "cached_trunk": True}, evaluation_sets(), tmp_path / "cached"
+    )
+    np.testing.assert_allclose(cached["loss_single"], whole["loss_single"], rtol=5e-3)
+
+
+def test_layers_that_cannot_be_found_are_named(recipe, tmp_path):
+    from tiny_models import causal_model
+
+    tokenizer = byte_tokenizer(chat_template=CHATML)
+    model = save(tmp_path / "gpt2", causal_model("gpt2", tokenizer), tokenizer)
+    recipe = {**recipe, "cached_trunk": True, "model_name_or_path": model}
+    with pytest.raises(InstructMineError, match="does not know where GPT2LMHeadModel keeps its layers: use LoRA"):
+        run_sweep(pool(), mixtures(), recipe, evaluation_sets(), tmp_path / "sweep")
+
+
+def test_a_full_disk_is_one_line(recipe, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(trunk.np, "save", full)
+    recipe = {**recipe, "cached_trunk": True}
+    with pytest.raises(InstructMineError, match=r"cannot write '.*npy': No space left on device; what"):
+        run_sweep(pool(), mixtures(), recipe, evaluation_sets(), tmp_path / "sweep")
+
+
+def test_the_other_executors_do_without_and_say_so(recipe, tmp_path, caplog):
+    recipe = {**recipe, "cached_trunk": True}
+    run_sweep(pool(), mixtures(1, 0), recipe, evaluation_sets(), tmp_path / "sweep", "accelerate")
+    assert "cached_trunk works with executor='inline' alone" in caplog.text
+    plain = {**recipe, "cached_trunk": False}
+    run_sweep(pool(), mixtures(1, 0), plain, evaluation_sets(), tmp_path / "plain")
+    different = ("executor", "recipe_hash")
+    assert comparable(load_runs(tmp_path / "sweep"), *different) == comparable(
+        load_runs(tmp_path / "plain"), *different
+    )
+
+
+def test_vectors_are_given_in_the_precision_of_the_model(recipe, tmp_path):
+    loaded, encoded = load({**recipe, "dtype": "bfloat16"})
+    found = compute_trunk(loaded, 2, encoded.sequences, tmp_path, bf16=True)
+    assert isinstance(found, Trunk) and found[0].dtype == torch.bfloat16
+    cut_to_last_layers(loaded, 2, encoded, found, bf16=True)
+    assert len(loaded.model.model.layers) == 2

@@ -1,0 +1,167 @@
+"""A run gives the same wherever it runs: after others in one process, alone, in a subprocess, or as a Ray task."""
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tiny_sweep
+from tiny_sweep import LAST_LAYERS, LORA, RECIPE, comparable, evaluation_sets, mixtures, pool
+
+from hf_instructmine import InstructMineError, load_runs, run_sweep
+from hf_instructmine.sweep import executors
+from hf_instructmine.sweep.executors import run_command
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    gc.freeze()  # the trainer collects garbage once a run: not among all that pytest has imported
+    return tiny_sweep.save_model(tmp_path_factory.mktemp("model"))
+
+
+# In bf16 Accelerate wraps the model, and a model that it has wrapped once it leaves alone.
+BF16 = {**LAST_LAYERS, "bf16": True}
+
+
+@pytest.mark.parametrize("trained", [{}, LAST_LAYERS, LORA, BF16], ids=["full", "last layers", "LoRA", "bf16"])
+def test_a_run_after_others_equals_the_same_run_alone_bit_for_bit(model, tmp_path, trained):
+    recipe = {**RECIPE, **trained, "model_name_or_path": model}
+    together = run_sweep(pool(), mixtures(3, 1), recipe, evaluation_sets(), tmp_path / "together")
+    assert len(set(together["loss_single"])) == 4
+    for k in range(len(mixtures(3, 1))):
+        alone = run_sweep(pool(), mixtures(3, 1).select([k]), recipe, evaluation_sets(), tmp_path / f"alone-{k}")
+        found = load_runs(tmp_path / f"alone-{k}", examples=True)
+        there = load_runs(tmp_path / "together", examples=True)
+        (row,) = (
+            row
+            for row in comparable(there)
+            if (row["mixture_id"], row["seed"]) == (alone["mixture_id"][0], alone["seed"][0])
+        )
+        assert comparable(found) == [row]
+
+
+@pytest.mark.parametrize("trained", [LAST_LAYERS, LORA], ids=["last layers", "LoRA"])
+def test_a_subprocess_gives_the_same_run_bit_for_bit(model, tmp_path, trained):
+    recipe = {**RECIPE, **trained, "model_name_or_path": model}
+    one = mixtures(2, 0).select([1])
+    for executor in ("inline", "accelerate"):
+        run_sweep(pool(), one, recipe, evaluation_sets(), tmp_path / executor, executor)
+    inline, accelerate = (load_runs(tmp_path / e, examples=True) for e in ("inline", "accelerate"))
+    assert accelerate["executor"][:] == ["accelerate"] and accelerate["status"][:] == ["done"]
+    # Of an example of several turns, each turn's sum is rounded before they are added.
+    rounded = ("executor", "example_nll_multi")
+    assert comparable(accelerate, *rounded) == comparable(inline, *rounded)
+    np.testing.assert_allclose(accelerate["example_nll_multi"][0], inline["example_nll_multi"][0], atol=1.1e-4)
+    assert {path.name for path in (tmp_path / "accelerate").iterdir()} == {
+        "sweep.json", "planned.json", "base.json", "runs", "locks",
+    }  # fmt: skip
+
+
+def test_ray_gives_the_same_runs(model, tmp_path, monkeypatch):
+    ray = pytest.importorskip("ray", reason="pip install 'hf-instructmine[ray]'")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    recipe = {**RECIPE, **LAST_LAYERS, "model_name_or_path": model, "num_cpus": 1}
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    try:
+        run_sweep(pool(), mixtures(2, 0), recipe, evaluation_sets(), tmp_path / "ray", "ray")
+        wrong = {**recipe, "expect_processes": 2}
+        failed = run_sweep(pool(), mixtures(1, 0), wrong, evaluation_sets(), tmp_path / "failed", "ray")
+    finally:
+        ray.shutdown()
+    run_sweep(pool(), mixtures(2, 0), recipe, evaluation_sets(), tmp_path / "inline")
+    spread, inline = (load_runs(tmp_path / executor, examples=True) for executor in ("ray", "inline"))
+    assert spread["executor"][:] == ["ray"] * 2
+    rounded = ("executor", "example_nll_multi")
+    assert comparable(spread, *rounded) == comparable(inline, *rounded)
+    assert failed["status"][:] == ["failed"]
+    assert failed["reason"][0].startswith("the number of processes should be 2, but is 1")
+
+
+def test_ray_is_asked_for_where_it_is_missing(model, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    recipe = {**RECIPE, **LAST_LAYERS, "model_name_or_path": model}
+    with pytest.raises(InstructMineError, match="pip install 'hf-instructmine\\[ray\\]'"):
+        run_sweep(pool(), mixtures(1, 0), recipe, evaluation_sets(), tmp_path / "sweep", "ray")
+
+
+def test_a_subprocess_that_fails_says_why_in_one_line(model, tmp_path):
+    recipe = {**RECIPE, **LAST_LAYERS, "model_name_or_path": model, "learning_rate": 1e30, "max_grad_norm": 0.0}
+    runs = run_sweep(pool(), mixtures(1, 0), recipe, evaluation_sets(), tmp_path / "sweep", "accelerate")
+    assert runs["status"][:] == ["failed"]
+    reason = runs["reason"][0]
+    assert "lower the learning rate" in reason and reason.endswith("(exit code 1)") and "Traceback" not in reason
+
+
+def test_the_last_error_of_a_command_is_its_reason(tmp_path):
+    def reason_of(script: str) -> str:
+        with pytest.raises(InstructMineError) as error:
+            run_command([sys.executable, "-c", script], {"ANSWER": "42"}, tmp_path / "result.json")
+        return str(error.value)
+
+    assert reason_of("raise OSError(28, 'No space left')") == "OSError: [Errno 28] No space left (exit code 1)"
+    assert reason_of("import sys; print('finetuning: no GPU'); print('bye'); sys.exit(3)") == "no GPU (exit code 3)"
+    assert reason_of("import os; os.kill(os.getpid(), 9)") == "it said nothing (exit code 137)"
+    assert reason_of("pass") == "it said nothing (exit code 0)"
+    assert reason_of("import os; print('Error', os.environ['ANSWER'])") == "Error 42 (exit code 0)"
+
+
+def _asleep(marker: str) -> list[int]:
+    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
+    lines = [line.split(None, 1) for line in listed.splitlines()[1:]]
+    return [int(pid) for pid, command in lines if command == f"sleep {marker}"]
+
+
+def test_a_killed_sweep_takes_its_finetune_with_it(tmp_path):
+    # `accelerate launch` starts processes of its own, which must end too.
+    marker = f"600.{os.getpid()}"
+    script = (
+        "from pathlib import Path\nfrom hf_instructmine.sweep.executors import run_command\n"
+        f"run_command(['sh', '-c', 'sleep {marker} & sleep {marker}; true'], {{}}, Path({str(tmp_path / 'r')!r}))\n"
+    )
+    sweep = subprocess.Popen([sys.executable, "-c", script])
+    _wait_until(lambda: len(_asleep(marker)) == 2)
+    os.kill(sweep.pid, signal.SIGKILL)
+    sweep.wait()
+    _wait_until(lambda: not _asleep(marker))
+
+
+def _wait_until(condition, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_an_interrupt_ends_the_finetune_and_goes_on(tmp_path):
+    marker = f"700.{os.getpid()}"
+    script = (
+        "import signal\nfrom pathlib import Path\nfrom hf_instructmine.sweep.executors import run_command\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored where the tests run in the background
+        f"run_command(['sleep', '{marker}'], {{}}, Path({str(tmp_path / 'r')!r}))\n"
+    )
+    sweep = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
+    _wait_until(lambda: len(_asleep(marker)) == 1)
+    sweep.send_signal(signal.SIGINT)
+    assert "KeyboardInterrupt" in sweep.communicate(timeout=30)[1]
+    assert _asleep(marker) == []
+
+
+def test_a_base_model_that_gives_no_numbers_stops_the_sweep(tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    broken = tiny_sweep.save_model(tmp_path / "model")
+    weights = AutoModelForCausalLM.from_pretrained(broken)
+    weights.lm_head.weight.data[0, 0] = float("nan")
+    weights.save_pretrained(broken)
+    recipe = {**RECIPE, **LAST_LAYERS, "model_name_or_path": broken}
+    with pytest.raises(InstructMineError, match="the untrained model's loss on 'single' is nan"):
+        run_sweep(pool(), mixtures(1, 0), recipe, evaluation_sets(), tmp_path / "sweep")
+
+
+def test_the_executors_are_those_that_are_documented():
+    assert executors.EXECUTORS == ("inline", "accelerate", "ray")
+    assert all(f'`"{name}"`' in run_sweep.__doc__ for name in executors.EXECUTORS)
