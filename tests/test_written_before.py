@@ -147,16 +147,16 @@ def with_another_template():
     [
         (lambda: make.score(max_length=32), r"'perplexity' .* \(there: max_length=2048; now: max_length=32\)"),
         (of_fewer_rows, r"another pool \(270 rows, xxh64:0f8b97c6df64ced3; this one: 9 rows, "),
-        (lambda: make.sweep(recipe=slower()), r"another recipe \(learning_rate: 0.02 → 0.001\)"),
-        (lambda: make.sweep(eval_sets={"single": make.rows("single")}), r"another evaluation sets \(multi: 3 "),
+        (lambda: make.sweep(recipe=slower()), r"recipe \(learning_rate: 0.02 → 0.001\)"),
+        (lambda: make.sweep(eval_sets={"single": make.rows("single")}), r"evaluation sets \(multi: 3 "),
         (lambda: make.sweep(mixtures=make.mixtures(0, step=41)), "a mixture 'mixture-000' of other rows"),
-        (with_another_template, r"another base model \(weights: xxh64:7438d95530cfe554 → "),
+        (with_another_template, r"base model \(weights: xxh64:7438d95530cfe554 → "),
         (lambda: make.failing_sweep(recipe=slower()), r"recipe \(learning_rate: 15.0 → 0.001\); recipe \(max_grad"),
-        (lambda: make.compare(recipe=slower()), r"another recipe \(learning_rate: 0.02 → 0.001\)"),
+        (lambda: make.compare(recipe=slower()), r"recipe \(learning_rate: 0.02 → 0.001\)"),
         (lambda: make.compare(strategies={"rule": "lowest:reward"}), "a mixture 'rule-size8' of other rows"),
         (lambda: make.search(recipe=slower()), r"recipe \(cached_trunk: True → None\); recipe \(learning_r"),
-        (lambda: make.search(grid_seeds=3), r"another search \(grid_seeds: 2 → 3"),
-        (lambda: make.search(space={"learning_rate": (1e-3, 9e-2)}), r"another search \(space: .*0.05.* → .*0.09"),
+        (lambda: make.search(grid_seeds=3), r"grid_seeds: 2 → 3"),
+        (lambda: make.search(space={"learning_rate": (1e-3, 9e-2)}), r"space: .*0.05.* → .*0.09"),
         (lambda: make.select().save_to_disk("curated"), r"curated' already holds files \(README.md, data, estimator"),
     ],
     ids=[
@@ -175,10 +175,10 @@ def test_another_request_is_refused_in_a_line_that_names_what_differs(call, told
 def test_the_command_refuses_another_design_and_another_recipe(capsys):
     before = contents("sweep-command")
     assert make.sweep_command("--seed", "3", "--method", "tilted") == 1
-    assert "another design (method: d-optimal → tilted; seed: 0 → 3): choose another" in capsys.readouterr().err
+    assert "method: d-optimal → tilted; seed: 0 → 3" in capsys.readouterr().err
     Path("recipe.yaml").write_text(Path("recipe.yaml").read_text().replace("0.02", "0.001"))
     assert make.sweep_command() == 1
-    assert "another recipe (learning_rate: 0.02 → 0.001): choose another" in capsys.readouterr().err
+    assert "recipe (learning_rate: 0.02 → 0.001)" in capsys.readouterr().err
     assert contents("sweep-command") == before
 
 
