@@ -6,9 +6,11 @@ Every run that trains adds its name to LOG first.
 import sys
 from pathlib import Path
 
-from test_comparison import compare
-
 from hf_instructmine.sweep import executors
+
+
+sys.path.insert(0, str(Path(__file__).parent / "comparison"))
+from test_compare import compare
 
 
 model, folder, log = sys.argv[1:]

@@ -110,7 +110,9 @@ def test_another_recipe_pool_or_evaluation_set_is_refused_and_named(sweep, recip
         ((other_pool, mixtures(), recipe, evaluation_sets()), r"pool \(24 rows, xxh64:\w+ → 24 rows, xxh64:\w+\)"),
         ((pool(), mixtures(), recipe, fewer), r"evaluation sets \(multi: 3 examples, \w+ → None\)"),
     ):
-        with pytest.raises(InstructMineError, match=f"another {named}: choose another output_dir, or undo the change"):
+        with pytest.raises(
+            InstructMineError, match=rf"another sweep \({named}\): choose another output_dir, or undo the change"
+        ):
             run_sweep(*arguments, sweep)
     assert trained == []
 
@@ -124,7 +126,7 @@ def test_a_base_model_of_other_weights_is_refused(recipe, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(copy)
     model.lm_head.weight.data[0, 0] += 1
     model.save_pretrained(copy)
-    with pytest.raises(InstructMineError, match=r"another base model \(weights: xxh64:\w+ → xxh64:\w+\)"):
+    with pytest.raises(InstructMineError, match=r"another sweep \(base model \(weights: xxh64:\w+ → xxh64:\w+\)"):
         run_sweep(pool(), mixtures(1, 0), recipe, evaluation_sets(), tmp_path / "sweep")
 
 
