@@ -69,12 +69,13 @@ endef
 	echo "$(TORCH)" > .venv-newest.txt
 	$(call install,.venv-newest,.venv-newest.txt)
 
-# Exact versions anew: the newest of everything, and the lower bounds of pyproject.toml with what goes with them.
+# Exact versions anew: the newest of everything, and the lower bounds of pyproject.toml with what goes with them. Torch
+# has the same build in both.
 constraints:
 	rm -rf .venv-newest .venv-oldest
 	$(MAKE) .venv-newest/ready
 	.venv-newest/bin/python tools/pins.py freeze > constraints.txt
-	.venv-newest/bin/python tools/pins.py floors > constraints-oldest.txt
+	.venv-newest/bin/python tools/pins.py floors | sed 's/^torch==.*/$(TORCH)/' > constraints-oldest.txt
 	$(MAKE) .venv-oldest/ready
 	.venv-oldest/bin/python tools/pins.py freeze > constraints-oldest.txt
 	touch .venv-oldest/ready

@@ -156,7 +156,9 @@ class _Handler(BaseHTTPRequestHandler):
         answer = {"url": f"{self.server.url}/{_prefix(kind)}{repo_id}", "name": repo_id, "id": repo_id}
         if (kind, repo_id) in self.server.repos:
             return self.reply({**answer, "error": "You already created this repo"}, 409)
-        self.server.repos[kind, repo_id] = Repo(private=request.get("visibility") == "private")
+        # huggingface_hub sends the former before 1.8, the latter since.
+        private = request.get("private", request.get("visibility") == "private")
+        self.server.repos[kind, repo_id] = Repo(private=private)
         self.reply(answer)
 
     def validate_yaml(self):

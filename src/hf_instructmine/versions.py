@@ -8,19 +8,19 @@ from importlib.metadata import PackageNotFoundError, version
 # The oldest and the newest release that the whole suite passed with. `pyproject.toml` has the former and
 # `constraints.txt` the latter; a test says where they differ.
 TESTED = {
-    "accelerate": ("1.15.0", "1.15.0"),
-    "datasets": ("5.2.0", "5.2.0"),
-    "flaml": ("2.7.0", "2.7.0"),
-    "huggingface-hub": ("2.4.0", "2.4.0"),
-    "peft": ("0.21.0", "0.21.2"),
-    "pyarrow": ("26.0.0", "26.0.1"),
+    "accelerate": ("1.10.1", "1.15.0"),
+    "datasets": ("4.7.0", "5.2.0"),
+    "flaml": ("2.4.0", "2.7.0"),
+    "huggingface-hub": ("1.5.0", "2.4.0"),
+    "peft": ("0.19.0", "0.21.2"),
+    "pyarrow": ("21.0.0", "26.0.1"),
     "scikit-learn": ("1.7.0", "1.9.1"),
-    "scipy": ("1.15.0", "1.17.1"),
-    "sentence-transformers": ("6.2.0", "6.2.0"),
-    "statsmodels": ("0.15.0", "0.15.0"),
-    "torch": ("2.13.0", "2.13.0"),
-    "transformers": ("5.23.0", "5.24.0"),
-    "trl": ("1.16.0", "1.16.0"),
+    "scipy": ("1.14.1", "1.17.1"),
+    "sentence-transformers": ("5.5.0", "6.2.0"),
+    "statsmodels": ("0.14.6", "0.15.0"),
+    "torch": ("2.11.0", "2.13.0"),
+    "transformers": ("5.7.0", "5.24.0"),
+    "trl": ("1.7.0", "1.16.0"),
 }
 
 logger = logging.getLogger(__name__)

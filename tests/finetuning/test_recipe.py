@@ -64,6 +64,13 @@ def test_every_option_of_trl_is_an_option_of_a_recipe():
     assert sft.learning_rate == settings["learning_rate"]
 
 
+@pytest.mark.parametrize("name", ["activation_checkpointing", "gradient_checkpointing"])
+def test_a_renamed_option_is_read_by_either_name_and_without_a_warning(name, recwarn):
+    for value in (True, False):
+        assert Recipe({**BASIC, name: value}).arguments()[1].gradient_checkpointing is value
+    assert not [warning for warning in recwarn if "deprecated" in str(warning.message)]
+
+
 def test_the_environment_is_set_as_trl_sets_it(monkeypatch):
     monkeypatch.setenv("TRACKIO_PROJECT", "before")
     Recipe({**BASIC, "env": {"TRACKIO_PROJECT": "rules"}}).arguments()

@@ -87,13 +87,15 @@ def train(
             runs than asked for.
     """
     from datasets import Dataset
+    from transformers import set_seed
     from trl import get_peft_config
 
     from .trainer import Trainer
 
+    set_seed(sft.seed)  # before TRL 1.15 its trainer makes the adapters first, and sets the seed then
     rows = {"input_ids": subset.input_ids, "labels": subset.labels, "row": list(range(len(subset.labels)))}
     try:
-        trainer = Trainer(  # seeds everything before it makes the adapters
+        trainer = Trainer(
             embeddings,
             model=loaded.model,
             args=_prepared(own, sft, subset),

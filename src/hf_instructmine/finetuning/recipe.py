@@ -22,13 +22,19 @@ _NOT_RECIPE = (
     "data_seed", "env",
 )  # fmt: skip
 BUDGETS = ("epochs", "steps", "tokens")
-# Where a recipe says nothing: TRL would write a checkpoint every 500 steps.
-_DEFAULTS = {"output_dir": "finetuned", "save_strategy": "no"}
+# Where a recipe says nothing: TRL would write a checkpoint every 500 steps, and before 1.15 patch the model to compute
+# the loss in chunks.
+_DEFAULTS = {"output_dir": "finetuned", "save_strategy": "no", "loss_type": "nll"}
 # Of TRL's options, those that would make the loss another one, or change which text a run trains on.
 _REFUSED = {
     "packing": True, "padding_free": True, "assistant_only_loss": True, "completion_only_loss": False,
     "shuffle_dataset": True, "truncation_mode": "keep_end",
 }  # fmt: skip
+# What transformers 5.23 renamed. Older releases know the first name alone, and newer ones warn of it.
+_RENAMED = {
+    "gradient_checkpointing": "activation_checkpointing",
+    "gradient_checkpointing_kwargs": "activation_checkpointing_kwargs",
+}
 
 
 @dataclass
@@ -175,6 +181,7 @@ def _as_defaults(parser: argparse.ArgumentParser, settings: Mapping[str, Any]) -
     known: dict[str, argparse.Action] = {}
     for action in parser._actions:
         known.setdefault(action.dest, action)
+    settings = _as_named_here(settings, known)
     defaults = dict(settings)
     for name, value in settings.items():
         if name not in known or name == "help":
@@ -193,6 +200,17 @@ def _as_defaults(parser: argparse.ArgumentParser, settings: Mapping[str, Any]) -
         elif action.type in (int, float) and isinstance(value, (int, float)):
             defaults[name] = str(value)  # a text is converted, anything else taken as it is
     return defaults
+
+
+def _as_named_here(settings: Mapping[str, Any], known: Mapping[str, argparse.Action]) -> dict[str, Any]:
+    """Settings under the names that the installed transformers has for them: a recipe may use either."""
+    named = dict(settings)
+    for old, new in _RENAMED.items():
+        here, elsewhere = (new, old) if new in known else (old, new)
+        value = named.pop(elsewhere, None)
+        if value is not None and named.get(here) is None:
+            named[here] = value
+    return named
 
 
 def check_arguments(own: FinetuningArguments, sft: "SFTConfig", model: "ModelConfig") -> None:

@@ -95,7 +95,8 @@ class IndicatorMeasurement(evaluate.Measurement, ABC):
         """
         row = {"predictions": prediction if predictions is None else predictions, "prompts": prompts}
         rows = self._checked_rows({name: None if text is None else [text] for name, text in row.items()})
-        super().add(**{name: column[0] for name, column in rows.items()}, **kwargs)
+        # Not the library's `add`: before datasets 5 a single row comes after all batches, wherever it was added.
+        super().add_batch(**rows, **kwargs)
 
     def _compute(self, predictions: list[str], prompts: list[str] | None = None) -> dict[str, Any]:
         batch = {"prompt": [""] * len(predictions) if prompts is None else prompts, "completion": predictions}

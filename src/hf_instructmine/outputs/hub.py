@@ -127,8 +127,7 @@ def push_folder(
 @contextmanager
 def _one_line_errors(repo_id: str) -> Iterator[None]:
     from huggingface_hub import constants
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-    from huggingface_hub.utils import httpx
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 
     try:
         yield
@@ -138,7 +137,7 @@ def _one_line_errors(repo_id: str) -> Iterator[None]:
         raise InstructMineError(f"the Hub refused to push to '{repo_id}': {_one_line(error)}") from error
     except RuntimeError as error:  # what huggingface_hub makes of any failure while it uploads a large file
         raise InstructMineError(f"nothing was pushed to '{repo_id}': {_one_line(error)} Try again later") from error
-    except httpx.HTTPError as error:
+    except HTTPError as error:  # of httpx or, since huggingface_hub 2.0, httpx2
         raise InstructMineError(
             f"the Hub at {constants.ENDPOINT} cannot be reached ({_one_line(error)}): nothing was pushed; "
             "try again later"
@@ -146,8 +145,7 @@ def _one_line_errors(repo_id: str) -> Iterator[None]:
 
 
 def _with_retries(request: Callable[[], T]) -> T:
-    from huggingface_hub.errors import HfHubHTTPError
-    from huggingface_hub.utils import httpx
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
     for delay in RETRY_DELAYS:
         try:
@@ -155,7 +153,7 @@ def _with_retries(request: Callable[[], T]) -> T:
         except HfHubHTTPError as error:
             if error.response.status_code not in (429, 500, 502, 503, 504):
                 raise
-        except httpx.TransportError:
+        except HTTPError:  # no answer at all
             pass
         time.sleep(delay)
     return request()
