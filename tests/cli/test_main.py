@@ -50,9 +50,10 @@ def scored(pool, tmp_path, capsys) -> Path:
 # --- The verbs ----------------------------------------------------------------------------------------------------
 
 
-def test_score_writes_a_scored_pool_and_says_what_it_holds(pool, tmp_path, capsys):
+def test_score_writes_a_scored_pool_and_says_what_it_holds(pool, tmp_path, capsys, caplog):
     assert run("score", pool, "--indicator", "MTLD", "--output-dir", tmp_path / "scored") == 0
     out = capsys.readouterr().out
+    assert "empty response" not in caplog.text  # which the summary says
     assert f"Scored 10 rows into {tmp_path / 'scored'}" in out
     assert "mtld: 10 rows, 1 without a value (1 empty response); quartiles 3, 5, 7" in out
     assert "Next: instructmine select" in out
