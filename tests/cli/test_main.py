@@ -114,11 +114,12 @@ def test_push_sends_a_selection(scored, rule, tmp_path, hub, capsys):
     assert load_dataset("me/curated", split="train")["mtld"][:] == [1, 2, 3]
 
 
-def test_push_without_a_folder_is_told_in_one_line(tmp_path, hub, capsys):
-    assert run("push", tmp_path / "absent", "me/curated") == 1
+@pytest.mark.parametrize("folder", ["absent", "rule"])
+def test_push_without_a_curated_dataset_is_told_in_one_line(rule, tmp_path, hub, capsys, folder):
+    assert run("push", tmp_path / folder, "me/curated") == 1
     err = capsys.readouterr().err
     assert err == (
-        f"instructmine push: '{tmp_path / 'absent'}' holds no curated dataset: "
+        f"instructmine push: '{tmp_path / folder}' holds no curated dataset: "
         "give a folder that `instructmine select` wrote\n"
     )
 

@@ -31,12 +31,13 @@ def add_options(verbs: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Runs the verb."""
     from ..outputs.hub import push_folder
+    from ..outputs.markdown import PARQUET_FILE
 
     if Path(args.folder, "sweep.json").is_file():
         full_id = him.push_runs(**pick(args, him.push_runs))
         print(f"Pushed the runs of {args.folder}: load_dataset({full_id!r}) opens them")
         return
-    if not Path(args.folder, "estimator.json").is_file():
+    if not Path(args.folder, PARQUET_FILE).is_file():  # which a rule alone has not
         raise InstructMineError(
             f"'{args.folder}' holds no curated dataset: give a folder that `instructmine select` wrote"
         )
