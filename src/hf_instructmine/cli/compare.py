@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import hf_instructmine as him
 
 from ..errors import InstructMineError
+from ..outputs.files import written_whole
 from .options import add_finetuning, add_inputs, add_retry_failed, add_verb, pick
 from .values import embed, load_rule, read_finetuning
 
@@ -79,7 +80,8 @@ def run(args: argparse.Namespace) -> None:
     comparison = function(scored, strategies, **given)
     summary = comparison.summary()
     folder = Path(args.output_dir)
-    (folder / TABLES).write_text(f"![Difference to random]({FIGURE})\n\n{summary}\n", encoding="utf-8")
+    with written_whole(folder / TABLES) as partial:
+        partial.write_text(f"![Difference to random]({FIGURE})\n\n{summary}\n", encoding="utf-8")
     comparison.plot(folder / FIGURE)
     print(f"{summary}\n\nWrote {folder / TABLES} and {folder / FIGURE}")
 
