@@ -1,7 +1,7 @@
 # `make demo` and `make test` set everything up by themselves, in .venv; both are quick the second time.
 PYTHON ?= python3
 BIN := .venv/bin
-# Which tests: all, or `make test TESTS=tests/test_cli.py`.
+# Which tests: all, or `make test TESTS=tests/cli`.
 TESTS ?=
 # The tests that a change of another library has broken so far, or would break first.
 QUICK := tests/test_versions.py tests/test_engine.py tests/test_trainer.py tests/test_finetuning.py tests/test_tokenization.py

@@ -6,9 +6,11 @@ import sys
 import pytest
 
 import hf_instructmine
+from hf_instructmine.cli.main import parsers
 
 
 HEAVY = {"torch", "transformers", "datasets", "trl", "pandas", "pyarrow", "sklearn", "statsmodels", "matplotlib"}
+VERBS = list(parsers()[1])
 
 
 def imported_by(program: str) -> set[str]:
@@ -26,9 +28,12 @@ def imported_by(program: str) -> set[str]:
         "import hf_instructmine",
         "import hf_instructmine; dir(hf_instructmine); hf_instructmine.InstructMineError",
         "from hf_instructmine.cli.main import _parse\ntry: _parse(['--help'])\nexcept SystemExit: pass",
-        "from hf_instructmine.cli.main import _parse\ntry: _parse(['score', '--help'])\nexcept SystemExit: pass",
+        *(
+            f"from hf_instructmine.cli.main import _parse\ntry: _parse(['{verb}', '--help'])\nexcept SystemExit: pass"
+            for verb in VERBS
+        ),
     ],
-    ids=["import", "dir", "help", "verb help"],
+    ids=["import", "dir", "help", *VERBS],
 )
 def test_nothing_heavy_is_imported(program):
     modules = imported_by(program)

@@ -50,9 +50,10 @@ def scored(pool, tmp_path, capsys) -> Path:
 # --- The verbs ----------------------------------------------------------------------------------------------------
 
 
-def test_score_writes_a_scored_pool_and_says_what_it_holds(pool, tmp_path, capsys):
+def test_score_writes_a_scored_pool_and_says_what_it_holds(pool, tmp_path, capsys, caplog):
     assert run("score", pool, "--indicator", "MTLD", "--output-dir", tmp_path / "scored") == 0
     out = capsys.readouterr().out
+    assert "empty response" not in caplog.text  # which the summary says
     assert f"Scored 10 rows into {tmp_path / 'scored'}" in out
     assert "mtld: 10 rows, 1 without a value (1 empty response); quartiles 3, 5, 7" in out
     assert "Next: instructmine select" in out
@@ -113,11 +114,12 @@ def test_push_sends_a_selection(scored, rule, tmp_path, hub, capsys):
     assert load_dataset("me/curated", split="train")["mtld"][:] == [1, 2, 3]
 
 
-def test_push_without_a_folder_is_told_in_one_line(tmp_path, hub, capsys):
-    assert run("push", tmp_path / "absent", "me/curated") == 1
+@pytest.mark.parametrize("folder", ["absent", "rule"])
+def test_push_without_a_curated_dataset_is_told_in_one_line(rule, tmp_path, hub, capsys, folder):
+    assert run("push", tmp_path / folder, "me/curated") == 1
     err = capsys.readouterr().err
     assert err == (
-        f"instructmine push: '{tmp_path / 'absent'}' holds no curated dataset: "
+        f"instructmine push: '{tmp_path / folder}' holds no curated dataset: "
         "give a folder that `instructmine select` wrote\n"
     )
 

@@ -85,6 +85,15 @@ def test_options_may_stand_in_a_file(files, tmp_path, trained):
     assert trained == ["mixture-000-seed0", "mixture-001-seed1"]
 
 
+def test_the_design_is_for_the_sources_and_indicators_asked_for(files, tmp_path, trained):
+    asked = ["--indicators", "mtld", "--num-candidates", "50"]
+    assert sweep(files, tmp_path / "sweep", "--sources", "a", *asked) == 0
+    request = Records(tmp_path / "sweep").read(tmp_path / "sweep" / DESIGN)["request"]
+    assert (request["sources"], request["indicators"], request["num_candidates"]) == (["a"], ["mtld"], 50)
+    assert all(row["a"] == 1 for row in load_runs(tmp_path / "sweep")["proportions"])
+    assert sweep(files, tmp_path / "sweep", *asked) == 1  # a sweep of another design
+
+
 def test_what_is_wrong_is_one_line_and_leaves_no_folder(files, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["sweep", str(files / "pool.parquet")])

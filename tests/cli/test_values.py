@@ -2,9 +2,12 @@
 
 import pytest
 
+import hf_instructmine as him
 from hf_instructmine import InstructMineError, UniEval
 from hf_instructmine.cli.values import build_indicator
 from hf_instructmine.data.inputs import parse_mapping
+from hf_instructmine.indicators import INDICATORS
+from hf_instructmine.indicators.base import Indicator
 
 
 def test_an_indicators_arguments_are_read_as_yaml():
@@ -21,6 +24,12 @@ def test_an_indicators_arguments_are_read_as_yaml():
         "prompt": "a",
         "response": "b",
     }
+
+
+def test_every_public_indicator_can_be_named():
+    public = {name: getattr(him, name) for name in him.__all__}
+    known = {name for name, value in public.items() if isinstance(value, type) and issubclass(value, Indicator)}
+    assert known == set(INDICATORS)
 
 
 @pytest.mark.parametrize(

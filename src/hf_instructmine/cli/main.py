@@ -1,4 +1,4 @@
-"""`instructmine <verb>`: parses, and runs the module `<verb>`.
+"""`instructmine <verb>`: parses, and runs the verb.
 
 Exit code 0: done; 1: a failure, explained in one line; 2: wrong usage.
 """
@@ -9,13 +9,15 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
 from ..errors import InstructMineError
-from .options import add_verbs
+from . import compare, demo, finetune, fit, push, score, search_size, select, sweep
+
+
+VERBS = (score, finetune, sweep, fit, select, search_size, compare, push, demo)  # in the order of a user's way
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     args = _parse(argv)
     try:
-        return import_module(f".{args.verb.replace('-', '_')}", __package__).run(args) or 0
+        return args.run(args) or 0
     except InstructMineError as error:
         print(f"instructmine {args.verb}: {error}", file=sys.stderr)
         return 1
@@ -32,24 +34,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The parser of the command, and that of each verb."""
     parser = argparse.ArgumentParser(
         prog="instructmine",
         description="Choose the instruction examples worth finetuning on, and measure whether that beats random.",
     )
     parser.add_argument("--version", action="version", version=__version__)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
-    add_verbs(verbs)
+    for verb in VERBS:
+        verb.add_options(verbs)
+    return parser, verbs.choices
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser, verbs = parsers()
     args, args.options = parser.parse_known_args(argv)
     if args.options and args.verb != "finetune":  # which passes them on
         parser.error(f"unrecognized arguments: {' '.join(args.options)}")
     if getattr(args, "config", None) is not None:
-        verb = verbs.choices[args.verb]
+        verb = verbs[args.verb]
         verb.set_defaults(**_read_config(verb, args.config))
         args = parser.parse_args(argv)
     for option in () if getattr(args, "status", None) else args.required:
         if getattr(args, option) in (None, []):
-            verbs.choices[args.verb].error(f"{option.replace('_', '-')} is missing (here or in --config)")
+            verbs[args.verb].error(f"{option.replace('_', '-')} is missing (here or in --config)")
     return args
 
 

@@ -6,30 +6,60 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+import hf_instructmine as him
 
-from ..data.inputs import load_pool, parse_mapping
-from ..indicators.scoring import describe_counts, score
+from ..indicators import INDICATORS
+from .options import add_inputs, add_verb, pick
 from .values import build_indicator
+
+
+# Parameters of `score` that are not the option of that name.
+OTHERWISE = {"pool": "from input", "indicators": "from --indicator"}
+
+
+def add_options(verbs: Any) -> None:
+    """Adds the verb to what `add_subparsers` returned."""
+    verb = add_verb(
+        verbs,
+        "score",
+        "Score every row of a pool with indicators. Finished work is kept: the same command goes on after a kill.",
+        run,
+        required=("input", "output_dir", "indicator"),
+    )
+    add_inputs(verb)
+    verb.add_argument(
+        "--indicator",
+        nargs="+",
+        metavar="NAME[,KEY=VALUE…]",
+        help=f"one of {', '.join(INDICATORS)} with its arguments, e.g. MTLD or "
+        "Perplexity,model=HuggingFaceTB/SmolLM2-135M-Instruct,dtype=bfloat16; several may be given",
+    )
+    verb.add_argument("--output-dir", metavar="DIR", help="folder for the scored pool")
+    verb.add_argument("--num-proc", type=int, default=1, help="processes")
+    verb.add_argument("--overwrite", action="store_true", help="replace columns, or another run, of the same name")
 
 
 def run(args: argparse.Namespace) -> None:
     """Runs the verb."""
-    indicators = [build_indicator(text, parse_mapping(args.columns)) for text in args.indicator]
-    pool = load_pool(args.input, args.split, args.sample, args.seed)
-    with _silenced("hf_instructmine.scoring"):  # the summary below says the same
-        scored = score(pool, indicators, args.output_dir, num_proc=args.num_proc, overwrite=args.overwrite)
+    from ..data.inputs import load_pool, parse_mapping
+    from ..indicators import scoring
+
+    columns = parse_mapping(args.columns)
+    indicators = [build_indicator(text, columns) for text in args.indicator]
+    pool = load_pool(args.input, **pick(args, load_pool))
+    with _silenced(scoring.logger):  # the summary below says the same
+        scored = him.score(pool, indicators, **pick(args, him.score))
     report = json.loads(Path(args.output_dir, "report.json").read_text())
     print(f"\nScored {len(scored)} rows into {args.output_dir}")
     for name, counts in report.items():
-        print(f"  {describe_counts(name, counts)}{_quartiles(scored[name])}")
+        print(f"  {scoring.describe_counts(name, counts)}{_quartiles(scored[name])}")
     print(f"Next: instructmine select {args.output_dir} --rule RULE --size N --output-dir DIR")
 
 
 @contextmanager
-def _silenced(name: str) -> Iterator[None]:
-    logger = logging.getLogger(name)
+def _silenced(logger: logging.Logger) -> Iterator[None]:
     logger.disabled = True
     try:
         yield
@@ -38,6 +68,8 @@ def _silenced(name: str) -> Iterator[None]:
 
 
 def _quartiles(values: Sequence[float]) -> str:
+    import numpy as np
+
     finite = np.asarray(values)[np.isfinite(values)]
     if not len(finite):
         return ""

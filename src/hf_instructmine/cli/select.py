@@ -1,47 +1,75 @@
 """`instructmine select`: reads the pool and the rule, selects, and writes the curated dataset."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from datasets import Dataset
+import hf_instructmine as him
 
-from ..data.inputs import load_pool, parse_mapping
 from ..errors import InstructMineError
-from ..selection.selector import Selector
-from .values import load_rule
+from .options import add_inputs, add_rule, add_verb, pick
+from .values import embed, load_rule
 
 
-_BUDGETS = ("size", "fraction", "tokens", "max_log_loss")
+# Parameters of `Selector`, `select` and `save_to_disk` that are not the option of that name.
+OTHERWISE = {
+    "dataset": "from input",
+    "embeddings": "from --encoder",
+    "quotas": "from --quota",
+    "eval_sets": "from --eval-set",
+    "drop_duplicates": "from --keep-duplicates",
+    "folder": "from --output-dir",
+}
+
+
+def add_options(verbs: Any) -> None:
+    """Adds the verb to what `add_subparsers` returned."""
+    verb = add_verb(
+        verbs,
+        "select",
+        "Keep the rows of a scored pool that a rule predicts the lowest loss for, and write them with a dataset card.",
+        run,
+        required=("input", "rule", "output_dir"),
+    )
+    add_inputs(verb)
+    add_rule(verb)
+    verb.add_argument("--size", type=int, metavar="N", help="keep N rows")
+    verb.add_argument("--fraction", type=float, metavar="F", help="keep this share of the pool, 0 to 1")
+    verb.add_argument("--tokens", type=int, metavar="N", help="keep rows up to N response tokens")
+    verb.add_argument("--max-log-loss", type=float, metavar="X", help="keep rows predicted at most X")
+    verb.add_argument("--keep-duplicates", action="store_true", help="do not skip exact copies of a selected row")
+    verb.add_argument("--max-similarity", type=float, metavar="X", help="no two rows of a cosine above X")
+    verb.add_argument("--set-level", action="store_true", help="measure knn_<i> to the rows chosen, not to the pool")
+    verb.add_argument("--encoder", metavar="MODEL", help="sentence encoder, for --max-similarity and --set-level")
+    verb.add_argument("--quota", nargs="+", metavar="SOURCE=MIN:MAX", help="shares of a source, e.g. web=0.1:0.5")
+    verb.add_argument("--max-response-tokens", type=int, metavar="N", help="no response longer than N tokens")
+    verb.add_argument("--length-bins", type=int, metavar="N", help="responses of N classes of length as in the pool")
+    verb.add_argument("--eval-set", nargs="+", metavar="NAME=FILE", help="leave out rows with a prompt of this set")
+    verb.add_argument("--output-dir", metavar="DIR", help="folder for the curated dataset, its card and the rule")
+    verb.add_argument("--overwrite", action="store_true", help="replace another selection in that folder")
 
 
 def run(args: argparse.Namespace) -> None:
     """Runs the verb."""
+    from ..data.evaluation_sets import load_eval_sets
+    from ..data.inputs import load_pool, parse_mapping
+
+    # What can be wrong is read before the pool is.
     columns = parse_mapping(args.columns)
-    if args.encoder is None and (args.set_level or args.max_similarity is not None):
+    compares = args.set_level or args.max_similarity is not None
+    if compares and args.encoder is None:
         option = "--set-level" if args.set_level else "--max-similarity"
         raise InstructMineError(f"{option} compares embeddings: name a sentence encoder with --encoder")
-    rule = load_rule(args.rule)
-    quotas = parse_quotas(args.quota)
-    scored = load_pool(args.input, args.split, args.sample, args.seed)
-    selector = Selector(
-        rule,
-        max_similarity=args.max_similarity,
-        quotas=quotas,
-        max_response_tokens=args.max_response_tokens,
-        length_bins=args.length_bins,
-        set_level=args.set_level,
-        **_read(args, scored, columns),
-    )
-    selection = selector.select(
-        scored,
-        **{name: getattr(args, name) for name in _BUDGETS},
-        drop_duplicates=not args.keep_duplicates,
-        columns=columns,
-        max_leverage=args.max_leverage,
-        allow_mismatch=args.allow_mismatch,
-    )
-    selection.save_to_disk(args.output_dir, overwrite=args.overwrite)
+    rule, quotas = load_rule(args.rule), parse_quotas(args.quota)
+    eval_sets = load_eval_sets(args.eval_set) if args.eval_set else None
+    scored = load_pool(args.input, **pick(args, load_pool))
+
+    embeddings = embed(args.encoder, scored, columns) if compares else None
+    given = pick(args, him.Selector, rule=rule, quotas=quotas, eval_sets=eval_sets, embeddings=embeddings)
+    selector = him.Selector(**given)
+    given = pick(args, selector.select, columns=columns, drop_duplicates=not args.keep_duplicates)
+    selection = selector.select(scored, **given)
+    selection.save_to_disk(args.output_dir, **pick(args, selection.save_to_disk))
     print(selection)
     print(f"\nWrote {args.output_dir}: load_dataset({str(args.output_dir)!r}) opens it; README.md is its dataset card")
 
@@ -65,17 +93,3 @@ def parse_quotas(texts: Sequence[str] | None) -> dict[str, tuple[float | None, f
             raise InstructMineError(f"the source '{source}' has two quotas")
         quotas[source] = (least, most)
     return quotas or None
-
-
-def _read(args: argparse.Namespace, scored: Dataset, columns: Mapping[str, str] | None) -> dict[str, Any]:
-    """What a selector needs besides numbers: the embeddings of the pool, and evaluation sets."""
-    given: dict[str, Any] = {}
-    if args.max_similarity is not None or args.set_level:
-        from ..indicators.neighbor_distance import NeighborDistance
-
-        given["embeddings"] = NeighborDistance(model=args.encoder, columns=columns).embed(scored)
-    if args.eval_set:
-        from ..data.evaluation_sets import load_eval_sets
-
-        given["eval_sets"] = load_eval_sets(args.eval_set)
-    return given

@@ -1,15 +1,22 @@
-"""What is written on the command line as text: indicators, mappings, rules."""
+"""What is written on the command line as text, and what it stands for: indicators, rules, recipes, embeddings."""
 
+import argparse
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import hf_instructmine as him
+
 from ..errors import InstructMineError
+from ..finetuning.recipe import Recipe
+from ..indicators import INDICATORS
 
 
 if TYPE_CHECKING:
+    import numpy as np
+    from datasets import Dataset
+
+    from ..data.evaluation_sets import EvaluationSet
     from ..estimator.estimator import LossEstimator
-
-
-INDICATORS = ("InputLength", "OutputLength", "Reward", "Perplexity", "MTLD", "NeighborDistance", "UniEval")
 
 
 def build_indicator(text: str | dict, columns: dict[str, str] | None) -> Any:
@@ -18,8 +25,6 @@ def build_indicator(text: str | dict, columns: dict[str, str] | None) -> Any:
     Raises:
         [`InstructMineError`]: Where the name or an argument is not known.
     """
-    import hf_instructmine
-
     from ..data.inputs import parse_mapping
 
     if isinstance(text, str):
@@ -32,14 +37,30 @@ def build_indicator(text: str | dict, columns: dict[str, str] | None) -> Any:
     if name not in INDICATORS:
         raise InstructMineError(f"there is no indicator '{name}': known are {', '.join(INDICATORS)}")
     try:
-        return getattr(hf_instructmine, name)(**(kwargs or {}), **({} if columns is None else {"columns": columns}))
+        return getattr(him, name)(**(kwargs or {}), **({} if columns is None else {"columns": columns}))
     except TypeError as error:
         raise InstructMineError(f"{name}: {str(error).split('() ')[-1]}; see its documentation") from error
 
 
 def load_rule(name: str) -> "LossEstimator":
     """A published rule by its name, else a rule by its folder or Hub id."""
-    from ..estimator.estimator import LossEstimator
-
     published = name.startswith("instructmining-")
-    return LossEstimator.from_published(name) if published else LossEstimator.from_pretrained(name)
+    return him.LossEstimator.from_published(name) if published else him.LossEstimator.from_pretrained(name)
+
+
+def read_finetuning(args: argparse.Namespace) -> "tuple[Recipe, dict[str, EvaluationSet]]":
+    """The recipe and the evaluation sets. A mistake in them is better found before the pool is read.
+
+    Raises:
+        [`InstructMineError`]: Where one of them cannot be read, or the recipe is not valid.
+    """
+    from ..data.evaluation_sets import load_eval_sets
+
+    recipe, eval_sets = Recipe.load(args.recipe), load_eval_sets(args.eval_set)
+    recipe.arguments()
+    return recipe, eval_sets
+
+
+def embed(encoder: str, scored: "Dataset", columns: Mapping[str, str] | None) -> "np.ndarray":
+    """The unit vectors of the rows of a pool, by a sentence encoder's Hub id or folder."""
+    return him.NeighborDistance(encoder, columns=columns).embed(scored)

@@ -14,13 +14,13 @@ from datasets import Dataset
 import hf_instructmine
 
 from ..errors import InstructMineError
+from . import INDICATORS
 from .base import Indicator
 from .scoring import describe_counts
 
 
 logger = logging.getLogger(__name__)
 
-_INDICATORS = ("InputLength", "OutputLength", "Reward", "Perplexity", "MTLD", "NeighborDistance", "UniEval")
 # How the columns of a dataset are read is no question here: rows come as lists, one response each.
 _OF_DATASETS = ("columns", "turns", "overwrite")
 
@@ -122,7 +122,7 @@ class IndicatorMeasurement(evaluate.Measurement, ABC):
         own = self._parameters()
         foreign = [name for name in arguments if name not in own]
         if foreign:
-            others = [inspect.signature(getattr(hf_instructmine, name)).parameters for name in _INDICATORS]
+            others = [inspect.signature(getattr(hf_instructmine, name)).parameters for name in INDICATORS]
             unknown = [n for n in foreign if n in _OF_DATASETS or not any(n in parameters for parameters in others)]
             if unknown:
                 raise InstructMineError(
