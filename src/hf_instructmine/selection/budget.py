@@ -2,17 +2,13 @@
 
 import operator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
 
-from ..data.columns import TOKENS
+from ..data.columns import TOKENS, numeric_column
 from ..errors import InstructMineError
-
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -78,8 +74,7 @@ class Budget:
     def costs(self, dataset: Dataset) -> np.ndarray:
         """What each row takes of the budget, shape `(n,)`; NaN where that is unknown."""
         if self.kind == "tokens":
-            lengths = dataset.select_columns([TOKENS]).with_format("arrow")[:][TOKENS]
-            return lengths.cast("float64").to_numpy()
+            return numeric_column(dataset, TOKENS)
         return np.full(len(dataset), 0.0 if self.kind == "max_log_loss" else 1.0)
 
     def rank(self, log_loss: np.ndarray, costs: np.ndarray) -> np.ndarray:
