@@ -11,6 +11,7 @@ from ..data.columns import check_made_alike, read_indicators, row_count
 from ..errors import InstructMineError
 from ..regression.diagnostics import LEVEL, Diagnostics
 from ..regression.fit import Fit
+from ..regression.regressors import leverage
 from ..regression.terms import Term, design
 
 
@@ -229,7 +230,7 @@ class Rule:
         held = np.zeros((len(matrix), len(self.covariates)))
         u = (np.column_stack([held, matrix]) - self.fitted.mean) / self.fitted.sd
         u = np.column_stack([np.ones(len(u)), u])
-        return np.einsum("ij,jk,ik->i", u, np.asarray(self.fitted.gram_inverse), u)
+        return leverage(u, np.asarray(self.fitted.gram_inverse))
 
     @property
     def max_leverage(self) -> float | None:
@@ -301,8 +302,7 @@ class Rule:
     def _leverage(self, regressors: np.ndarray) -> float | None:
         if self.fitted is None or self.fitted.gram_inverse is None:
             return None
-        u = self._standardized(regressors)
-        return float(u @ np.asarray(self.fitted.gram_inverse) @ u)
+        return float(leverage(self._standardized(regressors)[None], np.asarray(self.fitted.gram_inverse))[0])
 
     def _intervals(self, regressors: np.ndarray, log_loss: float) -> tuple[tuple | None, tuple | None]:
         """95 % intervals of the mean over finetunes on such sets, and of one finetune; None without least squares."""
