@@ -115,7 +115,7 @@ class SetRanking:
         for name, i in self._neighbors.items():
             self._values[name][rows] = self._nearest[rows, min(i, neighbors) - 1]
         values = {name: column[rows] for name, column in self._values.items()}
-        predicted = self._rule.apply(values)
+        predicted = self._rule.apply(values, len(rows))
         self._prediction[rows] = np.where(np.isfinite(predicted), predicted, np.inf)
 
 
