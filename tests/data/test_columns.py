@@ -127,3 +127,10 @@ def test_the_rows_of_a_selection_come_in_its_order_with_their_own_values():
     assert {name: column.tolist() for name, column in values.items()} == {"y": [6, 4], "x": [3, 1]}
     assert list(values) == ["y", "x"]
     assert len(numeric_column(table.select([]), "x")) == 0
+
+
+def test_no_digit_is_lost_on_the_way():
+    table = Dataset.from_dict({"x": [16777217.0, 0.1]})  # 2**24 + 1, which a float32 cannot hold
+    assert numeric_column(table, "x").tolist() == [16777217.0, 0.1]
+    close = Dataset.from_dict({"x": [1.0, 1.0 + 1e-9]})
+    assert choose_rows(close, "highest:x", {"size": 1}, np.arange(2), np.ones(2)).tolist() == [1]
