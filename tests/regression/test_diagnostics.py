@@ -18,7 +18,6 @@ from hf_instructmine import LossEstimator
 from hf_instructmine.regression.choice import Problem
 from hf_instructmine.regression.diagnostics import (
     added_terms_p,
-    collinearity,
     jackknife_covariance,
     lack_of_fit,
     least_squares_statistics,
@@ -212,10 +211,6 @@ def test_sources_that_fix_an_indicator_are_found():
     assert found["mtld"] > 0.99 and found["reward"] < 0.2
 
 
-def test_a_rule_without_regressors_has_no_collinearity():
-    assert collinearity(np.empty((10, 0)))[1] == 1.0
-
-
 @pytest.mark.parametrize("replicates", [0, 10])
 def test_intervals_cover_the_truth_in_93_to_97_of_100_draws(replicates):
     """Unequal variances, and with replicates a lack of fit that they share, as mixtures have."""
@@ -231,8 +226,8 @@ def test_intervals_cover_the_truth_in_93_to_97_of_100_draws(replicates):
         shared = 0.5 * rng.normal(size=n - replicates)[of] if replicates else 0
         y = x @ truth + shared + spread * rng.normal(size=n)
         problem = Problem(x, y, np.ones(n), of, 1, [None] * 2, select="none")
-        found = least_squares_statistics(x, problem)
-        reach = t.ppf(0.975, n - replicates - 3) * np.sqrt(np.diag(found["covariance"]))
-        covered += np.abs(found["beta"] - truth) <= reach
+        result, covariance, _ = least_squares_statistics(x, problem)
+        reach = t.ppf(0.975, n - replicates - 3) * np.sqrt(np.diag(covariance))
+        covered += np.abs(result.params - truth) <= reach
     assert ((covered / 500 >= 0.93) & (covered / 500 <= 0.975)).all(), covered / 500
     assert 0.93 <= covered.mean() / 500 <= 0.97

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from hf_instructmine import InstructMineError, LossEstimator, Selector
 from hf_instructmine.data.provenance import get_provenance, set_provenance
+from hf_instructmine.selection import selector
 
 
 NAN = float("nan")
@@ -340,3 +341,32 @@ def test_a_selection_can_stay_where_the_rule_was_tested():
     assert inside.log_loss.mean() < rule.predict(pool).mean()
     with pytest.raises(InstructMineError, match="max_leverage"):
         Selector(rule).select(pool, size=50, max_leverage=1e-9)
+
+
+def test_a_pool_is_read_once_however_many_bounds_are_tried(monkeypatch):
+    from hf_instructmine.data import columns
+
+    rng = np.random.default_rng(0)
+    runs = {"mixture_id": list(range(24)), "mtld": rng.normal(50, 2, 24)}
+    runs["loss_x"] = np.exp(1 - 0.02 * runs["mtld"] + rng.normal(0, 0.001, 24))
+    rule = LossEstimator.fit(runs, target="loss_x", select="none", permutations=0, bootstraps=0)
+    scored = pool(rng.normal(50, 8, 500), output_length=rng.integers(1, 50, 500), source=["a", "b"] * 250)
+    read, walks, plain = [], [], columns.numeric_column
+    monkeypatch.setattr(columns, "numeric_column", lambda table, name: read.append(name) or plain(table, name))
+    monkeypatch.setattr(selector, "numeric_column", columns.numeric_column)
+    take = Selector._take
+    monkeypatch.setattr(Selector, "_take", lambda self, *given: walks.append(1) or take(self, *given))
+    Selector(rule, length_bins=2).select(scored, tokens=2000, max_leverage=rule.max_leverage)
+    assert sorted(read) == ["mtld", "output_length"]
+    assert len(walks) > 3
+
+
+def test_a_rule_that_keeps_no_indicator_predicts_the_same_everywhere():
+    rng = np.random.default_rng(1)
+    runs = {"mixture_id": list(range(30)), "mtld": rng.normal(size=30), "loss_x": np.exp(rng.normal(size=30))}
+    rule = LossEstimator.fit(runs, target="loss_x", select="bic", permutations=0, bootstraps=0)
+    assert not rule.terms
+    with pytest.warns(UserWarning, match="keeps no indicator"):
+        selection = Selector(rule).select(pool([3, 1, 2]), size=2, max_leverage=1)
+    assert selection.indices.tolist() == [0, 1]
+    assert selection.leverage == pytest.approx(1 / 30)

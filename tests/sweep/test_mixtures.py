@@ -280,7 +280,7 @@ class TestReport:
         ({}, {"sources": ["gsm8k"]}, "no usable row has source 'gsm8k'"),
         ({}, {"sources": []}, "empty list"),
         ({}, {"indicators": ["rewards"]}, "no column 'rewards'"),
-        ({}, {"indicators": ["prompt"]}, "'prompt' does not hold numbers"),
+        ({}, {"indicators": ["prompt"]}, "column 'prompt' holds string, not numbers"),
         ({"reward": [1.0] * 600}, {}, "'reward' is the same in every row"),
         ({"reward": [float("nan")] * 600}, {}, "all 600 rows"),
         ({"source": [None] * 600}, {}, "row 0 has no source"),

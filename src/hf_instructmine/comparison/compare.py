@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from datasets import Dataset
 
-from ..data.columns import TOKENS, indicator_names
+from ..data.columns import TOKENS, indicator_names, numeric_column
 from ..data.texts import usable_rows
 from ..errors import InstructMineError
 from ..estimator.estimator import LossEstimator
@@ -124,10 +124,10 @@ def choose_all(
     seed: int,
 ) -> Dataset:
     """The subsets of a comparison as a table for [`run_sweep`], with the mean of each indicator."""
-    lengths = _numbers(scored, TOKENS)
+    lengths = numeric_column(scored, TOKENS)
     usable = usable_rows(scored, columns, copies=False)
     usable = usable[np.isfinite(lengths[usable])]
-    means = {name: _numbers(scored, name) for name in indicator_names(scored)}
+    means = {name: numeric_column(scored, name) for name in indicator_names(scored)}
     rows = []
 
     def add(name: str, amount: str, indices: np.ndarray, draw: int | None, seeds: Sequence[int]) -> None:
@@ -209,10 +209,6 @@ def _keep_request(records: Records, strategies: Mapping[str, Strategy], seed: in
             "seed": seed,
         },
     )
-
-
-def _numbers(scored: Dataset, column: str) -> np.ndarray:
-    return np.asarray(scored.with_format("numpy")[column][:], dtype=np.float64)
 
 
 def _mean(values: np.ndarray) -> float | None:

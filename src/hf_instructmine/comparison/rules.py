@@ -102,7 +102,7 @@ def compare(
             compared.append(ComparedRule(rule.name, why_not=f"the runs have no {', '.join(missing)}"))
             continue
         columns = {c: table.columns[column_in_pool(c, names)] for c in rule.indicators}
-        predicted = rule.apply(columns) if rule.terms else np.full(len(y), rule.intercept)
+        predicted = rule.apply(columns, len(y)) if rule.terms else np.full(len(y), rule.intercept)
         predicted, seen = _unseen(rule, runs, names, table.rows, predicted)
         correlation = np.corrcoef(predicted, y)[0, 1] if np.ptp(predicted) > 0 else 0.0
         compared.append(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from datasets import Dataset
 
+from ..data.columns import numeric_column
 from ..errors import InstructMineError
 from ..estimator.estimator import LossEstimator
 from ..selection.selector import Selector
@@ -122,10 +123,7 @@ def take(order: np.ndarray, costs: np.ndarray, amount: int, what: str) -> np.nda
 
 def _ranked(scored: Dataset, strategy: str) -> np.ndarray:
     end, column, limit = _BY_COLUMN.fullmatch(strategy).groups()
-    try:
-        values = np.asarray(scored.with_format("numpy")[column][:], dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InstructMineError(f"the column '{column}' does not hold numbers: {error}") from error
+    values = numeric_column(scored, column)
     known = np.isfinite(values)
     if limit is not None:
         known &= values < float(limit)

@@ -95,22 +95,39 @@ def row_count(table: Any) -> int:
 def numeric_column(table: Any, name: str) -> np.ndarray:
     """Reads one column as `float64`, shape (n,); a missing value (None, null, NaN) is NaN.
 
+    Numbers that were read as text ("12") are text, and booleans are no numbers: everything that computes with a column
+    reads it here, and says the same of it.
+
+    Args:
+        table (`Dataset`, `pyarrow.Table`, `pandas.DataFrame` or mapping of sequences): Has the column.
+        name (`str`): The column.
+
     Raises:
         [`InstructMineError`]: Where the column does not hold numbers.
     """
     import pyarrow as pa
 
-    if hasattr(table, "column_names"):  # a Dataset: through Arrow, which respects a selection of rows and its order
-        values = table.select_columns([name]).with_format("arrow")[:].column(name)
-    else:
-        try:
-            values = pa.array(np.asarray(table[name]) if hasattr(table, "dtypes") else list(table[name]))
-        except (pa.ArrowInvalid, pa.ArrowTypeError):
-            values = pa.nulls(1, pa.string())
+    values = _arrow_column(table, name)
     if not (pa.types.is_floating(values.type) or pa.types.is_integer(values.type) or pa.types.is_null(values.type)):
         raise InstructMineError(f"column '{name}' holds {values.type}, not numbers: an indicator is one number a row")
-    array = values.cast(pa.float64()).to_numpy(zero_copy_only=False) if len(values) else np.empty(0)
-    return np.asarray(array, dtype=np.float64)
+    if not len(values):
+        return np.empty(0)
+    # Not `safe`, which refuses whole numbers that a float64 has to round.
+    return values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+
+
+def _arrow_column(table: Any, name: str) -> Any:
+    import pyarrow as pa
+
+    if isinstance(table, Dataset):  # through Arrow, which respects a selection of rows and its order
+        return table.select_columns([name]).with_format("arrow")[:].column(name)
+    if isinstance(table, pa.Table):
+        return table.column(name)
+    column = table[name]
+    try:
+        return pa.array(np.asarray(column) if hasattr(column, "dtype") else list(column))
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return pa.nulls(1, pa.string())
 
 
 def column_in_pool(name: str, present: Collection[str]) -> str:
@@ -156,4 +173,6 @@ def read_indicators(table: Any, columns: Sequence[str]) -> dict[str, np.ndarray]
         makers = list(dict.fromkeys(filter(None, map(indicator_of, missing))))
         mend = f"; score the data with {', '.join(makers)} first" if makers else ""
         raise InstructMineError(f"the data has no column {', '.join(map(repr, missing))}, which the rule needs{mend}")
+    if isinstance(table, Dataset) and columns:  # at once: datasets gathers the rows of a shuffled pool one by one
+        table = table.select_columns(list(dict.fromkeys(sources.values()))).with_format("arrow")[:]
     return {name: numeric_column(table, source) for name, source in sources.items()}

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..outputs.markdown import escape, fenced
-from .summary import in_words, number, percent
+from .summary import in_words, number, percent, summarize
 
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def write_card(rule: "Rule", folder: Path, repo_id: str | None = None) -> None:
     if figures:
         sections += ["## Figures"]
         sections += [f"![{CAPTIONS[f.stem]}]({FIGURE_FOLDER}/{f.name})\n\n{CAPTIONS[f.stem]}" for f in figures]
-    sections += ["## Summary", fenced(rule.summary()), "## Limits", LIMITS]
+    sections += ["## Summary", fenced(summarize(rule)), "## Limits", LIMITS]
     ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n").save(folder / "README.md")
 
 

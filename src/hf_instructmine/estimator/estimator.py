@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InstructMineError
-from ..regression.fit import check_options, fit_rule
+from ..regression.fit import FitOptions, fit_rule
 from ..regression.runs import read_runs
 from ..regression.terms import Term
 from . import file as estimator_file
@@ -21,8 +21,6 @@ from .rule import Rule
 from .summary import summarize
 
 
-PERMUTATIONS = {"ols": 1000}
-BOOTSTRAPS = {"ols": 2000, "automl": 0}
 PUBLISHED = ("instructmining-v1", "instructmining-v2")
 
 
@@ -98,43 +96,36 @@ class LossEstimator(Rule):
         >>> print(rule.summary())
         ```
         """
-        targets = [target] if isinstance(target, str) else list(target)
-        check_options(model, select, weights, max_vif)
-        table = read_runs(runs, targets, indicators, covariates, weights, group, without_sources)
-        options = {
-            "select": select if model == "ols" else "none",
-            "seed": seed,
-            "logged": list(logged),
-            "squared": list(squared),
-            "covariates": list(covariates),
-            "standardize": standardize,
-            "weights": weights,
-            "group": group,
-            "max_vif": max_vif,
-            "without_sources": list(without_sources),
-        }
-        fields = fit_rule(
-            table,
-            targets,
-            **{key: options[key] for key in ("select", "seed", "logged", "squared", "covariates", "standardize")},
+        options = FitOptions(
+            targets=[target] if isinstance(target, str) else list(target),
+            select=select,
+            seed=seed,
+            model=model,
+            log_target=log_target,
+            logged=list(logged),
+            squared=list(squared),
+            covariates=list(covariates),
+            standardize=standardize,
+            weights=weights,
+            group=group,
             max_vif=max_vif,
-            model=model,
-            log_target=log_target,
-            permutations=PERMUTATIONS.get(model, 0) if permutations is None else permutations,
-            bootstraps=BOOTSTRAPS.get(model, 500) if bootstraps is None else bootstraps,
+            without_sources=list(without_sources),
+            permutations=permutations,
+            bootstraps=bootstraps,
         )
-        fields["fitted"].options = options
-        known = {term.column for term in fields["terms"]}
-        setting = "".join(f" of {', '.join(table.facts[key])}" for key in ("base_model",) if key in table.facts)
-        chosen = f"regressors chosen by {options['select']}" if options["select"] != "none" else "all regressors kept"
+        table = read_runs(runs, options.targets, indicators, covariates, weights, group, without_sources)
+        found = fit_rule(table, options)
+        setting = f" of {', '.join(table.facts['base_model'])}" if "base_model" in table.facts else ""
+        chosen = f"regressors chosen by {options.select}" if options.select != "none" else "all regressors kept"
+        known = {term.column for term in found.terms}
         return cls(
-            name=name or f"{model}-{'-'.join(targets)}",
-            origin=f"Fitted on {len(table)} finetunes{setting} ({', '.join(targets)}; {model}, {chosen}).",
-            target=" + ".join(targets),
+            name=name or f"{model}-{'-'.join(options.targets)}",
+            origin=f"Fitted on {len(table)} finetunes{setting} ({', '.join(options.targets)}; {model}, {chosen}).",
+            target=" + ".join(options.targets),
             log_target=log_target,
             model=model,
-            provenance={column: found for column, found in table.provenance.items() if column in known},
-            **fields,
+            provenance={column: made for column, made in table.provenance.items() if column in known},
+            **vars(found),
         )
 
     @classmethod

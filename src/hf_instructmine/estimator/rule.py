@@ -11,6 +11,7 @@ from ..data.columns import check_made_alike, read_indicators, row_count
 from ..errors import InstructMineError
 from ..regression.diagnostics import LEVEL, Diagnostics
 from ..regression.fit import Fit
+from ..regression.regressors import leverage
 from ..regression.terms import Term, design
 
 
@@ -143,14 +144,21 @@ class Rule:
         Raises:
             [`InstructMineError`]: Where columns are missing, or were made otherwise than the rule expects.
         """
-        values = self.read(dataset, allow_mismatch)
-        if not self.terms:
-            warnings.warn(f"the rule '{self.name}' keeps no indicator: it predicts the same everywhere", stacklevel=2)
-            return np.full(row_count(dataset), self.intercept)
-        return self.apply(values)
+        return self.apply(self.read(dataset, allow_mismatch), row_count(dataset))
 
-    def apply(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Predicts from the rule's indicators as [`~Rule.read`] gives them; shape (n,), NaN where one is NaN."""
+    def apply(self, values: Mapping[str, np.ndarray], rows: int) -> np.ndarray:
+        """Predicts from the rule's indicators as [`~Rule.read`] gives them.
+
+        Args:
+            values (`Mapping[str, np.ndarray]`): Each indicator, of shape (rows,).
+            rows (`int`): How many; a rule without terms predicts the same for all of them.
+
+        Returns:
+            `np.ndarray` of shape (rows,); NaN where an indicator is NaN.
+        """
+        if not self.terms:
+            warnings.warn(f"the rule '{self.name}' keeps no indicator: it predicts the same everywhere", stacklevel=3)
+            return np.full(rows, self.intercept)
         return self._apply(design(self.terms, values))
 
     def _apply(self, matrix: np.ndarray) -> np.ndarray:
@@ -211,10 +219,7 @@ class Rule:
         Raises:
             [`InstructMineError`]: For a rule without runs (published, set by hand) or without least squares.
         """
-        if self.max_leverage is None:
-            raise InstructMineError(f"the rule '{self.name}' was not fitted by least squares here: it has no leverage")
-        means, _, size = set_means(self.read(scored, allow_mismatch), row_count(scored), indices)
-        return self._leverage(self._regressors(means, size, None))
+        return self.leverage_of_set(self.read(scored, allow_mismatch), row_count(scored), indices)
 
     def row_leverages(self, scored: Any, allow_mismatch: bool = False) -> np.ndarray:
         """How far each example lies from the runs' mean indicators, as a set of its own; shape (n,).
@@ -222,14 +227,28 @@ class Rule:
         Raises:
             [`InstructMineError`]: As [`~Rule.leverage`] does.
         """
+        return self.leverage_of_rows(self.read(scored, allow_mismatch), row_count(scored))
+
+    def leverage_of_set(
+        self, values: Mapping[str, np.ndarray], rows: int, indices: Sequence[int] | None = None
+    ) -> float:
+        """As [`~Rule.leverage`], of indicators that [`~Rule.read`] gave, each of shape (rows,)."""
+        self._check_leverage()
+        means, _, size = set_means(values, rows, indices)
+        return self._leverage(self._regressors(means, size, None))
+
+    def leverage_of_rows(self, values: Mapping[str, np.ndarray], rows: int) -> np.ndarray:
+        """As [`~Rule.row_leverages`], of indicators that [`~Rule.read`] gave, each of shape (rows,)."""
+        self._check_leverage()
+        # Covariates stay at their means over the runs, where they are 0.
+        held = np.zeros((rows, len(self.covariates)))
+        regressors = np.column_stack([held, design(self.terms, values)]) if self.terms else held
+        u = np.column_stack([np.ones(rows), (regressors - self.fitted.mean) / self.fitted.sd])
+        return leverage(u, np.asarray(self.fitted.gram_inverse))
+
+    def _check_leverage(self) -> None:
         if self.max_leverage is None:
             raise InstructMineError(f"the rule '{self.name}' was not fitted by least squares here: it has no leverage")
-        # Covariates stay at their means over the runs, where they are 0.
-        matrix = design(self.terms, self.read(scored, allow_mismatch))
-        held = np.zeros((len(matrix), len(self.covariates)))
-        u = (np.column_stack([held, matrix]) - self.fitted.mean) / self.fitted.sd
-        u = np.column_stack([np.ones(len(u)), u])
-        return np.einsum("ij,jk,ik->i", u, np.asarray(self.fitted.gram_inverse), u)
 
     @property
     def max_leverage(self) -> float | None:
@@ -301,8 +320,7 @@ class Rule:
     def _leverage(self, regressors: np.ndarray) -> float | None:
         if self.fitted is None or self.fitted.gram_inverse is None:
             return None
-        u = self._standardized(regressors)
-        return float(u @ np.asarray(self.fitted.gram_inverse) @ u)
+        return float(leverage(self._standardized(regressors)[None], np.asarray(self.fitted.gram_inverse))[0])
 
     def _intervals(self, regressors: np.ndarray, log_loss: float) -> tuple[tuple | None, tuple | None]:
         """95 % intervals of the mean over finetunes on such sets, and of one finetune; None without least squares."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import InstructMineError
+from .regressors import vif
 
 
 CRITERIA = ("cv", "bic", "aic", "aicc", "none", "p-value")
@@ -18,7 +19,7 @@ FOLDS = 10
 # The choice averages the error over this many partitions into folds, so that it hangs less on one of them.
 PARTITIONS = 3
 MAX_SUBSETS = 4096
-# A column of which less than this share is left, given those before it, adds nothing: it counts as absent.
+# A column counts as absent where the columns before it explain all but this share of its variance.
 _ALIASED = 1e-9
 _SIGNIFICANT = 0.05
 _CHUNK = 40_000
@@ -57,28 +58,21 @@ class Problem:
             self.subsets = np.array(list(_enumerate(self.requires)), bool).reshape(-1, len(self.requires))
         self.allowed = np.ones(len(self.subsets), bool)
         if self.max_vif is not None:
-            self.allowed = np.array([max_vif(self.x[:, self.columns(s)]) <= self.max_vif for s in self.subsets])
+            largest = [max(vif(self.x[:, self.columns(s)[1:]]), default=1.0) for s in self.subsets]
+            self.allowed = np.array(largest) <= self.max_vif
         if not self.allowed.any():
             raise InstructMineError(
                 f"no set of regressors keeps max_vif={self.max_vif}: raise it, leave indicators out, or let them be "
                 f"chosen"
             )
 
+    @property
+    def num_mixtures(self) -> int:
+        return int(self.mixtures.max()) + 1
+
     def columns(self, subset: np.ndarray) -> np.ndarray:
         """The columns of x in a rule: those in every rule, then the chosen candidates."""
         return np.concatenate([np.arange(self.forced), self.forced + np.flatnonzero(subset)])
-
-
-def max_vif(x: np.ndarray) -> float:
-    """The largest variance inflation factor among the columns after the first, which is the constant."""
-    return max(variance_inflation(x[:, 1:]), default=1.0)
-
-
-def variance_inflation(x: np.ndarray) -> np.ndarray:
-    """Variance inflation factors 1 / (1 − R²) of each column on the others and a constant, shape (columns,)."""
-    if x.shape[1] < 2:
-        return np.ones(x.shape[1])
-    return np.diag(np.linalg.inv(np.corrcoef(x, rowvar=False))).clip(min=1.0)
 
 
 def assign_folds(mixtures: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
@@ -233,7 +227,7 @@ def permuted_targets(problem: Problem, count: int, rng: np.random.Generator) -> 
 def bootstrap_weights(problem: Problem, count: int, rng: np.random.Generator) -> np.ndarray:
     """Row weights of resamples of whole mixtures, with replacement, shape (count, n). As weights rather than copies, a
     mixture drawn twice cannot sit on both sides of a fold."""
-    mixtures = problem.mixtures.max() + 1
+    mixtures = problem.num_mixtures
     times = rng.multinomial(mixtures, np.full(mixtures, 1 / mixtures), size=count)
     return times[:, problem.mixtures] * problem.weights
 

@@ -15,9 +15,8 @@ from .choice import (
     least_squares,
     permuted_targets,
     r_squared,
-    variance_inflation,
 )
-from .runs import Runs
+from .runs import RunTable
 
 
 LEVEL = 0.95
@@ -32,7 +31,8 @@ class Coefficient:
         estimate (`float`): In log loss per unit of the term.
         error (`float`): Robust standard error (HC3; CR3 by mixture where replicates exist). For the models other than
             least squares, the bootstrap's.
-        low (`float`), high (`float`): 95 % interval. It takes the regressors as given: after a choice it is too short.
+        low (`float`): Lower end of the 95 % interval, which takes the regressors as given: after a choice it is short.
+        high (`float`): Upper end of the interval.
         p (`float` or `None`): Two-sided, by Student's t. As the interval, it takes the regressors as given.
         standardized (`float` or `None`): Standard deviations of the target per standard deviation of the term.
         vif (`float` or `None`): Variance inflation factor among the rule's regressors.
@@ -51,47 +51,89 @@ class Coefficient:
 
 
 @dataclass
+class InSample:
+    """Statistics of the runs that were fitted, named as in [`Diagnostics`]; None is what only least squares has."""
+
+    r2: float
+    residuals: list[float]
+    fitted: list[float]
+    adj_r2: float | None = None
+    aic: float | None = None
+    bic: float | None = None
+    aicc: float | None = None
+    press: float | None = None
+    loo_r2: float | None = None
+    lack_of_fit: dict[str, float] | None = None
+    reset_p: float | None = None
+    breusch_pagan: dict[str, float] | None = None
+    jarque_bera: dict[str, float] | None = None
+    cooks_distance: list[float] | None = None
+    leverage: list[float] | None = None
+
+
+@dataclass
 class Diagnostics:
     """What is known of a fitted rule. R² is always 1 − Σ(y − ŷ)² / Σ(y − ȳ)², which is below 0 where the rule does
     worse than the mean; "held out" always leaves out whole mixtures, with all their replicates.
 
     Attributes:
-        n (`int`): Runs. num_mixtures (`int`): Different mixtures among them. failed (`int`): Runs left out as failed.
+        n (`int`): Runs.
+        num_mixtures (`int`): Different mixtures among them.
+        failed (`int`): Runs left out as failed.
         p (`int`): Regressors besides the constant.
-        r2, adj_r2, aic, bic, aicc (`float`): In sample. AIC and BIC as statsmodels counts them.
-        press (`float`), loo_r2 (`float`): Σ of squared leave-one-mixture-out residuals, and the R² they give. The
-            regressors are taken as given, so after a choice both are too good.
+        r2 (`float`): In sample.
+        adj_r2 (`float` or `None`): In sample, adjusted for the number of regressors.
+        aic (`float` or `None`): As statsmodels counts it.
+        bic (`float` or `None`): As statsmodels counts it.
+        aicc (`float` or `None`): AIC with the correction for few runs.
+        press (`float` or `None`): Σ of squared leave-one-mixture-out residuals. The regressors are taken as given, so
+            after a choice it is too small.
+        loo_r2 (`float` or `None`): The R² that `press` gives; after a choice it is too high.
         nested_cv_r2 (`float`): R² of the whole procedure, the choice of regressors included, by nested 10-fold
-            cross-validation; the mean over repeated partitions. nested_cv_r2_sd (`float`): its spread over them.
+            cross-validation; the mean over repeated partitions.
+        nested_cv_r2_sd (`float`): Its spread over the partitions.
         nested_cv_r2_interval (`list[float]`): 95 %, by resampling the mixtures' held-out errors.
-        spearman_cv (`float`): Rank correlation of predicted and measured held-out loss, mean over the partitions.
+        spearman_cv (`float` or `None`): Rank correlation of predicted and measured held-out loss, mean over the
+            partitions.
         permutation_p (`float` or `None`): Share of targets dealt anew among mixtures whose nested-CV R² is as high.
         coefficients (`list[Coefficient]`): The constant first.
-        candidates (`list[str]`): What the choice was among. chosen_share (`dict[str, float]`): in how many resamples
-            the choice, done again, took each.
-        subsets (`int`), rivals (`int`): How many sets of regressors were compared, and how many of them are as good as
-            the best (within one standard error of its CV error, or two units of the criterion).
+        candidates (`list[str]`): What the choice was among.
+        chosen_share (`dict[str, float]`): Share of resamples in which the choice, done again, took each candidate.
+        subsets (`int`): How many sets of regressors were compared.
+        rivals (`int` or `None`): How many of them are as good as the best: within one standard error of its CV error,
+            or two units of the criterion.
         interchangeable (`list[list[str]]`): Pairs of a regressor and a correlated one left out that could replace it.
-        vif (`dict[str, float]`): Of the rule's regressors. candidate_vif (`dict[str, float]`): of all candidates.
+        vif (`dict[str, float]`): Variance inflation factors of the rule's regressors.
+        candidate_vif (`dict[str, float]`): Variance inflation factors of all candidates.
         correlation (`list[list[float]]`): Of the candidates.
         condition_number (`float`): Of the rule's standardised regressors; above 30 is severe.
         source_r2 (`dict[str, float]`): Share of each indicator's variance that the source proportions explain. Where
             all are near 1, at most (sources − 1) indicators can be told apart, however many runs there are.
-        lack_of_fit (`dict` or `None`): F test against the replicates' pure error. reset_p (`float`): Ramsey's test of
-            curvature. breusch_pagan, jarque_bera (`dict`): Tests of constant variance and of normal residuals.
-        cooks_distance, leverage, residuals, fitted, held_out, measured (`list[float]`): One per run.
+        lack_of_fit (`dict` or `None`): F test against the replicates' pure error.
+        reset_p (`float` or `None`): p-value of Ramsey's test of curvature.
+        breusch_pagan (`dict` or `None`): Test of constant variance.
+        jarque_bera (`dict` or `None`): Test of normal residuals.
+        cooks_distance (`list[float]` or `None`): One per run.
+        leverage (`list[float]` or `None`): One per run.
+        residuals (`list[float]`): One per run.
+        fitted (`list[float]`): One per run.
+        held_out (`list[float]`): The held-out prediction of each run, in the first partition.
+        measured (`list[float]`): What was to be explained of each run.
         regressors (`list[list[float]]`): The rule's standardised regressors, one row per run.
         noise_ceiling (`float` or `None`): Share of the variance between runs that is not replicate noise: the R² that
-            a perfect rule would reach. noise_ceiling_interval (`list[float]`): 95 %.
+            a perfect rule would reach.
+        noise_ceiling_interval (`list[float]` or `None`): 95 %.
         noise_sd (`float` or `None`): Standard deviation between replicates.
         leave_one_source_out_r2 (`dict[str, dict]`): Per source, fitted on the runs with none (or least) of it, tested
             on the others: `r2`, `spearman`, `train_runs`, `test_runs`, `largest_training_share`.
         other_evaluation_sets (`dict[str, dict]`): Per other `loss_…` column: `r2` of the held-out predictions, once
             shifted to that set's mean, and `spearman`.
         covariance_type (`str`): `"HC3"`, `"CR3"` (by mixture, where some are repeated) or `"bootstrap"`.
-        partitions, permutations, bootstraps (`int`): How often each was done.
-        set_effects (`dict[str, float]`), set_slopes_p (`dict[str, float]`): Of a joint rule: each evaluation set's
-            distance from the common prediction, and the p-value that its slopes are the common ones.
+        partitions (`int`): Partitions of the nested cross-validation.
+        permutations (`int`): Targets dealt anew.
+        bootstraps (`int`): Resamples.
+        set_effects (`dict[str, float]`): Of a joint rule: each evaluation set's distance from the common prediction.
+        set_slopes_p (`dict[str, float]`): Of a joint rule: the p-value that each set's slopes are the common ones.
         notes (`list[str]`): What a reader should know besides.
     """
 
@@ -282,7 +324,7 @@ def held_out_statistics(
 
 
 def leave_one_source_out(
-    held_out: Callable[..., np.ndarray], problem: Problem, runs: Runs, seed: int
+    held_out: Callable[..., np.ndarray], problem: Problem, runs: RunTable, seed: int
 ) -> dict[str, dict[str, Any]]:
     """Fits, choice included, without each source in turn and predicts the runs that contain it.
 
@@ -324,8 +366,12 @@ def other_evaluation_sets(
     return results
 
 
-def least_squares_statistics(x: np.ndarray, problem: Problem) -> dict[str, Any]:
-    """In-sample statistics and tests of a regression on the columns x (the constant first), by statsmodels."""
+def least_squares_statistics(x: np.ndarray, problem: Problem) -> tuple[Any, np.ndarray, InSample]:
+    """A regression on the columns x (the constant first), by statsmodels.
+
+    Returns:
+        statsmodels' result, the robust covariance of the coefficients, and the in-sample statistics and tests.
+    """
     import statsmodels.api as sm
     from statsmodels.stats.diagnostic import het_breuschpagan
     from statsmodels.stats.stattools import jarque_bera
@@ -339,38 +385,24 @@ def least_squares_statistics(x: np.ndarray, problem: Problem) -> dict[str, Any]:
     total = weights @ (y - np.average(y, weights=weights)) ** 2
     lm, lm_p, *_ = het_breuschpagan(result.wresid, x) if k > 1 else (np.nan, np.nan)
     jb, jb_p, *_ = jarque_bera(result.wresid)
-    return {
-        "beta": result.params,
-        "covariance": covariance,
-        "residual_variance": float(result.mse_resid),
-        "gram_inverse": result.normalized_cov_params,
-        "statistics": {
-            "r2": float(result.rsquared) if k > 1 else 0.0,
-            "adj_r2": float(result.rsquared_adj) if k > 1 else 0.0,
-            "aic": float(result.aic),
-            "bic": float(result.bic),
-            "aicc": float(result.aic + 2 * (k + 1) * (k + 2) / (n - k - 2)) if n > k + 2 else None,
-            "press": press,
-            "loo_r2": float(1 - press / total),
-            "lack_of_fit": lack_of_fit(x, y, weights, problem.mixtures),
-            "reset_p": added_terms_p(x, result.fittedvalues**2, y, weights) if k > 1 else None,
-            "breusch_pagan": {"lm": float(lm), "p": float(lm_p)} if k > 1 else None,
-            "jarque_bera": {"jb": float(jb), "p": float(jb_p)},
-            "cooks_distance": influence.cooks_distance[0].tolist(),
-            "leverage": influence.hat_matrix_diag.tolist(),
-            "residuals": result.resid.tolist(),
-            "fitted": result.fittedvalues.tolist(),
-        },
-    }
-
-
-def collinearity(x: np.ndarray) -> tuple[np.ndarray, float]:
-    """Variance inflation factors of standardised columns, and their condition number (√ of the ratio of the largest
-    to the smallest eigenvalue of the correlation matrix)."""
-    if x.shape[1] == 0:
-        return np.empty(0), 1.0
-    values = np.linalg.svd(x - x.mean(axis=0), compute_uv=False)
-    return variance_inflation(x), float(values[0] / max(values[-1], 1e-300))
+    in_sample = InSample(
+        r2=float(result.rsquared) if k > 1 else 0.0,
+        adj_r2=float(result.rsquared_adj) if k > 1 else 0.0,
+        aic=float(result.aic),
+        bic=float(result.bic),
+        aicc=float(result.aic + 2 * (k + 1) * (k + 2) / (n - k - 2)) if n > k + 2 else None,
+        press=press,
+        loo_r2=float(1 - press / total),
+        lack_of_fit=lack_of_fit(x, y, weights, problem.mixtures),
+        reset_p=added_terms_p(x, result.fittedvalues**2, y, weights) if k > 1 else None,
+        breusch_pagan={"lm": float(lm), "p": float(lm_p)} if k > 1 else None,
+        jarque_bera={"jb": float(jb), "p": float(jb_p)},
+        cooks_distance=influence.cooks_distance[0].tolist(),
+        leverage=influence.hat_matrix_diag.tolist(),
+        residuals=result.resid.tolist(),
+        fitted=result.fittedvalues.tolist(),
+    )
+    return result, covariance, in_sample
 
 
 def source_r2(names: Sequence[str], x: np.ndarray, shares: np.ndarray | None) -> dict[str, float]:

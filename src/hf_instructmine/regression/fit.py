@@ -1,6 +1,6 @@
-"""Fitting a rule to runs: reading, choosing, estimating, diagnosing."""
+"""Fitting a rule to runs: prepare the regression, estimate it, validate it, assemble the rule."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,15 +15,15 @@ from .diagnostics import (
     Coefficient,
     Diagnostics,
     added_terms_p,
-    collinearity,
     held_out_statistics,
-    least_squares_statistics,
     leave_one_source_out,
     noise_ceiling,
     other_evaluation_sets,
     source_r2,
 )
-from .runs import Runs, refuse_collinear
+from .estimate import Estimate, estimate_least_squares, estimate_model
+from .regressors import condition_number, leverage, refuse_collinear, vif
+from .runs import RunTable
 from .terms import Term, design
 
 
@@ -33,10 +33,55 @@ check_versions("scikit-learn", "scipy", "statsmodels")
 # Nested cross-validation is repeated over this many partitions; fewer for models that are slow to tune.
 REPEATS = {"ols": 10, "automl": 1}
 OTHER_REPEATS = 3
-ONLY_LEAST_SQUARES = (
-    *("adj_r2", "aic", "bic", "aicc", "press", "loo_r2", "lack_of_fit", "reset_p"),
-    *("breusch_pagan", "jarque_bera", "cooks_distance", "leverage"),
-)
+PERMUTATIONS = {"ols": 1000}
+BOOTSTRAPS = {"ols": 2000, "automl": 0}
+OTHER_BOOTSTRAPS = 500
+
+
+@dataclass
+class FitOptions:
+    """How a rule is fitted; [`LossEstimator.fit`] documents each.
+
+    Raises:
+        [`InstructMineError`]: Where there is no such model or criterion, or the model has no use for an option.
+    """
+
+    targets: list[str]
+    select: str
+    seed: int
+    model: str
+    log_target: bool
+    logged: list[str]
+    squared: list[str]
+    covariates: list[str]
+    standardize: bool
+    weights: str | None
+    group: str | None
+    max_vif: float | None
+    without_sources: list[str]
+    permutations: int | None
+    bootstraps: int | None
+
+    def __post_init__(self):
+        if self.model not in penalized.MODELS:
+            raise InstructMineError(f"no model '{self.model}': there are {', '.join(penalized.MODELS)}")
+        if self.select not in CRITERIA:
+            raise InstructMineError(f"no criterion '{self.select}': there are {', '.join(CRITERIA)}")
+        if self.weights is not None and self.model in ("pls", "automl"):
+            raise InstructMineError(f"model='{self.model}' takes no weights: use 'ols', 'ridge' or 'elastic-net'")
+        if self.max_vif is not None and self.model != "ols":
+            raise InstructMineError(f"max_vif restricts the choice of regressors, and model='{self.model}' makes none")
+        self.select = self.select if self.model == "ols" else "none"
+        if self.permutations is None:
+            self.permutations = PERMUTATIONS.get(self.model, 0)
+        if self.bootstraps is None:
+            self.bootstraps = BOOTSTRAPS.get(self.model, OTHER_BOOTSTRAPS)
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """What is noted down with a rule, to fit it again."""
+        names = "select seed logged squared covariates standardize weights group max_vif without_sources"
+        return {name: getattr(self, name) for name in names.split()}
 
 
 @dataclass
@@ -47,10 +92,12 @@ class Fit:
     of a set is uᵀ·`gram_inverse`·u, the variance of its mean prediction uᵀ·`covariance`·u.
 
     Attributes:
-        mean, sd (`list[float]`): Of each regressor over the runs.
+        mean (`list[float]`): Of each regressor over the runs.
+        sd (`list[float]`): Of each regressor over the runs.
         covariance (`list[list[float]]` or `None`): Robust, of the coefficients of u.
         gram_inverse (`list[list[float]]` or `None`): (UᵀWU)⁻¹; for least squares only.
-        residual_variance (`float`): Of one run about the rule. df (`int`): degrees of freedom of its intervals.
+        residual_variance (`float`): Of one run about the rule.
+        df (`int`): Degrees of freedom of the intervals.
         max_leverage (`float` or `None`): The largest among the runs.
         runs (`dict`): `hash`, `n`, `ids` (of each run, from `columns` and the losses), `base_model`, `recipe_hash`.
         options (`dict`): The arguments of the fit that matter to reproduce it, `seed` and `select` among them.
@@ -67,11 +114,102 @@ class Fit:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-def fit_terms(
-    runs: Runs, logged: Sequence[str], squared: Sequence[str], covariates: Sequence[str], standardize: bool
-) -> tuple[list[Term], list[Term], dict[str, np.ndarray]]:
+@dataclass
+class FittedRule:
+    """What a fit finds: the fields of a rule that have no other origin, documented there."""
+
+    terms: list[Term]
+    weights: list[float]
+    intercept: float
+    covariates: list[Term]
+    covariate_weights: list[float]
+    regressor: Any
+    fitted: Fit
+    diagnostics: Diagnostics
+
+
+@dataclass
+class Prepared:
+    """Runs as a regression.
+
+    Attributes:
+        runs ([`RunTable`]): The runs.
+        measured (`np.ndarray` of shape (n, sets)): What is explained of each evaluation set: its loss, or the log.
+        in_every (`list[Term]`): The terms in every rule.
+        candidates (`list[Term]`): The terms to choose from.
+        problem ([`Problem`]): Has the mean over the sets as its target, and both kinds of terms as columns.
+        mean (`np.ndarray`): Of each term over the runs.
+        sd (`np.ndarray`): Of each term over the runs.
+    """
+
+    runs: RunTable
+    measured: np.ndarray
+    in_every: list[Term]
+    candidates: list[Term]
+    problem: Problem
+    mean: np.ndarray
+    sd: np.ndarray
+
+    def terms(self, subset: np.ndarray) -> list[Term]:
+        """The candidates in a rule."""
+        return [term for term, taken in zip(self.candidates, subset) if taken]
+
+    def regressors(self, subset: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The columns u of a rule, the constant first, and the means and standard deviations of the others."""
+        used = self.problem.columns(subset)
+        return self.problem.x[:, used], self.mean[used[1:] - 1], self.sd[used[1:] - 1]
+
+
+def fit_rule(runs: RunTable, options: FitOptions) -> FittedRule:
+    """Does the work of [`LossEstimator.fit`]."""
+    prepared = prepare(runs, options)
+    rng = np.random.default_rng([options.seed, 0])
+    if options.model == "ols":
+        estimate = estimate_least_squares(prepared.problem, options.bootstraps, rng)
+        held_out = choice.held_out
+    else:
+        estimate = estimate_model(options.model, prepared.problem, options.bootstraps, rng)
+        held_out = penalized.held_out_by(options.model)
+    return assemble(prepared, estimate, validate(prepared, estimate, held_out, options), options)
+
+
+def prepare(runs: RunTable, options: FitOptions) -> Prepared:
+    """Makes the regression, and refuses runs that cannot carry one."""
+    targets = options.targets
+    if options.log_target and (runs.losses <= 0).any():
+        row, column = np.argwhere(runs.losses <= 0)[0]
+        worst = f"'{targets[column]}' is {runs.losses[row, column]:g} in a run"
+        raise InstructMineError(f"{worst}, and a loss ≤ 0 has no logarithm: mend it, or fit with log_target=False")
+    measured = np.log(runs.losses) if options.log_target else runs.losses
+    y = measured.mean(axis=1)
+    if np.ptp(y) <= 1e-12 * np.abs(y).max():
+        raise InstructMineError(f"'{', '.join(targets)}' is the same in every run: there is nothing to explain")
+
+    candidates, in_every, columns = fit_terms(runs, options)
+    terms = [*in_every, *candidates]
+    mixtures, needed = int(runs.mixtures.max()) + 1, len(terms) + 2
+    if mixtures < needed:
+        raise InstructMineError(
+            f"{len(runs)} runs of {mixtures} different mixtures are too few for {len(terms)} regressors: at least "
+            f"{needed} mixtures are needed; add runs, or name fewer with indicators=[...]"
+        )
+    raw = design(terms, columns)
+    mean, sd = raw.mean(axis=0), raw.std(axis=0, ddof=1)
+    x = (raw - mean) / sd
+    refuse_collinear([term.name for term in terms], x)
+    # A square comes after its linear term.
+    linear = {term.column: k for k, term in enumerate(candidates) if term.power == 1}
+    requires = [linear[term.column] if term.power == 2 else None for term in candidates]
+    x = np.column_stack([np.ones(len(x)), x])
+    problem = Problem(
+        x, y, runs.weights, runs.mixtures, 1 + len(in_every), requires, select=options.select, max_vif=options.max_vif
+    )
+    return Prepared(runs, measured, in_every, candidates, problem, mean, sd)
+
+
+def fit_terms(runs: RunTable, options: FitOptions) -> tuple[list[Term], list[Term], dict[str, np.ndarray]]:
     """Returns the candidate terms, the terms in every rule, and the columns they read."""
-    columns = dict(runs.columns)
+    columns, logged = dict(runs.columns), options.logged
     if wrong := [name for name in logged if name not in columns]:
         raise InstructMineError(f"logged names {', '.join(map(repr, wrong))}, which is no indicator or covariate here")
 
@@ -82,15 +220,15 @@ def fit_terms(
             least = columns[name].min()
             raise InstructMineError(f"'{name}' is {least:g} in a run, which has no logarithm: leave it out of logged")
         center = float(values.mean()) if centered else 0.0
-        return Term(name, plain.log, power, center, float(values.std(ddof=1)) if standardize else 1.0)
+        return Term(name, plain.log, power, center, float(values.std(ddof=1)) if options.standardize else 1.0)
 
-    if wrong := [name for name in squared if name not in runs.indicators]:
+    if wrong := [name for name in options.squared if name not in runs.indicators]:
         raise InstructMineError(f"squared names {', '.join(map(repr, wrong))}, which is not among the indicators")
-    candidates = [term(name, centered=standardize) for name in runs.indicators]
+    candidates = [term(name, centered=options.standardize) for name in runs.indicators]
     # A square is taken about the mean: about 0 it would repeat the linear term.
-    candidates += [term(name, power=2, centered=True) for name in squared]
+    candidates += [term(name, power=2, centered=True) for name in options.squared]
     # Centred, so that leaving a covariate out of a prediction holds it at its mean over the runs.
-    in_every = [term(name, centered=True) for name in covariates]
+    in_every = [term(name, centered=True) for name in options.covariates]
     for level in sorted(set(map(str, runs.groups)))[1:]:
         name = f"group={level}"
         columns[name] = np.array([float(str(value) == level) for value in runs.groups])
@@ -98,269 +236,142 @@ def fit_terms(
     return candidates, in_every, columns
 
 
-def build_problem(
-    runs: Runs, y: np.ndarray, candidates: list[Term], in_every: list[Term], columns: dict[str, np.ndarray], **options
-) -> tuple[Problem, np.ndarray, np.ndarray]:
-    """Standardises the regressors and refuses those that cannot be fitted. Returns the problem, means and sds."""
-    terms = [*in_every, *candidates]
-    raw = design(terms, columns)
-    mixtures, needed = runs.mixtures.max() + 1, len(terms) + 2
-    if mixtures < needed:
-        raise InstructMineError(
-            f"{len(runs)} runs of {mixtures} different mixtures are too few for {len(terms)} regressors: at least "
-            f"{needed} mixtures are needed; add runs, or name fewer with indicators=[...]"
-        )
-    mean, sd = raw.mean(axis=0), raw.std(axis=0, ddof=1)
-    x = (raw - mean) / sd
-    refuse_collinear([term.name for term in terms], x)
-    linear = {term.column: k for k, term in enumerate(candidates) if term.power == 1}
-    requires = [linear[term.column] if term.power == 2 else None for term in candidates]
-    x = np.column_stack([np.ones(len(x)), x])
-    problem = Problem(x, y, runs.weights, runs.mixtures, 1 + len(in_every), requires, **options)
-    return problem, mean, sd
+def validate(
+    prepared: Prepared, estimate: Estimate, held_out: Callable[..., np.ndarray], options: FitOptions
+) -> Diagnostics:
+    """Measures how far an estimate can be trusted.
+
+    Args:
+        held_out (`Callable`): [`choice.held_out`] or another model's function of the same signature.
+    """
+    runs, problem = prepared.runs, prepared.problem
+    names = [term.name for term in prepared.candidates]
+    terms = [term.name for term in (*prepared.in_every, *prepared.terms(estimate.subset))]
+    u = prepared.regressors(estimate.subset)[0]
+    candidates = problem.x[:, problem.forced :]
+    correlation = np.atleast_2d(np.corrcoef(candidates, rowvar=False))
+    ceiling = noise_ceiling(problem.y, problem.mixtures)
+    replicated = len(problem.y) > problem.num_mixtures
+    diagnostics = Diagnostics(
+        n=len(problem.y),
+        num_mixtures=problem.num_mixtures,
+        failed=runs.failed,
+        p=len(terms),
+        coefficients=coefficient_table(prepared, estimate) if estimate.beta is not None else [],
+        # The choice, and what else could have been chosen.
+        candidates=names,
+        chosen_share=dict(zip(names, estimate.chosen_share.tolist())) if estimate.chosen_share is not None else {},
+        subsets=int(problem.allowed.sum()),
+        rivals=None if estimate.good is None else int(estimate.good.sum()),
+        interchangeable=_interchangeable(problem, estimate, names, correlation),
+        # How the regressors lie.
+        vif=dict(zip(terms, vif(u[:, 1:]).tolist())),
+        candidate_vif=dict(zip(names, vif(candidates).tolist())),
+        correlation=correlation.tolist(),
+        condition_number=condition_number(u[:, 1:]),
+        source_r2=source_r2(names, candidates, runs.shares),
+        regressors=u[:, 1:].tolist(),
+        measured=problem.y.tolist(),
+        # How well it predicts, and how well it could.
+        noise_ceiling=ceiling["ceiling"],
+        noise_ceiling_interval=ceiling["interval"],
+        noise_sd=ceiling["sd"],
+        leave_one_source_out_r2=leave_one_source_out(held_out, problem, runs, options.seed),
+        other_evaluation_sets={},
+        covariance_type="bootstrap" if estimate.gram_inverse is None else "CR3" if replicated else "HC3",
+        bootstraps=options.bootstraps,
+        notes=runs.notes,
+        **vars(estimate.in_sample),
+        **held_out_statistics(
+            held_out, problem, REPEATS.get(options.model, OTHER_REPEATS), options.permutations, options.seed
+        ),
+    )
+    diagnostics.other_evaluation_sets = other_evaluation_sets(
+        runs.other_losses, np.array(diagnostics.held_out), options.log_target, runs.weights
+    )
+    if len(options.targets) > 1:
+        _compare_sets(diagnostics, prepared, u, options.targets)
+    return diagnostics
 
 
-def estimate_least_squares(
-    problem: Problem, candidates: list[Term], bootstraps: int, rng: np.random.Generator
-) -> dict[str, Any]:
-    """Chooses regressors and estimates by least squares; coefficients are those of u."""
-    y, training = problem.y[:, None], problem.weights[None]
-    if problem.select == "cv":
-        scores = np.stack([errors[0, :, 0] for errors in choice.fold_errors(problem, y, training, rng)])
-    elif problem.select == "none":
-        scores = np.zeros((1, 1))
-    else:
-        scores = choice.subset_scores(problem, y, training, rng)[:, 0]
-    best, good = _best(problem, scores)
-    subset = problem.subsets[best]
-    resamples = choice.bootstrap_weights(problem, bootstraps, rng)
-    again = choice.choose(problem, y, resamples, rng)[:, 0] if bootstraps else np.array([best])
-    return {
-        "subset": subset,
-        "good": good,
-        "chosen_share": dict(zip([t.name for t in candidates], problem.subsets[again].mean(axis=0).tolist())),
-        "bootstrap": choice.bootstrap_coefficients(problem, subset, resamples),
-        "regressor": None,
-        **least_squares_statistics(problem.x[:, problem.columns(subset)], problem),
-    }
+def assemble(prepared: Prepared, estimate: Estimate, diagnostics: Diagnostics, options: FitOptions) -> FittedRule:
+    """The fields of the rule, with its coefficients in the terms' own units."""
+    runs, least_squares = prepared.runs, estimate.gram_inverse is not None
+    u, mean, sd = prepared.regressors(estimate.subset)
+    estimates = [coefficient.estimate for coefficient in diagnostics.coefficients]
+    first = 1 + len(prepared.in_every)
+    return FittedRule(
+        terms=prepared.terms(estimate.subset),
+        weights=estimates[first:],
+        intercept=estimates[0] if estimates else float("nan"),
+        covariates=prepared.in_every,
+        covariate_weights=estimates[1:first],
+        regressor=estimate.regressor,
+        fitted=Fit(
+            mean=mean.tolist(),
+            sd=sd.tolist(),
+            covariance=estimate.covariance.tolist() if estimate.covariance is not None else None,
+            gram_inverse=estimate.gram_inverse.tolist() if least_squares else None,
+            residual_variance=estimate.residual_variance,
+            df=estimate.df,
+            max_leverage=float(leverage(u, estimate.gram_inverse).max()) if least_squares else None,
+            runs={"hash": runs.hash, "n": len(runs), "ids": runs.ids, "columns": runs.indicators, **runs.facts},
+            options=options.kept,
+        ),
+        diagnostics=diagnostics,
+    )
 
 
-def estimate_model(model: str, problem: Problem, bootstraps: int, rng: np.random.Generator) -> dict[str, Any]:
-    """Tunes and fits another model, on all candidates. What only least squares has is `None`."""
-    y, x = problem.y, problem.x
-    regressor = penalized.tune(model, problem, y, problem.weights, rng)
-    regressor = penalized.fit(regressor, x, y, problem.weights)
-    fitted = np.ravel(regressor.predict(x[:, 1:]))
-    if model == "automl":
-        beta = draws = covariance = None
-    else:
-        beta = penalized.linear_coefficients(regressor, x.shape[1] - 1)
-        resamples = choice.bootstrap_weights(problem, max(bootstraps, 2), rng)
-        draws = penalized.bootstrap_coefficients(regressor, problem, resamples)
-        covariance = np.cov(draws, rowvar=False)
-    return {
-        "subset": problem.subsets[0],
-        "good": None,
-        "chosen_share": {},
-        "bootstrap": draws,
-        "regressor": regressor if model == "automl" else None,
-        "beta": beta,
-        "covariance": covariance,
-        "gram_inverse": None,
-        "residual_variance": float(problem.weights @ (y - fitted) ** 2 / max(len(y) - x.shape[1], 1)),
-        "statistics": {
-            **dict.fromkeys(ONLY_LEAST_SQUARES),
-            "r2": float(choice.r_squared(y[:, None], fitted[:, None], problem.weights)[0]),
-            "residuals": (y - fitted).tolist(),
-            "fitted": fitted.tolist(),
-        },
-    }
-
-
-def _best(problem: Problem, scores: np.ndarray) -> tuple[int, np.ndarray]:
-    """The best subset, and which others are as good: within one standard error of the difference of their errors over
-    the folds, or within two units of an information criterion."""
-    if problem.select != "cv":
-        total = np.where(problem.allowed, scores[:, -1], np.inf)
-        best = int(total.argmin())
-        near = total <= total[best] + 2 if problem.select in ("aic", "bic", "aicc") else np.arange(len(total)) == best
-        return best, near
-    partitions = choice.PARTITIONS
-    total = np.where(problem.allowed, scores.sum(axis=1), np.inf)
-    best = int(total.argmin())
-    worse = (scores - scores[best]).reshape(len(scores), partitions, -1)
-    error = worse.std(axis=2, ddof=1).mean(axis=1) * np.sqrt(worse.shape[2])
-    return best, (worse.sum(axis=2).mean(axis=1) <= error) & problem.allowed
-
-
-def coefficient_table(found, names: list[str], vif, mean, sd, y: np.ndarray, df: int, model: str) -> list[Coefficient]:
+def coefficient_table(prepared: Prepared, estimate: Estimate) -> list[Coefficient]:
     """The coefficients in the terms' own units, from those of the standardised regressors."""
     from scipy.stats import t
 
+    u, mean, sd = prepared.regressors(estimate.subset)
     back = np.diag(np.concatenate([[1.0], 1 / sd]))
     back[0, 1:] = -mean / sd
-    estimate = back @ found["beta"]
-    error = np.sqrt(np.diag(back @ found["covariance"] @ back.T))
-    draws = found["bootstrap"] @ back.T
-    if model == "ols":
-        reach = t.ppf((1 + LEVEL) / 2, df) * error
-        low, high = estimate - reach, estimate + reach
-        p = 2 * t.sf(np.abs(estimate) / np.maximum(error, 1e-300), df)
+    value = back @ estimate.beta
+    error = np.sqrt(np.diag(back @ estimate.covariance @ back.T))
+    draws = estimate.draws @ back.T
+    if estimate.gram_inverse is not None:
+        reach = t.ppf((1 + LEVEL) / 2, estimate.df) * error
+        low, high = value - reach, value + reach
+        p = 2 * t.sf(np.abs(value) / np.maximum(error, 1e-300), estimate.df)
     else:  # no theory for a penalised estimate: the bootstrap's percentiles
         low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-        p = [None] * len(estimate)
-    stable = (np.sign(draws) == np.sign(estimate)).mean(axis=0) if len(draws) else [None] * len(estimate)
+        p = [None] * len(value)
+    stable = (np.sign(draws) == np.sign(value)).mean(axis=0) if len(draws) else [None] * len(value)
+    inflation, spread = vif(u[:, 1:]), prepared.problem.y.std(ddof=1)
+    names = [term.name for term in (*prepared.in_every, *prepared.terms(estimate.subset))]
     return [
         Coefficient(
             name=name,
-            estimate=float(estimate[k]),
+            estimate=float(value[k]),
             error=float(error[k]),
             low=float(low[k]),
             high=float(high[k]),
             p=None if p[k] is None else float(p[k]),
-            standardized=float(found["beta"][k] / y.std(ddof=1)) if k else None,
-            vif=float(vif[k - 1]) if k else None,
+            standardized=float(estimate.beta[k] / spread) if k else None,
+            vif=float(inflation[k - 1]) if k else None,
             sign_stability=None if stable[k] is None else float(stable[k]),
         )
         for k, name in enumerate(("intercept", *names))
     ]
 
 
-def check_options(model: str, select: str, weights: str | None, max_vif: float | None) -> None:
-    if model not in penalized.MODELS:
-        raise InstructMineError(f"no model '{model}': there are {', '.join(penalized.MODELS)}")
-    if select not in CRITERIA:
-        raise InstructMineError(f"no criterion '{select}': there are {', '.join(CRITERIA)}")
-    if weights is not None and model in ("pls", "automl"):
-        raise InstructMineError(f"model='{model}' takes no weights: use 'ols', 'ridge' or 'elastic-net'")
-    if max_vif is not None and model != "ols":
-        raise InstructMineError(f"max_vif restricts the choice of regressors, and model='{model}' makes none")
+def _compare_sets(diagnostics: Diagnostics, prepared: Prepared, u: np.ndarray, targets: Sequence[str]) -> None:
+    """Notes how each evaluation set of a joint rule differs from the common prediction, in level and in slopes."""
+    problem = prepared.problem
+    in_every, slopes = problem.x[:, : problem.forced], u[:, problem.forced :]
+    for name, own in zip(targets, prepared.measured.T - problem.y):
+        diagnostics.set_effects[name] = float(np.average(own, weights=problem.weights))
+        diagnostics.set_slopes_p[name] = added_terms_p(in_every, slopes, own, problem.weights)
 
 
-def fit_rule(
-    runs: Runs,
-    targets: Sequence[str],
-    *,
-    select: str,
-    seed: int,
-    model: str,
-    log_target: bool,
-    logged: Sequence[str],
-    squared: Sequence[str],
-    covariates: Sequence[str],
-    standardize: bool,
-    max_vif: float | None,
-    permutations: int,
-    bootstraps: int,
-) -> dict[str, Any]:
-    """Does the work of [`LossEstimator.fit`]; returns the fields of the rule."""
-    if log_target and (runs.losses <= 0).any():
-        row, column = np.argwhere(runs.losses <= 0)[0]
-        worst = f"'{targets[column]}' is {runs.losses[row, column]:g} in a run"
-        raise InstructMineError(f"{worst}, and a loss ≤ 0 has no logarithm: mend it, or fit with log_target=False")
-    measured = np.log(runs.losses) if log_target else runs.losses
-    y = measured.mean(axis=1)
-    if np.ptp(y) <= 1e-12 * np.abs(y).max():
-        raise InstructMineError(f"'{', '.join(targets)}' is the same in every run: there is nothing to explain")
-    candidates, in_every, columns = fit_terms(runs, logged, squared, covariates, standardize)
-    select = select if model == "ols" else "none"
-    problem, mean, sd = build_problem(runs, y, candidates, in_every, columns, select=select, max_vif=max_vif)
-    rng = np.random.default_rng([seed, 0])
-    if model == "ols":
-        found = estimate_least_squares(problem, candidates, bootstraps, rng)
-        held_out = choice.held_out
-    else:
-        found = estimate_model(model, problem, bootstraps, rng)
-        held_out = penalized.held_out_by(model)
-
-    terms = [term for term, taken in zip(candidates, found["subset"]) if taken]
-    names = [term.name for term in (*in_every, *terms)]
-    used = problem.columns(found["subset"])
-    u, mean, sd = problem.x[:, used], mean[used[1:] - 1], sd[used[1:] - 1]
-    vif, condition = collinearity(u[:, 1:])
-    # Intervals have the degrees of freedom of the mixtures: replicates tell of noise, not of slopes.
-    df = int(problem.mixtures.max() + 1 - len(used)) if model == "ols" else max(len(y) - len(used), 1)
-    linear = found["beta"] is not None
-    table = coefficient_table(found, names, vif, mean, sd, y, df, model) if linear else []
-    leverage = np.einsum("ni,ij,nj->n", u, found["gram_inverse"], u) if model == "ols" else None
-    repeats = REPEATS.get(model, OTHER_REPEATS)
-    diagnostics = _diagnose(
-        problem,
-        runs,
-        found,
-        [term.name for term in candidates],
-        coefficients=table,
-        p=len(names),
-        vif=dict(zip(names, vif.tolist())),
-        condition_number=condition,
-        regressors=u[:, 1:].tolist(),
-        bootstraps=bootstraps,
-        leave_one_source_out_r2=leave_one_source_out(held_out, problem, runs, seed),
-        **held_out_statistics(held_out, problem, repeats, permutations, seed),
-    )
-    predicted = np.array(diagnostics.held_out)
-    diagnostics.other_evaluation_sets = other_evaluation_sets(runs.other_losses, predicted, log_target, runs.weights)
-    if len(targets) > 1:
-        slopes = u[:, 1 + len(in_every) :]
-        for name, column in zip(targets, measured.T):
-            diagnostics.set_effects[name] = float(np.average(column - y, weights=runs.weights))
-            diagnostics.set_slopes_p[name] = added_terms_p(
-                problem.x[:, : problem.forced], slopes, column - y, runs.weights
-            )
-    estimates = [c.estimate for c in table]
-    return {
-        "terms": terms,
-        "weights": estimates[1 + len(in_every) :],
-        "intercept": estimates[0] if linear else float("nan"),
-        "covariates": in_every,
-        "covariate_weights": estimates[1 : 1 + len(in_every)],
-        "regressor": found["regressor"],
-        "fitted": Fit(
-            mean=mean.tolist(),
-            sd=sd.tolist(),
-            covariance=found["covariance"].tolist() if linear else None,
-            gram_inverse=found["gram_inverse"].tolist() if model == "ols" else None,
-            residual_variance=found["residual_variance"],
-            df=df,
-            max_leverage=float(leverage.max()) if model == "ols" else None,
-            runs={"hash": runs.hash, "n": len(runs), "ids": runs.ids, "columns": runs.indicators, **runs.facts},
-        ),
-        "diagnostics": diagnostics,
-    }
-
-
-def _diagnose(problem: Problem, runs: Runs, found: dict[str, Any], names: list[str], **known) -> Diagnostics:
-    candidates = problem.x[:, problem.forced :]
-    correlation = np.atleast_2d(np.corrcoef(candidates, rowvar=False))
-    ceiling = noise_ceiling(problem.y, problem.mixtures)
-    good = found["good"]
-    replicated = len(problem.y) > problem.mixtures.max() + 1
-    return Diagnostics(
-        n=len(problem.y),
-        num_mixtures=int(problem.mixtures.max() + 1),
-        failed=runs.failed,
-        candidates=names,
-        chosen_share=found["chosen_share"],
-        subsets=int(problem.allowed.sum()),
-        rivals=None if good is None else int(good.sum()),
-        interchangeable=_interchangeable(problem, found["subset"], good, names, correlation),
-        candidate_vif=dict(zip(names, collinearity(candidates)[0].tolist())),
-        correlation=correlation.tolist(),
-        source_r2=source_r2(names, candidates, runs.shares),
-        measured=problem.y.tolist(),
-        noise_ceiling=ceiling["ceiling"],
-        noise_ceiling_interval=ceiling["interval"],
-        noise_sd=ceiling["sd"],
-        other_evaluation_sets={},
-        covariance_type="bootstrap" if found["gram_inverse"] is None else "CR3" if replicated else "HC3",
-        notes=runs.notes,
-        **found["statistics"],
-        **known,
-    )
-
-
-def _interchangeable(problem, subset, good, names, correlation) -> list[list[str]]:
+def _interchangeable(
+    problem: Problem, estimate: Estimate, names: list[str], correlation: np.ndarray
+) -> list[list[str]]:
     """Pairs (chosen, left out), correlated above 0.7, whose exchange leaves the rule as good."""
+    subset, good = estimate.subset, estimate.good
     if good is None:
         return []
     known = {tuple(s): bool(g) for s, g in zip(problem.subsets.tolist(), good)}

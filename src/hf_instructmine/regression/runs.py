@@ -12,11 +12,8 @@ from ..data.columns import column_names, indicator_of, numeric_column, row_count
 from ..errors import InstructMineError
 
 
-_COLLINEAR = 1e-9
-
-
 @dataclass
-class Runs:
+class RunTable:
     """The finished runs of a table.
 
     Attributes:
@@ -26,10 +23,12 @@ class Runs:
         mixtures (`np.ndarray` of shape (n,)): Code of the mixture; replicates share it.
         weights (`np.ndarray` of shape (n,)): With mean 1.
         groups (`list`): Per run, the value of the grouping column; empty without one.
-        sources (`list[str]`), shares (`np.ndarray` of shape (n, sources)): Proportions of the subsets, where recorded.
+        sources (`list[str]`): The sources of the subsets, where recorded.
+        shares (`np.ndarray` of shape (n, sources)): The proportion of each source in each subset, where recorded.
         other_losses (`dict[str, np.ndarray]`): The other evaluation sets, those measured on every run.
         provenance (`dict[str, dict]`): The configuration behind each indicator, where recorded.
-        rows (`np.ndarray` of shape (n,)): Where they are in the table. ids (`list[str]`): a hash per run.
+        rows (`np.ndarray` of shape (n,)): Where the runs are in the table.
+        ids (`list[str]`): A hash of each run.
         failed (`int`): How many rows were left out because their status is "failed".
         left_out (`int`): How many were left out because they contain a source that was to be left out.
         facts (`dict[str, Any]`): Base model and recipe, for the record.
@@ -71,10 +70,15 @@ def read_runs(
     group: str | None = None,
     without_sources: Sequence[str] = (),
     constant: bool = False,
-) -> Runs:
+) -> RunTable:
     """Reads a `Dataset`, a pandas `DataFrame` or a mapping of sequences with one row per run.
 
-    With `constant`, an indicator may be the same in all runs: no one wants to fit it.
+    Args:
+        constant (`bool`, *optional*, defaults to `False`): Accept an indicator that is the same in every run, where no
+            rule is fitted to it. The other arguments are those of [`LossEstimator.fit`].
+
+    Returns:
+        [`RunTable`]: The finished runs.
 
     Raises:
         [`InstructMineError`]: Where a column is missing or holds something else than numbers, a loss or an indicator
@@ -108,7 +112,7 @@ def read_runs(
     for name, values in columns.items():
         if not constant and np.ptp(values) <= 1e-12 * np.abs(values).max():
             raise InstructMineError(f"the column '{name}' is {values[0]:g} in every run: leave it out")
-    runs = Runs(
+    runs = RunTable(
         losses=losses,
         columns=columns,
         indicators=chosen,
@@ -135,23 +139,6 @@ def run_ids(table: Any, rows: Sequence[int], targets: Sequence[str], indicators:
     parts = [numeric_column(table, name)[rows].tolist() for name in (*targets, *sorted(indicators))]
     parts += [[str(v) for v in _values(table, name, rows)] for name in ("mixture_id", "seed") if name in names]
     return [hashlib.sha256(json.dumps(row).encode()).hexdigest()[:16] for row in zip(*parts)]
-
-
-def refuse_collinear(names: Sequence[str], x: np.ndarray) -> None:
-    """Refuses regressors that cannot be told apart, naming them.
-
-    Args:
-        names: One per column of x.
-        x (`np.ndarray` of shape (n, columns)): Standardised, without the constant.
-    """
-    for k in range(1, x.shape[1]):
-        slopes, *_ = np.linalg.lstsq(x[:, :k], x[:, k], rcond=1e-10)
-        if ((x[:, k] - x[:, :k] @ slopes) ** 2).sum() <= _COLLINEAR * (x[:, k] ** 2).sum():
-            others = [names[j] for j in range(k) if abs(slopes[j]) > 1e-4]
-            raise InstructMineError(
-                f"'{names[k]}' is an exact linear combination of {', '.join(map(repr, others))} in these runs: leave "
-                f"one of them out"
-            )
 
 
 def _recognised(table: Any, names: list[str]) -> list[str]:
@@ -257,7 +244,7 @@ def _provenance(table: Any, names: list[str], indicators: list[str], kept: np.nd
     return {name: found[name] for name in indicators if name in found}
 
 
-def _notes(runs: Runs, names: list[str]) -> list[str]:
+def _notes(runs: RunTable, names: list[str]) -> list[str]:
     notes = []
     if runs.left_out:
         notes.append(f"{runs.left_out} runs that contain a source to be left out were not used.")

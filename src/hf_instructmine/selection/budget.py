@@ -2,17 +2,13 @@
 
 import operator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
 
 from ..data.columns import TOKENS
 from ..errors import InstructMineError
-
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -75,12 +71,14 @@ class Budget:
         if self.kind == "tokens" and TOKENS not in dataset.column_names:
             raise InstructMineError(f"{self} needs the column '{TOKENS}': score the pool with OutputLength first")
 
-    def costs(self, dataset: Dataset) -> np.ndarray:
-        """What each row takes of the budget, shape `(n,)`; NaN where that is unknown."""
-        if self.kind == "tokens":
-            lengths = dataset.select_columns([TOKENS]).with_format("arrow")[:][TOKENS]
-            return lengths.cast("float64").to_numpy()
-        return np.full(len(dataset), 0.0 if self.kind == "max_log_loss" else 1.0)
+    def costs(self, rows: int, lengths: np.ndarray | None) -> np.ndarray:
+        """What each of a pool's rows takes of the budget, shape `(rows,)`; NaN where that is unknown.
+
+        Args:
+            rows (`int`): Of the pool.
+            lengths (`np.ndarray` of shape `(rows,)`, *optional*): Response tokens, for a budget of tokens.
+        """
+        return lengths if self.kind == "tokens" else np.full(rows, 0.0 if self.kind == "max_log_loss" else 1.0)
 
     def rank(self, log_loss: np.ndarray, costs: np.ndarray) -> np.ndarray:
         """Row numbers that may be taken, lowest predicted log loss first, equal ones in the order of the pool.

@@ -119,7 +119,7 @@ def _order(selection: "SelectionRecord") -> str:
         )
     else:
         order = "Rows were taken from the lowest predicted log loss upwards."
-    if "tokens" in selection.request:
+    if "tokens" in selection.asked:
         order += (
             " As the budget is of tokens, they competed by how far they lower or raise the set's mean prediction per "
             "response token."
@@ -169,11 +169,6 @@ def _mismatch(column: str, expected: dict[str, Any], found: dict[str, Any] | Non
     return f"**Mismatch:** the rule was fitted on {escape(column)} made with {escape(then)}."
 
 
-def _arguments(selection: "SelectionRecord") -> str:
-    asked = {name: value for name, value in selection.request.items() if name not in selection.options}
-    return ", ".join(f"{name}={value!r}" for name, value in asked.items())
-
-
 def _selector(selection: "SelectionRecord") -> tuple[str, str]:
     """The lines that make what a selector needs besides numbers, and the call that makes the selector."""
     options, made = {name: repr(value) for name, value in selection.options.items()}, ""
@@ -194,11 +189,12 @@ def _how_to_load(repo_id: str | None) -> str:
 def _how_to_reproduce(selection: "SelectionRecord", repo_id: str | None) -> str:
     source = f'"{repo_id}", repo_type="dataset"' if repo_id else f'"{FOLDER}"'
     made, selector = _selector(selection)
+    arguments = ", ".join(f"{name}={value!r}" for name, value in selection.asked.items())
     return (
         "import hf_instructmine as him\n\n"
         f"scored = him.score(pool, indicators)  # {selection.num_pool:,} rows\n"
         f"rule = him.LossEstimator.from_pretrained({source})  # estimator.json\n"
-        f"{made}selection = {selector}.select(scored, {_arguments(selection)})"
+        f"{made}selection = {selector}.select(scored, {arguments})"
     )
 
 

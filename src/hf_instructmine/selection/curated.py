@@ -6,6 +6,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from ..data.provenance import get_provenance
+from ..estimator import file as estimator_file
 from ..outputs.folder import staged_folder
 from ..outputs.markdown import PARQUET_FILE
 from .card import FIGURE_FILE, build_card
@@ -92,7 +93,9 @@ class Selection(SelectionRecord):
         (folder / PARQUET_FILE).parent.mkdir()
         self.dataset.to_parquet(folder / PARQUET_FILE)
         # The rule alone: its own card would be in the way of ours.
-        (folder / "estimator.json").write_text(self.estimator.to_json(), "utf-8")
+        (folder / estimator_file.FILE_NAME).write_text(
+            estimator_file.dumps(estimator_file.content_of(self.estimator)), "utf-8"
+        )
         configurations = json.dumps(get_provenance(self.dataset), indent=2, sort_keys=True)
         (folder / "indicators.json").write_text(configurations + "\n", "utf-8")
         plot_predicted_log_loss(self.pool_log_loss, self.log_loss, folder / FIGURE_FILE)

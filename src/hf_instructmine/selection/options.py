@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from datasets import Dataset
 
-from ..data.columns import SOURCE, TOKENS, names_sources, numeric_column, read_sources
+from ..data.columns import SOURCE, TOKENS, names_sources
 from ..errors import InstructMineError
 from .budget import Budget
 from .ranking import neighbor_columns
-from .shares import bin_shares, check_quotas, quota_shares
-from .walk import Terms
+from .shares import Shares, bin_shares, check_quotas, quota_shares
 
 
 if TYPE_CHECKING:
     from ..data.decontamination import Overlaps
     from ..data.evaluation_sets import EvaluationSet
-    from ..estimator.estimator import LossEstimator
+    from ..estimator.rule import Rule
 
 
 @dataclass
@@ -35,7 +34,7 @@ class Options:
     set_level: bool = False
     _unit: np.ndarray | None = field(default=None, init=False, repr=False, compare=False)
 
-    def check(self, rule: "LossEstimator") -> None:
+    def check(self, rule: "Rule") -> None:
         """Refuses what no pool can mend.
 
         Raises:
@@ -92,25 +91,34 @@ class Options:
             if getattr(self, name) is not None and TOKENS not in dataset.column_names:
                 raise InstructMineError(f"{name} needs the column '{TOKENS}': score the pool with OutputLength first")
 
+    @property
+    def by_length(self) -> bool:
+        """Whether the rows' lengths matter."""
+        return self.max_response_tokens is not None or self.length_bins is not None
+
     def exclude(
-        self, dataset: Dataset, ranking: np.ndarray, costs: np.ndarray, budget: Budget, overlaps: "Overlaps | None"
+        self,
+        ranking: np.ndarray,
+        budget: Budget,
+        costs: np.ndarray,
+        lengths: np.ndarray | None,
+        overlaps: "Overlaps | None",
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Leaves out the rows that no walk may take whatever else is taken.
 
         Returns:
-            The rest of the ranking, and the rows left out by reason, each under the first that applies; a reason that
-            was looked for and does not apply to any row has none.
+            The rest of the ranking, and the rows left out by reason, each under the first that applies. A reason that
+            was looked for and applies to no row has an empty array.
         """
         reasons: dict[str, np.ndarray] = {}
         if budget.kind == "tokens":
             reasons["empty"] = costs <= 0  # costs nothing, teaches nothing, and has no price per token
         if overlaps is not None:
-            reasons["eval_sets"] = np.isin(np.arange(len(dataset)), overlaps.rows)
-        if self.max_response_tokens is not None or self.length_bins is not None:
-            lengths = numeric_column(dataset, TOKENS)
+            reasons["eval_sets"] = np.isin(np.arange(len(costs)), overlaps.rows)
+        if self.by_length:
             reasons["output_length"] = np.isnan(lengths)
-            if self.max_response_tokens is not None:
-                reasons["max_response_tokens"] = lengths > self.max_response_tokens
+        if self.max_response_tokens is not None:
+            reasons["max_response_tokens"] = lengths > self.max_response_tokens
         if self.max_similarity is not None or self.set_level:
             reasons["embeddings"] = np.isnan(self.unit_embeddings).any(axis=1)
         excluded = {}
@@ -130,18 +138,22 @@ class Options:
             self._unit = vectors / np.where(norms > 0, norms, np.nan)
         return self._unit
 
-    def terms(self, dataset: Dataset, budget: Budget, costs: np.ndarray, ranking: np.ndarray, **more: Any) -> Terms:
-        """What every walk keeps to; `more` is passed on."""
-        limit = budget.limit(len(dataset))
+    def shares(
+        self,
+        ranking: np.ndarray,
+        budget: Budget,
+        costs: np.ndarray,
+        lengths: np.ndarray | None,
+        sources: tuple[np.ndarray, list[str]],
+    ) -> list[Shares]:
+        """How the budget is shared out among the rows of a ranking."""
+        limit = budget.limit(len(costs))
         shares = []
         if self.quotas:
-            shares.append(quota_shares(self.quotas, *read_sources(dataset), limit))
+            shares.append(quota_shares(self.quotas, *sources, limit))
         if self.length_bins is not None and len(ranking):
-            shares.append(bin_shares(numeric_column(dataset, TOKENS), ranking, self.length_bins, costs, limit))
-        return Terms(
-            budget, costs, shares=shares, embeddings=self.unit_embeddings, max_similarity=self.max_similarity,
-            options=self.given, **more,
-        )  # fmt: skip
+            shares.append(bin_shares(lengths, ranking, self.length_bins, costs, limit))
+        return shares
 
 
 def _number(name: str, value: Any) -> float:

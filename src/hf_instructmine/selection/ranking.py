@@ -13,12 +13,12 @@ import numpy as np
 from ..data.columns import NEIGHBOR_COLUMN
 from ..errors import InstructMineError
 from ..models.neighbors import cosine_distances
-from .walk import BLOCK, Walk
+from .walk import BLOCK
 
 
 if TYPE_CHECKING:
     from ..estimator.rule import Rule
-    from .walk import Descent
+    from .walk import Descent, Walk
 
 _ROUNDS = 50  # Dinkelbach's iteration converges faster than linearly: a handful is usual
 
@@ -35,7 +35,8 @@ def neighbor_columns(rule: "Rule") -> dict[str, int]:
 class SetRanking:
     """Ranks rows by their prediction with `knn_<i>` inside the set chosen so far; see [`Ranking`].
 
-    That is the cosine distance to the i-th nearest row chosen, or the farthest of them while they are fewer than i.
+    That is the cosine distance to the i-th nearest row chosen. While fewer than i rows are chosen, it is the distance
+    to the farthest of them.
     The first row is that of the ordinary ranking. Equal rows come in the order of the pool.
 
     Args:
@@ -68,7 +69,7 @@ class SetRanking:
         self._prediction = log_loss[self.rows]
         self._chosen: list[int] = []
 
-    def blocks(self, descent: "Descent", wanted: np.ndarray) -> Iterator[np.ndarray]:
+    def blocks(self, descent: "Descent", wanted: np.ndarray) -> Iterator[tuple[np.ndarray, str | None]]:
         from datasets.utils import tqdm
 
         alive = wanted[self.rows]
@@ -81,22 +82,20 @@ class SetRanking:
                     return
                 best = int(score.argmin())
                 if score[best] == np.inf:  # the logarithm of a distance of 0 is no number
-                    gone = self.rows[alive]
-                    descent.walk.passed.setdefault("set_level", []).extend(gone.tolist())
-                    descent.open[gone] = False
+                    yield self.rows[alive], "set_level"
                     return
                 alive[best] = False
                 before = len(descent.walk.taken)
-                yield self.rows[best : best + 1]
+                yield self.rows[best : best + 1], None
                 if len(descent.walk.taken) > before:
                     self._choose(best)
                     progress.update(int(self._costs[best]))
 
-    def conclude(self, walk: "Walk") -> None:
+    def conclude(self, taken: list[int]) -> tuple[float, dict[str, np.ndarray]]:
         # Among the chosen, a row is not its own neighbour: one neighbour fewer than for a row outside.
         self._measure(np.array(self._chosen), len(self._chosen) - 1)
-        walk.mean = float(self._prediction[self._chosen].mean())
-        walk.distances = {name: self._values[name][self._chosen] for name in self._neighbors}
+        distances = {name: self._values[name][self._chosen] for name in self._neighbors}
+        return float(self._prediction[self._chosen].mean()), distances
 
     def _choose(self, best: int) -> None:
         distances = cosine_distances(self._vectors, self._vectors[best])
@@ -116,7 +115,7 @@ class SetRanking:
         for name, i in self._neighbors.items():
             self._values[name][rows] = self._nearest[rows, min(i, neighbors) - 1]
         values = {name: column[rows] for name, column in self._values.items()}
-        predicted = self._rule.apply(values)
+        predicted = self._rule.apply(values, len(rows))
         self._prediction[rows] = np.where(np.isfinite(predicted), predicted, np.inf)
 
 
@@ -126,14 +125,14 @@ class FixedRanking:
     def __init__(self, rows: np.ndarray, log_loss: np.ndarray):
         self.rows, self._log_loss = rows, log_loss
 
-    def blocks(self, descent: "Descent", wanted: np.ndarray) -> Iterator[np.ndarray]:
+    def blocks(self, descent: "Descent", wanted: np.ndarray) -> Iterator[tuple[np.ndarray, str | None]]:
         rows = self.rows[wanted[self.rows]]
         while len(rows := rows[descent.terms.costs[rows] <= descent.left]):  # what does not fit now never will
-            yield rows[:BLOCK]
+            yield rows[:BLOCK], None
             rows = rows[BLOCK:]
 
-    def conclude(self, walk: Walk) -> None:
-        walk.mean = float(self._log_loss[walk.taken].mean())
+    def conclude(self, taken: list[int]) -> tuple[float, dict[str, np.ndarray]]:
+        return float(self._log_loss[taken].mean()), {}
 
 
 def price(log_loss: np.ndarray, costs: np.ndarray, level: float | None) -> np.ndarray:

@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from datasets import Dataset
 
-from ..data.columns import names_sources, read_sources
 from ..outputs.markdown import CardSection, printable
 from .walk import REASONS, Walk
 
 
 if TYPE_CHECKING:
-    from ..estimator.estimator import LossEstimator
+    from ..estimator.rule import Rule
 
 
 @dataclass
@@ -36,8 +35,17 @@ class SourceCount:
     empty: int
 
 
-def count_by_source(dataset: Dataset, walk: Walk, unscored: np.ndarray) -> tuple[SourceCount, list[SourceCount]]:
-    """Counts the rows of the whole pool, and those of each source; the latter is empty without a column `source`."""
+def count_by_source(
+    codes: np.ndarray, names: list[str], walk: Walk, unscored: np.ndarray
+) -> tuple[SourceCount, list[SourceCount]]:
+    """Counts what became of the rows of the whole pool, and of those of each source.
+
+    Args:
+        codes (`np.ndarray` of shape `(n,)`): Each row's source.
+        names (`list[str]`): The sources.
+        walk ([`Walk`]): Which rows were taken and passed over.
+        unscored (`np.ndarray`): Rows that cannot be ranked.
+    """
     fates = {
         "pool": slice(None),
         "selected": walk.taken,
@@ -45,11 +53,10 @@ def count_by_source(dataset: Dataset, walk: Walk, unscored: np.ndarray) -> tuple
         "duplicates": walk.passed["duplicates"],
         "empty": walk.passed["empty"],
     }
-    codes, names = read_sources(dataset)
     counts = {fate: np.bincount(codes[rows], minlength=len(names)).tolist() for fate, rows in fates.items()}
     sources = [SourceCount(name, **{fate: counts[fate][code] for fate in fates}) for code, name in enumerate(names)]
     total = SourceCount("all", **{fate: sum(counts[fate]) for fate in fates})
-    return total, sources if names_sources(dataset) else []
+    return total, sources
 
 
 @dataclass
@@ -59,13 +66,13 @@ class SelectionRecord:
     Attributes:
         dataset (`Dataset`): The selected rows, lowest predicted log loss first, with every column of the pool and
             `predicted_log_loss`.
-        estimator ([`LossEstimator`]): The rule that chose.
+        estimator ([`Rule`]): The rule that chose.
         indices (`np.ndarray` of shape `(k,)`): The pool's row numbers of `dataset`, in its order.
         pool_log_loss (`np.ndarray` of shape `(n,)`): Predicted log loss of every row of the pool, in its order.
-        request (`dict`): What [`Selector.select`] was asked for, such as `{"size": 2000}`. There is no seed: nothing
-            is random.
+        asked (`dict`): What [`Selector.select`] was asked for, such as `{"size": 2000}`. There is no seed: nothing is
+            random.
         options (`dict`): The options of the [`Selector`], such as `{"max_similarity": 0.9}`; embeddings by their
-            shape, evaluation sets by their names. `request` has them too.
+            shape, evaluation sets by their names.
         total ([`SourceCount`]): Counts over the whole pool.
         sources (`list[SourceCount]`): The same by value of the column `source`; empty where there is no such column.
         duplicates_checked (`bool`): Whether texts were compared.
@@ -83,21 +90,26 @@ class SelectionRecord:
     """
 
     dataset: Dataset
-    estimator: "LossEstimator"
+    estimator: "Rule"
     indices: np.ndarray
     pool_log_loss: np.ndarray
-    request: dict[str, Any]
+    asked: dict[str, Any]
+    options: dict[str, Any]
     total: SourceCount
     sources: list[SourceCount] = field(default_factory=list)
     duplicates_checked: bool = True
     leverage: float | None = None
     skipped_far: int = 0
-    options: dict[str, Any] = field(default_factory=dict)
     skipped: dict[str, int] = field(default_factory=dict)
     contaminated: dict[str, int] = field(default_factory=dict)
     license: str | None = None
     source_datasets: list[str] = field(default_factory=list)
     sections: list[CardSection] = field(default_factory=list)
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """All that was asked for, the selector's options included."""
+        return {**self.asked, **self.options}
 
     @property
     def num_pool(self) -> int:

@@ -1,13 +1,14 @@
 """From a scored pool and a rule to a curated dataset: the examples of lowest predicted log loss (arXiv 2307.06290)."""
 
 import warnings
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from datasets import Dataset
 
-from ..data.columns import read_indicators
+from ..data.columns import TOKENS, names_sources, numeric_column, read_sources
 from ..data.texts import TextKeys, has_text
 from ..errors import InstructMineError
 from .budget import Budget
@@ -15,16 +16,41 @@ from .curated import Selection
 from .options import Options
 from .ranking import FixedRanking, SetRanking, compete, price
 from .record import count_by_source
-from .walk import Ranking, Terms, Walk
+from .walk import Terms, Walk
 
 
 if TYPE_CHECKING:
     from ..data.evaluation_sets import EvaluationSet
-    from ..estimator.estimator import LossEstimator
+    from ..estimator.rule import Rule
 
 
 LOG_LOSS = "predicted_log_loss"
 _DEFAULTS = {"drop_duplicates": True, "columns": None, "max_leverage": None, "allow_mismatch": False}
+
+
+@dataclass
+class RankedPool:
+    """What is read of a pool, once, before rows are taken from it.
+
+    Attributes:
+        dataset (`Dataset`): The pool.
+        values (`dict[str, np.ndarray]`): The rule's indicators.
+        log_loss (`np.ndarray` of shape `(n,)`): The rule's predictions.
+        ranking (`np.ndarray`): The rows that can be taken, the lowest prediction first.
+        unscored (`np.ndarray`): The rows that have no prediction, or of which the budget does not know the cost.
+        sources (`tuple[np.ndarray, list[str]]`): Each row's source, and the sources' names.
+        contaminated (`dict[str, int]`): Rows in which prompts of each evaluation set were found.
+        terms ([`Terms`]): What every walk keeps to.
+    """
+
+    dataset: Dataset
+    values: dict[str, np.ndarray]
+    log_loss: np.ndarray
+    ranking: np.ndarray
+    unscored: np.ndarray
+    sources: tuple[np.ndarray, list[str]]
+    contaminated: dict[str, int]
+    terms: Terms
 
 
 class Selector:
@@ -41,8 +67,8 @@ class Selector:
             unit, of sources (column `source`), from 0 to 1 or None: a rule may like one source alone, and what a
             model is to be able to do is known beforehand. The least shares are filled first, each from the best rows
             of its source.
-        max_response_tokens (`int`, *optional*): Longest response (column `output_length`): what is cut off in
-            training is not learnt from.
+        max_response_tokens (`int`, *optional*): Longest response (column `output_length`): nothing is learnt
+            from what training cuts off.
         length_bins (`int`, *optional*): Cut the rows into this many bins of equal count by response length, and give
             each the share of the budget that it has of the pool. A response's length confounds what models say of it,
             its NLL above all; within a bin they are compared among their like.
@@ -66,7 +92,7 @@ class Selector:
 
     def __init__(
         self,
-        rule: "LossEstimator",
+        rule: "Rule",
         *,
         embeddings: np.ndarray | None = None,
         max_similarity: float | None = None,
@@ -126,6 +152,23 @@ class Selector:
                 cannot fill what was asked for.
         """
         budget = Budget.of(size=size, fraction=fraction, max_log_loss=max_log_loss, tokens=tokens)
+        self._check(dataset, budget)
+        pool = self._rank(dataset, budget, drop_duplicates, columns, allow_mismatch)
+        if max_leverage is None:
+            walk, far = self._take(pool, pool.ranking), 0
+        else:
+            walk, far = self._stay_inside(pool, max_leverage)
+        given = {
+            "drop_duplicates": drop_duplicates,
+            "columns": columns,
+            "max_leverage": max_leverage,
+            "allow_mismatch": allow_mismatch,
+        }
+        changed = {name: value for name, value in given.items() if value != _DEFAULTS[name]}
+        return self._report(pool, walk, far, {budget.kind: budget.amount, **changed})
+
+    def _check(self, dataset: Dataset, budget: Budget) -> None:
+        """Refuses what the pool's size and columns do not allow."""
         if not isinstance(dataset, Dataset):
             raise InstructMineError(
                 f"select needs a Dataset, not a {type(dataset).__name__}: pass one split, such as dataset['train']"
@@ -139,111 +182,84 @@ class Selector:
             )
         budget.check_pool(dataset)
         self.options.check_pool(dataset, budget)
-        compare = drop_duplicates and has_text(dataset, columns)
 
-        log_loss = np.asarray(self.rule.predict(dataset, allow_mismatch=allow_mismatch), dtype=np.float64)
-        costs = budget.costs(dataset)
-        unscored = np.flatnonzero(~(np.isfinite(log_loss) & np.isfinite(costs)))
+    def _rank(
+        self,
+        dataset: Dataset,
+        budget: Budget,
+        drop_duplicates: bool,
+        columns: Mapping[str, str] | None,
+        allow_mismatch: bool,
+    ) -> RankedPool:
+        """Reads the pool, predicts its rows, and leaves out those that cannot be taken."""
+        compare = drop_duplicates and has_text(dataset, columns)
+        values = self.rule.read(dataset, allow_mismatch)
+        log_loss = self.rule.apply(values, len(dataset))
+        sources = read_sources(dataset)
+        by_length = self.options.by_length or budget.kind == "tokens"
+        lengths = numeric_column(dataset, TOKENS) if by_length else None
+        costs = budget.costs(len(dataset), lengths)
         ranking = budget.rank(log_loss, costs)
         overlaps = None
         if self.options.eval_sets:
             from ..data.decontamination import find_contaminated
 
             overlaps = find_contaminated(dataset, self.options.eval_sets, columns)
-        ranking, excluded = self.options.exclude(dataset, ranking, costs, budget, overlaps)
-        keys = TextKeys(dataset, columns) if compare else None
-        terms = self.options.terms(
-            dataset, budget, costs, ranking, keys=keys, unscored=len(unscored), excluded=excluded
-        )
-
-        def take(rows: np.ndarray) -> Walk:
-            def walk_at(level: float | None) -> Walk:
-                return terms.walk(self._rank(dataset, rows, log_loss, terms, level))
-
-            return compete(walk_at) if budget.kind == "tokens" else walk_at(None)
-
-        far = 0
-        if max_leverage is None:
-            walk = take(ranking)
-        else:
-            walk, far = self._stay_inside(dataset, ranking, take, max_leverage, allow_mismatch)
-        # Whatever the order in which they were taken.
-        indices = np.sort(np.asarray(walk.taken, dtype=np.int64))
-        indices = indices[np.argsort(log_loss[indices], kind="stable")]
-        total, sources = count_by_source(dataset, walk, unscored)
-        given = {
-            "drop_duplicates": drop_duplicates,
-            "columns": columns,
-            "max_leverage": max_leverage,
-            "allow_mismatch": allow_mismatch,
-        }
-        changed = {name: value for name, value in given.items() if value != _DEFAULTS[name]}
-        leverage = None
-        if self.rule.max_leverage is not None:
-            leverage = self._leverage(dataset, walk, allow_mismatch)
-            if leverage > self.rule.max_leverage and max_leverage is None:
-                warnings.warn(
-                    f"the selection's leverage {leverage:.3g} is above the runs' largest, "
-                    f"{self.rule.max_leverage:.3g}: the rule extrapolates; max_leverage=rule.max_leverage mends it",
-                    stacklevel=2,
-                )
-        return Selection(
-            dataset=dataset.with_format(None).add_column(LOG_LOSS, log_loss).select(indices),
-            estimator=self.rule,
-            indices=indices,
-            pool_log_loss=log_loss,
-            request={budget.kind: budget.amount, **self.options.given, **changed},
-            total=total,
-            sources=sources,
-            duplicates_checked=compare,
-            leverage=leverage,
-            skipped_far=far,
+        ranking, excluded = self.options.exclude(ranking, budget, costs, lengths, overlaps)
+        unscored = np.flatnonzero(~(np.isfinite(log_loss) & np.isfinite(costs)))
+        terms = Terms(
+            budget,
+            costs,
+            keys=TextKeys(dataset, columns) if compare else None,
+            unscored=len(unscored),
+            excluded=excluded,
+            shares=self.options.shares(ranking, budget, costs, lengths, sources),
+            embeddings=self.options.unit_embeddings,
+            max_similarity=self.options.max_similarity,
             options=self.options.given,
-            skipped={name: len(rows) for name, rows in walk.passed.items() if name not in ("duplicates", "empty")},
-            contaminated=overlaps.counts if overlaps is not None else {},
         )
+        contaminated = overlaps.counts if overlaps is not None else {}
+        return RankedPool(dataset, values, log_loss, ranking, unscored, sources, contaminated, terms)
 
-    def _rank(
-        self, dataset: Dataset, rows: np.ndarray, log_loss: np.ndarray, terms: Terms, level: float | None
-    ) -> Ranking:
-        """The order in which rows, given from the lowest prediction upwards, compete at a level; see [`compete`]."""
-        if self.options.set_level:
-            columns = read_indicators(dataset, self.rule.indicators)
-            return SetRanking(self.rule, columns, self.options.unit_embeddings, rows, log_loss, terms.costs, level)
-        order = np.argsort(price(log_loss[rows], terms.costs[rows], level), kind="stable")
-        return FixedRanking(rows[order], log_loss)
+    def _take(self, pool: RankedPool, rows: np.ndarray) -> Walk:
+        """Takes from rows that are given from the lowest prediction upwards."""
+        log_loss, terms = pool.log_loss, pool.terms
 
-    def _leverage(self, dataset: Dataset, walk: Walk, allow_mismatch: bool) -> float:
+        def walk_at(level: float | None) -> Walk:
+            if self.options.set_level:
+                vectors = self.options.unit_embeddings
+                return terms.walk(SetRanking(self.rule, pool.values, vectors, rows, log_loss, terms.costs, level))
+            order = np.argsort(price(log_loss[rows], terms.costs[rows], level), kind="stable")
+            return terms.walk(FixedRanking(rows[order], log_loss))
+
+        return compete(walk_at) if terms.budget.kind == "tokens" else walk_at(None)
+
+    def _leverage(self, pool: RankedPool, walk: Walk) -> float:
         """Of the rows taken, by their distances inside the set where they were chosen by these."""
-        if not walk.distances:
-            return self.rule.leverage(dataset, walk.taken, allow_mismatch)
-        columns = read_indicators(dataset, self.rule.indicators)
-        inside = {name: column[walk.taken] for name, column in columns.items()} | walk.distances
-        return self.rule.leverage(inside, allow_mismatch=True)  # which has been checked
+        inside = {name: column[walk.taken] for name, column in pool.values.items()} | walk.distances
+        return self.rule.leverage_of_set(inside, len(walk.taken))
 
-    def _stay_inside(
-        self,
-        dataset: Dataset,
-        ranking: np.ndarray,
-        take: Callable[[np.ndarray], Walk],
-        max_leverage: float,
-        allow_mismatch: bool,
-    ) -> tuple[Walk, int]:
-        """Takes from as many of the rows nearest to the runs as the bound allows, found by bisection."""
-        distance = self.rule.row_leverages(dataset, allow_mismatch)[ranking]
+    def _stay_inside(self, pool: RankedPool, max_leverage: float) -> tuple[Walk, int]:
+        """Takes from as many of the rows nearest to the runs as the bound allows, found by bisection.
+
+        Returns:
+            The walk, and how many rows were left out for it.
+        """
+        ranking = pool.ranking
+        distance = self.rule.leverage_of_rows(pool.values, len(pool.log_loss))[ranking]
         order = np.argsort(distance, kind="stable")
         too_few, too_many = 0, len(ranking) + 1
         best: tuple[Walk, int] | None = None
         nearest, lowest, kept = ranking, np.inf, len(ranking)
         while too_many - too_few > 1:
             try:
-                walk = take(nearest)
+                walk = self._take(pool, nearest)
             except InstructMineError:  # too few rows are left to fill the budget
                 if kept == len(ranking):
                     raise
                 too_few = kept
             else:
-                leverage = self._leverage(dataset, walk, allow_mismatch)
+                leverage = self._leverage(pool, walk)
                 lowest = min(lowest, leverage)
                 if leverage <= max_leverage:
                     best, too_few = (walk, len(ranking) - kept), kept
@@ -257,3 +273,34 @@ class Selector:
                 f"found is {lowest:.3g}: ask for more rows, raise the bound, or fit on runs that reach further"
             )
         return best
+
+    def _report(self, pool: RankedPool, walk: Walk, far: int, asked: dict[str, Any]) -> Selection:
+        """What was taken, with all that explains it."""
+        # Whatever the order in which they were taken.
+        indices = np.sort(np.asarray(walk.taken, dtype=np.int64))
+        indices = indices[np.argsort(pool.log_loss[indices], kind="stable")]
+        total, sources = count_by_source(*pool.sources, walk, pool.unscored)
+        leverage, most = None, self.rule.max_leverage
+        if most is not None:
+            leverage = self._leverage(pool, walk)
+            if leverage > most and "max_leverage" not in asked:
+                warnings.warn(
+                    f"the selection's leverage {leverage:.3g} is above the runs' largest, {most:.3g}: the rule "
+                    "extrapolates; max_leverage=rule.max_leverage mends it",
+                    stacklevel=3,
+                )
+        return Selection(
+            dataset=pool.dataset.with_format(None).add_column(LOG_LOSS, pool.log_loss).select(indices),
+            estimator=self.rule,
+            indices=indices,
+            pool_log_loss=pool.log_loss,
+            asked=asked,
+            options=self.options.given,
+            total=total,
+            sources=sources if names_sources(pool.dataset) else [],
+            duplicates_checked=pool.terms.keys is not None,
+            leverage=leverage,
+            skipped_far=far,
+            skipped={name: len(rows) for name, rows in walk.passed.items() if name not in ("duplicates", "empty")},
+            contaminated=pool.contaminated,
+        )

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import Any, Protocol
 
 import numpy as np
@@ -37,7 +38,7 @@ _MENDS = {
 
 @dataclass
 class Walk:
-    """What a walk came to.
+    """Where a walk led: the rows taken, and those passed over.
 
     Attributes:
         taken (`list[int]`): Row numbers in the order they were taken.
@@ -59,12 +60,62 @@ class Ranking(Protocol):
 
     rows: np.ndarray
 
-    def blocks(self, descent: "Descent", wanted: np.ndarray) -> Iterator[np.ndarray]:
-        """The wanted rows (a mask over the pool), best first, in blocks; the next is asked for when the rows of the
-        one before have been taken or not."""
+    def blocks(self, descent: "Descent", wanted: np.ndarray) -> Iterator[tuple[np.ndarray, str | None]]:
+        """The wanted rows (a mask over the pool), best first, in blocks.
 
-    def conclude(self, walk: Walk) -> None:
-        """Notes the walk's `mean` and `distances`."""
+        The next block is asked for when the rows of the one before have been taken or not. Beside each stands None, or
+        the reason, one of [`REASONS`], why its rows can no longer be ranked.
+        """
+
+    def conclude(self, taken: list[int]) -> tuple[float, dict[str, np.ndarray]]:
+        """The `mean` and the `distances` of a [`Walk`] that took these rows."""
+
+
+class Stage(Enum):
+    """What a descent fills: first the least shares of the sources, where there are any, then the greatest shares."""
+
+    LEAST = auto()
+    # Whole rows fill no share of tokens exactly: what is left of it goes to one row more.
+    LEAST_AND_ONE = auto()
+    MOST = auto()
+    BINS_AND_ONE = auto()
+
+    @property
+    def fills_least(self) -> bool:
+        return self in (Stage.LEAST, Stage.LEAST_AND_ONE)
+
+    def is_full(self, account: "Account", group: int, cost: float, left: float) -> bool:
+        """Whether a group has no room for a row of this cost, where `left` is left of the budget."""
+        share, spent = account.share, account.spent[group]
+        if share.option == "length_bins" and self is Stage.BINS_AND_ONE:
+            return spent >= share.most[group]
+        if spent + cost > share.most[group]:
+            return True
+        if share.option != "quotas" or not self.fills_least:
+            return False
+        if self is Stage.LEAST:
+            return spent + cost > share.least[group]
+        # One row more only where it does not take the others' least away.
+        missing = account.missing
+        return missing[group] == 0 or left - cost < missing.sum() - missing[group]
+
+
+@dataclass
+class Account:
+    """What a descent has spent of the shares of one option.
+
+    Attributes:
+        share ([`Shares`]): The least and the most of each group.
+        spent (`np.ndarray`): By group.
+    """
+
+    share: Shares
+    spent: np.ndarray
+
+    @property
+    def missing(self) -> np.ndarray:
+        """What each group lacks of its least share."""
+        return (self.share.least - self.spent).clip(0)
 
 
 @dataclass
@@ -113,12 +164,12 @@ class Terms:
 
 
 class Descent:
-    """One walk: first the least shares, where there are any, then all others under the greatest shares.
+    """One walk, stage by stage.
 
     Attributes:
         terms ([`Terms`]): What it keeps to.
         open (`np.ndarray`): Mask of the rows that were neither taken nor passed over.
-        walk ([`Walk`]): What it came to so far.
+        walk ([`Walk`]): The rows taken and passed over so far.
     """
 
     def __init__(self, terms: Terms, ranking: Ranking):
@@ -129,7 +180,7 @@ class Descent:
         self.walk = Walk(passed={"duplicates": [], "empty": []} | {k: list(v) for k, v in terms.excluded.items()})
         for option in (*(share.option for share in terms.shares), *(["max_similarity"] * self._compares)):
             self.walk.passed.setdefault(option, [])
-        self._spent = [np.zeros(len(share.names)) for share in terms.shares]
+        self._accounts = [Account(share, np.zeros(len(share.names))) for share in terms.shares]
         self._seen: set = set()
 
     @property
@@ -143,75 +194,69 @@ class Descent:
 
     def run(self) -> Walk:
         by_token = self.terms.budget.kind == "tokens"
-        for share, spent in zip(self.terms.shares, self._spent):
-            if share.least.any():
-                wanted = share.least[share.codes] > 0
-                self._descend("least", wanted)
+        for account in self._accounts:
+            if account.share.least.any():
+                self._descend(Stage.LEAST, account)
                 if by_token:
-                    self._descend("least and one more", wanted)
-                self._check_least(share, spent)
-        self._descend("most")
+                    self._descend(Stage.LEAST_AND_ONE, account)
+                self._check_least(account)
+        self._descend(Stage.MOST)
         if by_token and (late := self.walk.passed.get("length_bins")):
-            # Whole rows fill no bin's tokens exactly: what is left of them goes to one row more in a bin.
             self.open[late], self.walk.passed["length_bins"] = True, []
-            self._descend("bins and one more")
+            self._descend(Stage.BINS_AND_ONE)
         self._check_filled()
-        self.ranking.conclude(self.walk)
+        self.walk.mean, self.walk.distances = self.ranking.conclude(self.walk.taken)
         return self.walk
 
-    def _descend(self, stage: str, wanted: np.ndarray | bool = True) -> None:
+    def _descend(self, stage: Stage, least: Account | None = None) -> None:
+        """Goes down the ranking once; over the rows of groups that have a least share, where `least` is given."""
         costs, keys = self.terms.costs, self.terms.keys
-        for block in self.ranking.blocks(self, self.open & wanted):
-            if stage.startswith("least") and not self._missing().any():
+        wanted = True if least is None else least.share.least[least.share.codes] > 0
+        for block, gone in self.ranking.blocks(self, self.open & wanted):
+            if gone is not None:
+                self._pass_over(block, gone)
+                continue
+            if least is not None and not least.missing.any():
                 return
             if keys is not None and len(block) > 1:
                 # Texts are what takes time: a row without room now will have none later.
-                keys.load(block[[self._full_share(row, costs[row], stage) is None for row in block]])
+                keys.load(block[[self._full_share(row, stage) is None for row in block]])
             near, among = self._similarities(block)
             for place, row in enumerate(block.tolist()):
                 if self.left == 0:
                     return
                 if costs[row] > self.left:
                     continue
-                reason = self._full_share(row, costs[row], stage)
-                if reason is not None and stage.startswith("least"):
+                reason = self._full_share(row, stage)
+                if reason is not None and stage.fills_least:
                     continue  # it stays open: its turn may come when the least shares are filled
                 reason = reason or self._refusal(row, near[place])
-                self.open[row] = False
                 if reason is not None:
-                    self.walk.passed[reason].append(row)
+                    self._pass_over([row], reason)
                     continue
-                self._take(row, costs[row])
+                self._take(row)
                 if self._compares:
                     np.maximum(near, among[place], out=near)
 
-    def _full_share(self, row: int, cost: float, stage: str) -> str | None:
+    def _full_share(self, row: int, stage: Stage) -> str | None:
         """The option whose share has no room for a row at this stage."""
-        for share, spent in zip(self.terms.shares, self._spent):
-            group = share.codes[row]
-            full = spent[group] + cost > share.most[group]
-            if share.option == "length_bins" and stage == "bins and one more":
-                full = spent[group] >= share.most[group]
-            elif share.option == "quotas" and stage == "least":
-                full |= spent[group] + cost > share.least[group]
-            elif share.option == "quotas" and stage == "least and one more":
-                # Only where it does not take the others' least away.
-                missing = self._missing()
-                full |= missing[group] == 0 or self.left - cost < missing.sum() - missing[group]
-            if full:
-                return share.option
+        cost = self.terms.costs[row]
+        for account in self._accounts:
+            if stage.is_full(account, account.share.codes[row], cost, self.left):
+                return account.share.option
         return None
 
-    def _missing(self) -> np.ndarray:
-        """What each source lacks of its least share."""
-        ((share, spent),) = ((s, spent) for s, spent in zip(self.terms.shares, self._spent) if s.option == "quotas")
-        return (share.least - spent).clip(0)
+    def _pass_over(self, rows: Iterable[int], reason: str) -> None:
+        self.open[rows] = False
+        self.walk.passed.setdefault(reason, []).extend(rows)
 
-    def _take(self, row: int, cost: float) -> None:
+    def _take(self, row: int) -> None:
+        cost = self.terms.costs[row]
+        self.open[row] = False
         self.walk.taken.append(row)
         self.walk.spent += cost
-        for share, spent in zip(self.terms.shares, self._spent):
-            spent[share.codes[row]] += cost
+        for account in self._accounts:
+            account.spent[account.share.codes[row]] += cost
         self._seen.add(self._key(row))
 
     def _refusal(self, row: int, near: float) -> str | None:
@@ -238,7 +283,8 @@ class Descent:
             np.maximum(near, (vectors @ taken.T).max(axis=1), out=near)
         return near, vectors @ vectors.T
 
-    def _check_least(self, share: Shares, spent: np.ndarray) -> None:
+    def _check_least(self, account: Account) -> None:
+        share, spent = account.share, account.spent
         for group in np.flatnonzero(spent < share.least):
             rows = share.codes == group
             if (self.terms.costs[self.open & rows] > min(share.least[group] - spent[group], self.left)).any():
@@ -270,7 +316,7 @@ class Descent:
                 )
             refused[row] = reason
         for row, reason in refused.items():
-            self.walk.passed[reason].append(row)
+            self._pass_over([row], reason)
         raise InstructMineError(self._unfilled())
 
     def _unfilled(self) -> str:
@@ -278,7 +324,7 @@ class Descent:
         budget, taken, passed = self.terms.budget, self.walk.taken, self.walk.passed
         reached = f"{self.walk.spent:,.0f} response tokens" if budget.kind == "tokens" else f"{len(taken):,} rows"
         reasons = [f"{self.terms.unscored:,} have no prediction", *self.terms.told(passed)]
-        short = [share.shortest(spent) for share, spent in zip(self.terms.shares, self._spent)]
+        short = [account.share.shortest(account.spent) for account in self._accounts]
         binding = max(_MENDS, key=lambda reason: len(passed.get(reason, ())))
         mend = f"{_MENDS[binding]} or ask for less" if passed.get(binding) else "ask for less"
         return (

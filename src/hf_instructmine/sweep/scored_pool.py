@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from datasets import Dataset
 
-from ..data.columns import NEIGHBOR_COLUMN, indicator_names
+from ..data.columns import NEIGHBOR_COLUMN, indicator_names, numeric_column
 from ..errors import InstructMineError
 
 
@@ -84,13 +84,13 @@ class ScoredPool:
             raise InstructMineError(f"the pool has no column {missing[0]!r}: its columns are {scored.column_names}")
         if not columns:
             raise InstructMineError(f"the pool has no indicator column among {scored.column_names}: score it first")
-        values = np.column_stack([_numbers(scored, name) for name in columns])
+        values = np.column_stack([numeric_column(scored, name) for name in columns])
         usable = np.isfinite(values).all(axis=1)
         if budget.tokens is not None and "output_length" not in scored.column_names:
             raise InstructMineError("subset_tokens needs the column 'output_length': score the pool with OutputLength")
         tokens = None
         if "output_length" in scored.column_names:
-            tokens = _numbers(scored, "output_length")
+            tokens = numeric_column(scored, "output_length")
             usable &= np.isfinite(tokens)
         excluded = int((~usable).sum())
 
@@ -175,13 +175,6 @@ class ScoredPool:
             distances = _neighbor_distances(self.embeddings[subset], neighbors, queries)
             means[[self.columns.index(name) for name in self.neighbor_columns]] = distances.mean(axis=0)
         return means
-
-
-def _numbers(dataset: Dataset, column: str) -> np.ndarray:
-    try:
-        return dataset.with_format("arrow")[column].to_numpy(zero_copy_only=False).astype(np.float64)
-    except (TypeError, ValueError) as error:
-        raise InstructMineError(f"column {column!r} does not hold numbers: {error}") from error
 
 
 def _standardise(values: np.ndarray) -> np.ndarray:

@@ -1,0 +1,136 @@
+"""One reader of numeric columns: what is no number is refused in the same line wherever a column is read."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from datasets import Dataset
+
+from hf_instructmine import InstructMineError, LossEstimator, Selector, compare_strategies, design_mixtures
+from hf_instructmine.cli.main import main
+from hf_instructmine.comparison.strategies import choose_rows
+from hf_instructmine.data.columns import numeric_column, read_indicators
+
+
+RULE = LossEstimator.from_coefficients({"mtld": 1.0})
+NO_NUMBERS = {
+    "numbers as text": ([str(i) for i in range(20)], "string"),
+    "words": (["long", "short"] * 10, "string"),
+    "booleans": ([True, False] * 10, "bool"),
+}
+
+
+def pool(**columns) -> Dataset:
+    rows = {
+        "prompt": [f"question {i}" for i in range(20)],
+        "completion": [f"answer {i}" for i in range(20)],
+        "source": ["a", "b"] * 10,
+        "output_length": list(range(1, 21)),
+        "mtld": np.linspace(1, 2, 20),
+    }
+    return Dataset.from_dict(rows | columns)
+
+
+# --- What every entrance refuses ----------------------------------------------------------------------------------
+
+
+def fit(values, folder):
+    runs = {"mtld": values, "mixture_id": list(range(20)), "loss_x": np.linspace(1, 2, 20)}
+    LossEstimator.fit(runs, target="loss_x", indicators=["mtld"])
+
+
+def compare(scored, strategies, folder):
+    compare_strategies(scored, strategies, {}, {}, folder, tokens=[30])
+
+
+ENTRANCES = {
+    "fit": ("mtld", fit),
+    "predict": ("mtld", lambda values, folder: RULE.predict(pool(mtld=values))),
+    "predict a mapping": ("mtld", lambda values, folder: RULE.predict({"mtld": values})),
+    "predict a DataFrame": ("mtld", lambda values, folder: RULE.predict(pd.DataFrame({"mtld": values}))),
+    "select": ("mtld", lambda values, folder: Selector(RULE).select(pool(mtld=values), size=3)),
+    "select by tokens": (
+        "output_length",
+        lambda values, folder: Selector(RULE).select(pool(output_length=values), tokens=30),
+    ),
+    "select up to a length": (
+        "output_length",
+        lambda values, folder: Selector(RULE, max_response_tokens=9).select(pool(output_length=values), size=3),
+    ),
+    "design": (
+        "mtld",
+        lambda values, folder: design_mixtures(pool(mtld=values), 4, subset_size=5, indicators=["mtld"]),
+    ),
+    "design by tokens": (
+        "output_length",
+        lambda values, folder: design_mixtures(pool(output_length=values), 4, subset_tokens=30, indicators=["mtld"]),
+    ),
+    "compare": ("output_length", lambda values, folder: compare(pool(output_length=values), {"mine": RULE}, folder)),
+    "compare with a column": (
+        "mtld",
+        lambda values, folder: compare(pool(mtld=values), {"varied": "highest:mtld"}, folder),
+    ),
+    "a strategy": (
+        "mtld",
+        lambda values, folder: choose_rows(
+            pool(mtld=values), "lowest:mtld", {"size": 3}, np.arange(20), np.ones(20), columns=None
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("entrance", ENTRANCES)
+@pytest.mark.parametrize("kind", NO_NUMBERS)
+def test_what_is_no_number_is_refused_alike_everywhere(entrance, kind, tmp_path):
+    column, enter = ENTRANCES[entrance]
+    values, found = NO_NUMBERS[kind]
+    with pytest.raises(InstructMineError) as refused:
+        enter(values, tmp_path)
+    assert str(refused.value) == f"column '{column}' holds {found}, not numbers: an indicator is one number a row"
+
+
+def test_a_command_says_it_in_one_line(tmp_path, capsys):
+    RULE.save_pretrained(tmp_path / "rule")
+    pool(output_length=NO_NUMBERS["words"][0]).to_json(tmp_path / "words.jsonl")
+    command = ["select", tmp_path / "words.jsonl", "--rule", tmp_path / "rule", "--tokens", 20]
+    assert main([str(word) for word in (*command, "--output-dir", tmp_path / "curated")]) == 1
+    error = capsys.readouterr().err
+    assert "instructmine select: column 'output_length' holds string, not numbers" in error
+    assert "Traceback" not in error
+
+
+# --- What it reads ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [Dataset.from_dict, pd.DataFrame, dict])
+def test_numbers_are_read_as_they_are_and_gaps_are_nan(make):
+    table = make({"whole": [3, 1, 2], "gap": [1.5, None, float("nan")], "nothing": [None, None, None]})
+    assert numeric_column(table, "whole").tolist() == [3, 1, 2]
+    np.testing.assert_array_equal(numeric_column(table, "gap"), [1.5, np.nan, np.nan])
+    assert np.isnan(numeric_column(table, "nothing")).all()
+    assert numeric_column(table, "whole").dtype == np.float64
+
+
+def test_a_column_of_arrays_is_no_numeric_column():
+    for values in (np.ones((3, 2)), [[1.0], [2.0], [3.0]], [1.0, "2", 3.0]):
+        with pytest.raises(InstructMineError, match=r"column 'x' holds .*, not numbers"):
+            numeric_column({"x": values}, "x")
+
+
+def test_a_whole_number_beyond_the_floats_is_rounded():
+    assert numeric_column(Dataset.from_dict({"x": [2**53 + 1]}), "x").tolist() == [2.0**53]
+
+
+def test_the_rows_of_a_selection_come_in_its_order_with_their_own_values():
+    table = Dataset.from_dict({"x": [1.0, 2.0, 3.0], "y": [4, 5, 6], "z": ["a", "b", "c"]}).select([2, 0])
+    assert numeric_column(table, "x").tolist() == [3, 1]
+    values = read_indicators(table.with_format("torch"), ["y", "x"])
+    assert {name: column.tolist() for name, column in values.items()} == {"y": [6, 4], "x": [3, 1]}
+    assert list(values) == ["y", "x"]
+    assert len(numeric_column(table.select([]), "x")) == 0
+
+
+def test_no_digit_is_lost_on_the_way():
+    table = Dataset.from_dict({"x": [16777217.0, 0.1]})  # 2**24 + 1, which a float32 cannot hold
+    assert numeric_column(table, "x").tolist() == [16777217.0, 0.1]
+    close = Dataset.from_dict({"x": [1.0, 1.0 + 1e-9]})
+    assert choose_rows(close, "highest:x", {"size": 1}, np.arange(2), np.ones(2)).tolist() == [1]
