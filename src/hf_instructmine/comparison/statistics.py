@@ -19,6 +19,9 @@ LEVEL = 0.05
 EXACT = 20_000  # relabellings up to which all are counted rather than drawn
 _CHUNK = 1000  # resamples held at a time
 
+# Both permutation tests are written out: `scipy.stats.permutation_test` takes 16 ms in place of 0.9 for five finetunes
+# against ten, and 87 ms and 154 MiB in place of 9 ms and 4 MiB for the signs of 252 examples.
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -145,12 +148,9 @@ def flip_signs(differences: np.ndarray, resamples: int, rng: np.random.Generator
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down correction (1979): p-values that hold for all comparisons together."""
-    order = np.argsort(p_values, kind="stable")
-    adjusted, highest = [0.0] * len(order), 0.0
-    for rank, place in enumerate(order):
-        highest = max(highest, min(1.0, (len(order) - rank) * p_values[place]))
-        adjusted[place] = highest
-    return adjusted
+    from statsmodels.stats.multitest import multipletests
+
+    return multipletests(p_values, method="holm")[1].tolist()
 
 
 def _chunks(total: int) -> list[int]:
