@@ -69,6 +69,24 @@ class FinetuningArguments:
     expect_processes: int | None = field(default=None, metadata={"help": "How many processes must run."})
 
 
+@dataclass
+class Arguments:
+    """All options of a finetune, converted and checked.
+
+    Attributes:
+        own ([`FinetuningArguments`]): Those that TRL does not have.
+        sft (`SFTConfig`): How TRL trains.
+        model (`ModelConfig`): Which model, quantised or not, and its adapter.
+    """
+
+    own: FinetuningArguments
+    sft: "SFTConfig"
+    model: "ModelConfig"
+
+    def __post_init__(self) -> None:
+        check_arguments(self.own, self.sft, self.model)
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Settings of a finetune, as plain data.
@@ -126,8 +144,8 @@ class Recipe:
             if self.settings.get(key) != other.settings.get(key)
         ]
 
-    def arguments(self, *options: str, **overrides: Any) -> "tuple[FinetuningArguments, SFTConfig, ModelConfig]":
-        """Builds the three argument objects. Sets the environment variables under `env`, as TRL does.
+    def arguments(self, *options: str, **overrides: Any) -> Arguments:
+        """Builds the arguments. Sets the environment variables under `env`, as TRL does.
 
         Args:
             options (`str`): Options as on a command line (`"--learning_rate", "1e-4"`); they win over all else.
@@ -145,7 +163,7 @@ class Recipe:
         parser = _parser()
         parser.set_defaults(**_as_defaults(parser, settings))
         try:
-            arguments = parser.parse_args_into_dataclasses(args=list(options), look_for_args_file=False)
+            parsed = parser.parse_args_into_dataclasses(args=list(options), look_for_args_file=False)
         except (TypeError, ValueError) as error:
             if isinstance(error, InstructMineError):
                 raise
@@ -155,8 +173,7 @@ class Recipe:
                     "choose a recipe for CPUs, or set use_cpu: true (slow)"
                 ) from error
             raise InstructMineError(f"the recipe is not valid: {' '.join(str(error).split())}") from error
-        check_arguments(*arguments)
-        return arguments
+        return Arguments(*parsed)
 
 
 def _parser() -> "TrlParser":
