@@ -143,4 +143,8 @@ def test_the_hash_knows_a_local_model_by_its_folders_name(tmp_path):
     here, there, other = (Recipe({**BASIC, "model_name_or_path": str(path)}) for path in paths)
     assert here.base_model == "model"
     assert here.hash == there.hash != other.hash
+    assert here.difference(there) == []
+    assert here.difference(other) == ["model_name_or_path: 'model' → 'other'"]
+    paths[0].rmdir()  # moved away since
+    assert here.hash == there.hash and here.comparable["model_name_or_path"] == "model"
     assert Recipe({"model_name_or_path": "me/model"}).base_model == "me/model"

@@ -120,28 +120,30 @@ class Recipe:
 
     @property
     def comparable(self) -> dict[str, Any]:
-        """What makes two runs comparable: all settings but data, seeds, folders and the number of processes."""
-        return {k: v for k, v in sorted(self.settings.items()) if k not in _NOT_RECIPE}
+        """What makes two runs comparable: all settings but data, seeds, folders and the number of processes, the same
+        wherever a local model's folder lies."""
+        settings = {**self.settings, "model_name_or_path": self.base_model}
+        return {k: v for k, v in sorted(settings.items()) if k not in _NOT_RECIPE}
 
     @property
     def base_model(self) -> str:
         """The base model's Hub id, or the name (not the path) of its folder."""
         name = str(self.settings.get("model_name_or_path"))
-        return Path(name).resolve().name if Path(name).exists() else name
+        # An absolute one is a folder's also where it was moved away since.
+        return Path(name).resolve().name if Path(name).is_absolute() or Path(name).exists() else name
 
     @property
     def hash(self) -> str:
-        """Digest of what makes two runs comparable, the same wherever a local model's folder lies."""
-        settings = {**self.comparable, "model_name_or_path": self.base_model}
-        return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        """Digest of what makes two runs comparable."""
+        return hashlib.sha256(json.dumps(self.comparable, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def difference(self, other: "Recipe") -> list[str]:
         """Names the options that differ, as `learning_rate: 1e-4 → 2e-4`."""
-        keys = sorted({*self.settings, *other.settings} - set(_NOT_RECIPE))
+        mine, theirs = self.comparable, other.comparable
         return [
-            f"{key}: {self.settings.get(key)!r} → {other.settings.get(key)!r}"
-            for key in keys
-            if self.settings.get(key) != other.settings.get(key)
+            f"{key}: {mine.get(key)!r} → {theirs.get(key)!r}"
+            for key in sorted({*mine, *theirs})
+            if mine.get(key) != theirs.get(key)
         ]
 
     def arguments(self, *options: str, **overrides: Any) -> Arguments:

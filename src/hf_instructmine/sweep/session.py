@@ -172,7 +172,7 @@ class SweepSession:
         return {
             "pool": f"{len(self.pool)} rows, {pool_digest(self.pool)}",
             "columns": None if columns is None else dict(columns),
-            "recipe": self.recipe.settings,
+            "recipe": self.recipe.comparable,
             "base_model": describe_source(self.model.model_name_or_path, self.model.model_revision),
             "evaluation_sets": {name: _set_digest(s) for name, s in sorted(self.eval_sets.items())},
         }
