@@ -29,7 +29,8 @@ class Difference:
 
     Attributes:
         estimate (`float`): Difference of the mean losses.
-        low (`float`), high (`float`): Bootstrap interval over finetunes and evaluation examples.
+        low (`float`): Lower end of the bootstrap interval over finetunes and evaluation examples.
+        high (`float`): Upper end of it.
         p_runs (`float`): Two-sided p of the null that the finetunes of both are alike, these examples given.
         p_examples (`float`): Two-sided p of the null that the mean difference of an example is as likely up as down,
             these finetunes given.
@@ -166,8 +167,11 @@ class Outcome:
         eval_set (`str`): The evaluation set.
         strategy (`str`): Its name.
         runs (`int`): Finetunes that it was measured on.
-        rows (`float`), tokens (`float`), steps (`float`): Rows, their response tokens, and optimiser steps: means.
-        loss (`float`), sd (`float`, *optional*): Mean loss (Σ NLL / Σ tokens, nats) and its spread between finetunes.
+        rows (`float`): Rows trained on, the mean of the finetunes.
+        tokens (`float`): Their response tokens, the mean.
+        steps (`float`): Optimiser steps, the mean.
+        loss (`float`): Mean loss (Σ NLL / Σ tokens, nats).
+        sd (`float`, *optional*): Its spread between finetunes.
         difference ([`Difference`], *optional*): To the baseline; None for the baseline itself.
         p (`float`, *optional*): Of the difference, by Holm's correction over the strategies of this table.
     """

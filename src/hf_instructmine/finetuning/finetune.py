@@ -45,7 +45,9 @@ class FinetuningResult:
         train_tokens (`int`): Response tokens trained on, repeats included; from the epochs where training was resumed.
         subset_tokens (`int`): Response tokens in the subset.
         truncated (`int`): Training texts cut to `max_length`.
-        seconds, seconds_training, seconds_evaluating (`float`): In all, and the two parts that are the point of it.
+        seconds (`float`): In all.
+        seconds_training (`float`): Of these, in training.
+        seconds_evaluating (`float`): Of these, in measuring the losses.
         peak_memory (`int`): Bytes: of the GPU where there is one, else the process's largest resident set so far.
         processes (`int`): How many trained together.
         budget (`str`): What was fixed: `"epochs"`, `"steps"` or `"tokens"`.

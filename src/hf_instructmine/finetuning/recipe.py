@@ -48,8 +48,8 @@ class FinetuningArguments:
         train_tokens (`int`, *optional*): Response tokens to train on, repeats included, with `budget="tokens"`.
         eval_max_length (`int`, *optional*, defaults to 2048): Tokens that an evaluation text may have.
         eval_token_budget (`int`, *optional*, defaults to 4096): Tokens in a forward pass of the evaluation.
-        num_cpus (`float`, *optional*, defaults to 1), num_gpus (`float`, *optional*, defaults to 0): What a run of a
-            sweep takes, under Ray.
+        num_cpus (`float`, *optional*, defaults to 1): What a run of a sweep takes, under Ray.
+        num_gpus (`float`, *optional*, defaults to 0): The same of GPUs.
         expect_processes (`int`, *optional*): How many processes must run; another number is an error. Some ways of
             launching start one process where several were asked for, and say nothing.
     """

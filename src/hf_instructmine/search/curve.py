@@ -34,7 +34,8 @@ class SizeCurve:
     Attributes:
         sizes (`np.ndarray` of shape `(m,)`): From the smallest to the largest size tried, evenly in log size.
         mean (`np.ndarray` of shape `(m,)`): Expected loss, nats.
-        low (`np.ndarray` of shape `(m,)`), high (`np.ndarray` of shape `(m,)`): Pointwise interval of the loss.
+        low (`np.ndarray` of shape `(m,)`): Lower end of the pointwise interval of the loss.
+        high (`np.ndarray` of shape `(m,)`): Upper end of it.
         as_good (`np.ndarray` of shape `(m,)`): Probability that the loss there is at most that at `best`.
         minimal (`np.ndarray` of shape `(m,)`): Probability that the least loss is there; sums to 1.
         best (`int`): Size of least expected loss.

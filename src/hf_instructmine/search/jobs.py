@@ -27,7 +27,9 @@ class Job:
         kind (`str`): `"grid"`, `"search"`, `"full"` or `"grid-steps"`.
         strategy (`str`): `"selected"`, `"random"` or `"full"`.
         config (`dict`): `size` and, by name, the options of the space.
-        mixture_id (`str`), seed (`int`), indices (`list[int]`): As for [`run_sweep`].
+        mixture_id (`str`): As for [`run_sweep`].
+        seed (`int`): As for [`run_sweep`].
+        indices (`list[int]`): As for [`run_sweep`].
         overrides (`dict`): Options of the recipe that differ from the search's own.
         problem (`str`, *optional*): Why it cannot be run.
     """

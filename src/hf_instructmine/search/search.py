@@ -68,9 +68,9 @@ def search_size(
 
     Args:
         scored (`Dataset`): The pool, with the rule's indicator columns.
-        selector ([`Selector`], [`LossEstimator`] or callable): Who selects: a selector as it is; a rule, where `space`
-            names options of [`Selector`] or of its `select`; or a function `(scored, size, **knobs)` that returns row
-            numbers, and the same ones each time.
+        selector ([`Selector`], [`LossEstimator`] or callable): Who selects. A [`Selector`] selects as it is. A rule is
+            given to one, so that `space` may name its options and those of its `select`. A function
+            `(scored, size, **knobs)` returns row numbers, and the same ones each time.
         recipe, eval_sets, executor, columns, accelerate_config: As for [`run_sweep`].
         output_dir (`str` or `Path`): Keeps the runs and `trials.parquet`. A folder of another search is refused.
         min_size (`int`), max_size (`int`, *optional*): Sizes tried, both inclusive; by default up to all that can be
@@ -111,6 +111,7 @@ def search_size(
     )  # fmt: skip
     if cost not in COSTS:
         raise InstructMineError(f"cost must be one of {', '.join(COSTS)}, not {cost!r}")
+    # Everything that can be refused is looked at before the first run.
     runner = JobRunner(scored, recipe, eval_sets, folder, Execution(executor, accelerate_config, columns))
     targets = [f"loss_{name}" for name in runner.eval_sets]
     if target is not None and target not in targets:
@@ -121,6 +122,7 @@ def search_size(
     points = [read_point(point, searched, sizes[0], sizes[-1]) for point in points_to_evaluate]
     if equal_steps is not None:
         runner.check(steps)
+    # What the folder is of: another search must not go on in it.
     search = _Search(runner, subsets, searched, target or targets[0], cost, seed, sizes, grid_seeds)
     grid = search.grid()
     request = {
@@ -217,8 +219,11 @@ class _Search:
         return Job("search", "selected", config, name, seed, indices, options, problem)
 
     def known(self) -> list[tuple[dict[str, Any], TrialOutcome]]:
-        """Of each size of the grid, what its seeds gave on the average, as points of the space; none where the recipe
-        and the selector say nothing of one of its options."""
+        """The sizes of the grid as points of the space, each with what its seeds gave on the average.
+
+        There are none where an option that is searched has no value in the recipe or the selector: the grid is then
+        not in the space.
+        """
         if self.space.present.keys() != self.space.values.keys():
             return []
         groups = [[r for r in self.rows if r["strategy"] == "selected" and r["size"] == size] for size in self.sizes]

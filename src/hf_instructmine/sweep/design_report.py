@@ -145,12 +145,14 @@ def design_report(
         [`InstructMineError`]: Where `mixtures` has no mean indicators of `scored`, or embeddings are missing.
     """
     pool, size = _read_pool(mixtures, scored, source_column, embeddings)
+    # What the design is judged by: random subsets of the same size, and what rules in random directions would select.
     rng = np.random.default_rng(seed)
     at_random = [size.take(pool, rng.gumbel(size=len(pool.rows))) for _ in range(RANDOM_SUBSETS)]
     random = _mean_indicators(pool, at_random, rng)
     rows, rules = _in_sds(pool, pool.values), rng.normal(size=(RANDOM_RULES, len(pool.columns)))
     selected = _mean_indicators(pool, [size.take(pool, rows @ weights) for weights in rules], rng)
 
+    # The design itself, its replicates included.
     _, first = np.unique(mixtures["mixture_id"], return_index=True)
     means = np.column_stack([mixtures[name] for name in pool.design_columns])
     x = _in_sds(pool, means)
@@ -163,12 +165,13 @@ def design_report(
         log_det=_log_det(x),
         condition_number=_condition_number(x),
         indicators=_indicators(pool, means, first, random, selected, pure_error or 1),
-        unseen=_unseen(x - x.mean(axis=0), _covariance(_in_sds(pool, random)), pool.design_columns),
+        unseen=_unseen(x, _in_sds(pool, random), pool.design_columns),
         extrapolation=float(_outside(_in_sds(pool, selected), x).mean()),
         pure_error=pure_error,
         spread_to_noise=None,
         warnings=[],
     )
+    # What is known of the losses, from earlier runs.
     if rule is not None:
         if pure_error:
             report.spread_to_noise = float(np.std(rule.predict(mixtures.select(first)), ddof=1) / pure_error)
@@ -238,10 +241,6 @@ def _indicators(
     return {name: IndicatorDesign(*row) for name, *row in each}
 
 
-def _covariance(x: np.ndarray) -> np.ndarray:
-    return np.cov(x, rowvar=False).reshape(x.shape[1], -1)
-
-
 def _outside(x: np.ndarray, runs: np.ndarray) -> np.ndarray:
     """Whether each row has a higher leverage than any run."""
     return _leverage(x, runs) > _leverage(runs, runs).max() + 1e-9
@@ -268,8 +267,9 @@ def _leverage(x: np.ndarray, runs: np.ndarray) -> np.ndarray:
     return np.einsum("ij,jk,ik->i", x, np.linalg.pinv(design.T @ design), x)
 
 
-def _unseen(centred: np.ndarray, noise: np.ndarray, columns: list[str]) -> list[str]:
+def _unseen(x: np.ndarray, random: np.ndarray, columns: list[str]) -> list[str]:
     """The singular directions in which runs barely differ, by Belsley's index or against random subsets."""
+    centred, noise = x - x.mean(axis=0), np.cov(random, rowvar=False).reshape(x.shape[1], -1)
     _, lengths, axes = np.linalg.svd(centred, full_matrices=True)
     lengths = np.concatenate([lengths, np.zeros(len(columns) - len(lengths))])
     words = []
