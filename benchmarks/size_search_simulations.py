@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from datasets import Dataset
 
-from hf_instructmine.search.blend_search import Outcome, blend_search
+from hf_instructmine.search.blend_search import TrialOutcome, blend_search
 from hf_instructmine.search.report import size_report
 
 
@@ -89,9 +89,9 @@ def simulated_trials(curve: Curve, noise: float, seed: int, num_trials: int = TR
         losses = [add("grid", "selected", size) for _ in range(GRID_SEEDS)]
         for _ in range(GRID_SEEDS):
             add("grid", "random", size)
-        known.append(({"size": size}, Outcome(float(np.mean(losses)), float(size))))
+        known.append(({"size": size}, TrialOutcome(float(np.mean(losses)), float(size))))
     blend_search(
-        lambda configs: [Outcome(add("search", "selected", c["size"]), float(c["size"])) for c in configs],
+        lambda configs: [TrialOutcome(add("search", "selected", c["size"]), float(c["size"])) for c in configs],
         {"size": (LOW, HIGH)},
         num_trials,
         known=known,
@@ -105,7 +105,7 @@ def incumbent(curve: Curve, noise: float, seed: int, num_trials: int, low_cost_s
     rng = np.random.default_rng([seed, 2])
     trials = blend_search(
         lambda configs: [
-            Outcome(float(curve(np.array(c["size"])) + noise * rng.normal()), float(c["size"])) for c in configs
+            TrialOutcome(float(curve(np.array(c["size"])) + noise * rng.normal()), float(c["size"])) for c in configs
         ],
         {"size": (LOW, HIGH)},
         num_trials,

@@ -48,11 +48,11 @@ def finetuned(base: str, folder: Path, rows=ROWS, eval_sets=HELD_OUT, **settings
     from datasets import Dataset
 
     recipe = Recipe({**SETTINGS, "model_name_or_path": base, "output_dir": str(folder), **settings})
-    own, sft, model = recipe.arguments()
-    loaded = load_base(own, sft, model)
-    held_out = encode_set(EvaluationSet.read("held_out", Dataset.from_dict(eval_sets)), loaded, own.eval_max_length)
+    arguments = recipe.arguments()
+    loaded, length = load_base(arguments), arguments.own.eval_max_length
+    held_out = encode_set(EvaluationSet.read("held_out", Dataset.from_dict(eval_sets)), loaded, length)
     conversations = read_training_data(training_rows(rows))
-    return finetune(loaded, conversations, {"held_out": held_out}, own, sft, model)
+    return finetune(loaded, conversations, {"held_out": held_out}, arguments)
 
 
 def trajectory(trainer) -> list[float]:

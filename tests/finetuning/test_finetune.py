@@ -115,12 +115,12 @@ def test_training_on_embeddings_is_training_on_the_tokens(base, tmp_path):
     settings = {**SETTINGS, "model_name_or_path": base, "output_dir": str(tmp_path), "train_last_layers": 1}
     trainers = []
     for embedded in (False, True):
-        own, sft, model = Recipe(settings).arguments()
-        loaded = load_base(own, sft, model)
+        arguments = Recipe(settings).arguments()
+        loaded = load_base(arguments)
         subset = encode_training_set(loaded, read_training_data(training_rows()), 256)
         embed = loaded.model.get_input_embeddings()
         rows = [embed(torch.tensor(ids)).detach() for ids in subset.input_ids] if embedded else None
-        trainers.append(train(loaded, subset, own, sft, model, rows))
+        trainers.append(train(loaded, subset, arguments, rows))
     np.testing.assert_allclose(*map(trajectory, trainers), rtol=1e-5)
 
 
@@ -128,7 +128,7 @@ def test_training_on_embeddings_is_training_on_the_tokens(base, tmp_path):
 
 
 def test_only_the_last_layers_and_the_final_norm_train(base, tmp_path):
-    before = load_base(*Recipe({**SETTINGS, "model_name_or_path": base}).arguments()).model.state_dict()
+    before = load_base(Recipe({**SETTINGS, "model_name_or_path": base}).arguments()).model.state_dict()
     _, trainer = finetuned(base, tmp_path, train_last_layers=1)
     changed = {name for name, weight in trainer.model.state_dict().items() if not torch.equal(weight, before[name])}
     assert changed == {name for name in before if name.startswith(("model.layers.1.", "model.norm."))}
@@ -235,10 +235,10 @@ def test_the_base_model_is_measured_apart_and_training_starts_from_it(base, tmp_
     from hf_instructmine.data.evaluation_sets import EvaluationSet
     from hf_instructmine.finetuning.finetune import measure_base
 
-    own, sft, model = Recipe({**SETTINGS, "model_name_or_path": base}).arguments()
-    loaded = load_base(own, sft, model)
+    arguments = Recipe({**SETTINGS, "model_name_or_path": base}).arguments()
+    loaded = load_base(arguments)
     held_out = encode_set(EvaluationSet.read("held_out", Dataset.from_dict(HELD_OUT)), loaded, 256)
-    untrained = measure_base(loaded, {"held_out": held_out}, sft.bf16)["held_out"]
+    untrained = measure_base(loaded, {"held_out": held_out}, arguments.sft.bf16)["held_out"]
     still, _ = finetuned(base, tmp_path, learning_rate=0.0)
     trained, _ = finetuned(base, tmp_path)
     assert still.losses["held_out"] == pytest.approx(untrained.loss, rel=1e-6)
@@ -284,19 +284,19 @@ def test_a_model_that_is_no_language_model_is_refused(tmp_path):
     tokenizer = byte_tokenizer()
     folder = save(tmp_path / "reward", reward_classifier("llama", tokenizer), tokenizer)
     with pytest.raises(InstructMineError, match=r"is no language model: it lacks lm_head\.weight"):
-        load_base(*Recipe({**SETTINGS, "model_name_or_path": folder}).arguments())
+        load_base(Recipe({**SETTINGS, "model_name_or_path": folder}).arguments())
     with pytest.raises(InstructMineError, match="cannot load the tokenizer"):
-        load_base(*Recipe({**SETTINGS, "model_name_or_path": str(tmp_path / "absent")}).arguments())
+        load_base(Recipe({**SETTINGS, "model_name_or_path": str(tmp_path / "absent")}).arguments())
 
 
 def test_a_chat_template_and_an_eos_token_of_the_recipe_are_in_the_texts(base, tmp_path):
     (tmp_path / "plain.jinja").write_text("{% for m in messages %}[{{ m['content'] }}]{% endfor %}>")
     settings = {**SETTINGS, "model_name_or_path": base, "eos_token": "<|endoftext|>"}
-    loaded = load_base(*Recipe({**settings, "chat_template_path": str(tmp_path / "plain.jinja")}).arguments())
+    loaded = load_base(Recipe({**settings, "chat_template_path": str(tmp_path / "plain.jinja")}).arguments())
     subset = encode_training_set(loaded, read_training_data(training_rows([("Say yes.", "Yes")])), 256)
     assert loaded.tokenizer.decode(subset.input_ids[0]) == "[Say yes.]>Yes<|endoftext|>"
     with pytest.raises(InstructMineError, match="eos_token '</s>' is not in the vocabulary"):
-        load_base(*Recipe({**settings, "eos_token": "</s>"}).arguments())
+        load_base(Recipe({**settings, "eos_token": "</s>"}).arguments())
 
 
 def test_evaluation_sets_are_named_and_named_once(tmp_path):
@@ -342,7 +342,7 @@ def test_checkpoints_and_the_model_are_kept_where_asked(recipe_file, tmp_path):
     out = tmp_path / "out"
     assert main(["--config", str(recipe_file), "--output_dir", str(out), "--save_strategy", "epoch"]) == 0
     assert sorted(p.name for p in out.glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-6"]
-    trained = load_base(*Recipe({**SETTINGS, "model_name_or_path": str(out)}).arguments())
+    trained = load_base(Recipe({**SETTINGS, "model_name_or_path": str(out)}).arguments())
     assert trained.model.num_parameters() > 0
 
 
@@ -350,8 +350,8 @@ def test_report_to_reaches_the_trainer(base, tmp_path):
     import importlib.util
 
     if importlib.util.find_spec("tensorboard") is None:
-        _, sft, _ = Recipe({**SETTINGS, "model_name_or_path": base, "report_to": "tensorboard"}).arguments()
-        assert sft.report_to == ["tensorboard"]
+        recipe = Recipe({**SETTINGS, "model_name_or_path": base, "report_to": "tensorboard"})
+        assert recipe.arguments().sft.report_to == ["tensorboard"]
         with pytest.raises(InstructMineError, match="TensorBoardCallback requires tensorboard"):
             finetuned(base, tmp_path, report_to="tensorboard")
         return

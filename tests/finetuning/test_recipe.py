@@ -28,7 +28,8 @@ def test_yaml_is_read_as_trl_reads_its_command_line(tmp_path):
             "train: rows.jsonl\nsave_strategy: no\nreport_to: [tensorboard, trackio]\nbf16: false\n",
         )
     )
-    own, sft, model = recipe.arguments(seed=7)
+    arguments = recipe.arguments(seed=7)
+    own, sft, model = arguments.own, arguments.sft, arguments.model
     assert (sft.learning_rate, sft.num_train_epochs, sft.weight_decay) == (2e-4, 2.0, 1.0)
     assert (own.train, model.lora_target_modules) == (["rows.jsonl"], ["q_proj", "v_proj"])
     assert (sft.lr_scheduler_kwargs, sft.max_length, sft.seed) == ({"num_cycles": 2}, None, 7)
@@ -37,16 +38,16 @@ def test_yaml_is_read_as_trl_reads_its_command_line(tmp_path):
 
 def test_options_of_a_command_line_win_over_the_recipe():
     recipe = Recipe({**BASIC, "learning_rate": 1e-4, "eval_sets": ["a=a.jsonl"]})
-    own, sft, model = recipe.arguments(
+    arguments = recipe.arguments(
         "--learning_rate", "3e-4", "--eval_sets", "b=b.jsonl", "c=c.jsonl", "--use_dora", "--lora-r", "4"
     )
-    assert (sft.learning_rate, own.eval_sets) == (3e-4, ["b=b.jsonl", "c=c.jsonl"])
-    assert (model.use_dora, model.lora_r) == (True, 4)
+    assert (arguments.sft.learning_rate, arguments.own.eval_sets) == (3e-4, ["b=b.jsonl", "c=c.jsonl"])
+    assert (arguments.model.use_dora, arguments.model.lora_r) == (True, 4)
 
 
 def test_no_checkpoints_are_kept_unless_asked():
-    assert Recipe(BASIC).arguments()[1].save_strategy == "no"
-    assert Recipe({**BASIC, "save_strategy": "epoch"}).arguments()[1].save_strategy == "epoch"
+    assert Recipe(BASIC).arguments().sft.save_strategy == "no"
+    assert Recipe({**BASIC, "save_strategy": "epoch"}).arguments().sft.save_strategy == "epoch"
 
 
 def test_every_option_of_trl_is_an_option_of_a_recipe():
@@ -60,8 +61,8 @@ def test_every_option_of_trl_is_an_option_of_a_recipe():
         for option in fields(config)
         if option.init and option.default is not MISSING
     }
-    _, sft, _ = Recipe({**settings, **BASIC, "save_strategy": "no"}).arguments()
-    assert sft.learning_rate == settings["learning_rate"]
+    arguments = Recipe({**settings, **BASIC, "save_strategy": "no"}).arguments()
+    assert arguments.sft.learning_rate == settings["learning_rate"]
 
 
 @pytest.mark.parametrize("name", ["activation_checkpointing", "gradient_checkpointing"])
@@ -79,7 +80,7 @@ def test_the_environment_is_set_as_trl_sets_it(monkeypatch):
 
 def test_arguments_of_the_process_are_not_taken_for_options(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["notebook", "--learning_rate", "9", "--kernel"])
-    assert Recipe(BASIC).arguments()[1].learning_rate != 9
+    assert Recipe(BASIC).arguments().sft.learning_rate != 9
 
 
 @pytest.mark.parametrize(
@@ -149,4 +150,8 @@ def test_the_hash_knows_a_local_model_by_its_folders_name(tmp_path):
     here, there, other = (Recipe({**BASIC, "model_name_or_path": str(path)}) for path in paths)
     assert here.base_model == "model"
     assert here.hash == there.hash != other.hash
+    assert here.difference(there) == []
+    assert here.difference(other) == ["model_name_or_path: 'model' → 'other'"]
+    paths[0].rmdir()  # moved away since
+    assert here.hash == there.hash and here.comparable["model_name_or_path"] == "model"
     assert Recipe({"model_name_or_path": "me/model"}).base_model == "me/model"

@@ -45,14 +45,15 @@ def test_a_recipe_builds_model_and_adapter(bases, name, tmp_path):
 
     base = bases[ARCHITECTURES[name]]
     settings = {"model_name_or_path": base, "use_cpu": True, "output_dir": str(tmp_path), **FITTED.get(name, {})}
-    own, sft, model = recipe_named(name).arguments(**settings)
+    arguments = recipe_named(name).arguments(**settings)
+    model = arguments.model
     if model.load_in_4bit and not torch.cuda.is_available():
         quantization = get_quantization_config(model)
         assert (quantization.bnb_4bit_quant_type, quantization.bnb_4bit_compute_dtype) == ("nf4", torch.bfloat16)
         with pytest.raises(InstructMineError, match="quantised model, which needs a CUDA GPU: none is visible"):
-            load_base(own, sft, model)
+            load_base(arguments)
         model.load_in_4bit = False  # the rest is a LoRA like the others
-    loaded = load_base(own, sft, model)
+    loaded = load_base(arguments)
     assert loaded.model.dtype == getattr(torch, model.dtype)
     config = get_peft_config(model)
     if config is None:
@@ -85,7 +86,8 @@ def test_a_recipe_for_gpus_says_so_where_there_is_none(name):
 
 
 def test_llama_2_is_finetuned_as_in_the_paper():
-    own, sft, model = recipe_named("llama-2-7b-full").arguments(use_cpu=True)
+    arguments = recipe_named("llama-2-7b-full").arguments(use_cpu=True)
+    own, sft, model = arguments.own, arguments.sft, arguments.model
     assert sft.per_device_train_batch_size * sft.gradient_accumulation_steps * own.expect_processes == 128
     assert (sft.num_train_epochs, sft.learning_rate, sft.lr_scheduler_type) == (3, 2e-5, "cosine")
     assert not model.use_peft and own.train_last_layers is None

@@ -32,9 +32,9 @@ def recipe(tmp_path_factory) -> dict:
 
 
 def load(recipe: dict):
-    own, sft, model = Recipe(recipe).arguments()
-    loaded = load_base(own, sft, model)
-    encoded = encode_set(EvaluationSet.read("single", evaluation_sets()["single"]), loaded, own.eval_max_length)
+    arguments = Recipe(recipe).arguments()
+    loaded, length = load_base(arguments), arguments.own.eval_max_length
+    encoded = encode_set(EvaluationSet.read("single", evaluation_sets()["single"]), loaded, length)
     return loaded, encoded
 
 

@@ -26,7 +26,7 @@ from tiny_models import (
     unigram_tokenizer,
 )
 
-from hf_instructmine import InstructMineError, Perplexity, Reward, UniEval
+from hf_instructmine import InputLength, InstructMineError, OutputLength, Perplexity, Reward, UniEval
 from hf_instructmine.models.loading import ModelSource
 
 
@@ -118,6 +118,13 @@ def test_two_indicators_over_one_model_share_it_and_let_go_of_it(folder):
     alone.release()
     gc.collect()
     assert gone() is None
+
+
+def test_a_tokenizer_and_a_model_of_one_folder_are_kept_apart(folder):
+    model, one, other = Perplexity(folder).load(), InputLength(folder), OutputLength(folder)
+    assert one.load() is other.load() is not model
+    assert Perplexity(folder).load() is model
+    assert Perplexity(model.model, model.tokenizer).source.is_loaded and not Perplexity(folder).source.is_loaded
 
 
 def test_other_dtypes_are_other_models(folder):

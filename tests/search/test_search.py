@@ -18,7 +18,7 @@ from tiny_sweep import LAST_LAYERS, RECIPE, evaluation_sets, pool
 from hf_instructmine import InstructMineError, LossEstimator, Selector, search_size
 from hf_instructmine.cli.main import main
 from hf_instructmine.cli.search_size import parse_range
-from hf_instructmine.search.blend_search import Outcome, blend_search
+from hf_instructmine.search.blend_search import TrialOutcome, blend_search
 from hf_instructmine.search.subsets import Subsets
 from hf_instructmine.sweep import executors
 
@@ -270,7 +270,7 @@ def test_a_folder_with_other_files_is_refused(recipe, tmp_path):
 
 
 def bowl(configs):
-    return [Outcome((np.log(c["size"]) - 7.5) ** 2, float(c["size"])) for c in configs]
+    return [TrialOutcome((np.log(c["size"]) - 7.5) ** 2, float(c["size"])) for c in configs]
 
 
 def test_the_same_outcomes_give_the_same_suggestions_with_and_without_ray():
@@ -278,10 +278,10 @@ def test_the_same_outcomes_give_the_same_suggestions_with_and_without_ray():
 import sys, json, numpy as np
 if sys.argv[1] == "without":
     sys.modules["ray"] = None
-from hf_instructmine.search.blend_search import Outcome, blend_search
-bowl = lambda configs: [Outcome((np.log(c["size"]) - 7.5) ** 2, float(c["size"])) for c in configs]
+from hf_instructmine.search.blend_search import TrialOutcome, blend_search
+bowl = lambda configs: [TrialOutcome((np.log(c["size"]) - 7.5) ** 2, float(c["size"])) for c in configs]
 found = blend_search(bowl, {"size": (512, 10_000), "rate": (1e-5, 1e-3)}, 25, known=[
-    ({"size": 512, "rate": 1e-4}, Outcome(1.0, 512.0))], seed=3)
+    ({"size": 512, "rate": 1e-4}, TrialOutcome(1.0, 512.0))], seed=3)
 print(json.dumps([config for config, _ in found]))
 """
     told = [

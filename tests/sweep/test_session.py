@@ -117,6 +117,25 @@ def test_another_recipe_pool_or_evaluation_set_is_refused_and_named(sweep, recip
     assert trained == []
 
 
+@pytest.mark.parametrize("kept", ["name", "path"])
+def test_a_sweep_is_gone_on_with_where_its_models_folder_was_moved(recipe, tmp_path, trained, kept):
+    here = shutil.copytree(recipe["model_name_or_path"], tmp_path / "here" / "model")
+    runs = {"model_name_or_path": str(here), "output_dir": str(tmp_path / "out")}
+    run_sweep(pool(), mixtures(1, 0), {**recipe, **runs}, evaluation_sets(), tmp_path / "sweep")
+    assert str(tmp_path) not in (tmp_path / "sweep" / "sweep.json").read_text()
+    if kept == "path":  # as earlier versions did
+        records = Records(tmp_path / "sweep")
+        path = records.folder / "sweep.json"
+        manifest = records.read(path)
+        records.write(path, {**manifest, "recipe": {**manifest["recipe"], **runs}})
+    (tmp_path / "there").mkdir()
+    moved = {**recipe, "model_name_or_path": str(shutil.move(here, tmp_path / "there" / "model"))}
+    trained.clear()
+    again = run_sweep(pool(), mixtures(1, 1), moved, evaluation_sets(), tmp_path / "sweep")
+    assert trained == ["mixture-000-seed1"]
+    assert len(set(again["recipe_hash"])) == len(set(again["base_model"])) == 1
+
+
 def test_a_base_model_of_other_weights_is_refused(recipe, tmp_path):
     from transformers import AutoModelForCausalLM
 

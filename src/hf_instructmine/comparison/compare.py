@@ -16,8 +16,9 @@ from ..errors import InstructMineError
 from ..estimator.estimator import LossEstimator
 from ..outputs.records import Records
 from ..selection.selector import Selector
+from ..sweep.executors import Execution
 from ..sweep.runs import load_runs
-from ..sweep.session import run_sweep
+from ..sweep.session import SweepSession
 from .results import StrategyComparison
 from .strategies import FULL, RANDOM, Strategy, check_strategy, choose_rows
 
@@ -91,12 +92,10 @@ def compare_strategies(
     budgets = [*({"tokens": amount} for amount in tokens), *({"size": amount} for amount in sizes)]
     _check_request(scored, strategies, budgets, seeds, draws, full_seeds)
     mixtures = choose_all(scored, strategies, budgets, seeds, draws, full_seeds, columns, seed)
-    records = Records(output_dir)
-    run_sweep(
-        scored, mixtures, recipe, eval_sets, output_dir, executor,
-        columns=columns, accelerate_config=accelerate_config, retry_failed=retry_failed,
-    )  # fmt: skip
-    _keep_request(records, strategies, seed)
+    execution = Execution(executor, accelerate_config, columns, retry_failed)
+    with SweepSession(scored, recipe, eval_sets, output_dir, execution) as session:
+        session.run(mixtures)
+    _keep_request(Records(output_dir), strategies, seed)
     return load_comparison(output_dir)
 
 

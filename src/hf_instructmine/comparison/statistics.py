@@ -19,6 +19,9 @@ LEVEL = 0.05
 EXACT = 20_000  # relabellings up to which all are counted rather than drawn
 _CHUNK = 1000  # resamples held at a time
 
+# Both permutation tests are written out: `scipy.stats.permutation_test` takes 16 ms in place of 0.9 for five finetunes
+# against ten, and 87 ms and 154 MiB in place of 9 ms and 4 MiB for the signs of 252 examples.
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -26,7 +29,8 @@ class Difference:
 
     Attributes:
         estimate (`float`): Difference of the mean losses.
-        low (`float`), high (`float`): Bootstrap interval over finetunes and evaluation examples.
+        low (`float`): Lower end of the bootstrap interval over finetunes and evaluation examples.
+        high (`float`): Upper end of it.
         p_runs (`float`): Two-sided p of the null that the finetunes of both are alike, these examples given.
         p_examples (`float`): Two-sided p of the null that the mean difference of an example is as likely up as down,
             these finetunes given.
@@ -145,12 +149,9 @@ def flip_signs(differences: np.ndarray, resamples: int, rng: np.random.Generator
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down correction (1979): p-values that hold for all comparisons together."""
-    order = np.argsort(p_values, kind="stable")
-    adjusted, highest = [0.0] * len(order), 0.0
-    for rank, place in enumerate(order):
-        highest = max(highest, min(1.0, (len(order) - rank) * p_values[place]))
-        adjusted[place] = highest
-    return adjusted
+    from statsmodels.stats.multitest import multipletests
+
+    return multipletests(p_values, method="holm")[1].tolist()
 
 
 def _chunks(total: int) -> list[int]:
@@ -166,8 +167,11 @@ class Outcome:
         eval_set (`str`): The evaluation set.
         strategy (`str`): Its name.
         runs (`int`): Finetunes that it was measured on.
-        rows (`float`), tokens (`float`), steps (`float`): Rows, their response tokens, and optimiser steps: means.
-        loss (`float`), sd (`float`, *optional*): Mean loss (Σ NLL / Σ tokens, nats) and its spread between finetunes.
+        rows (`float`): Rows trained on, the mean of the finetunes.
+        tokens (`float`): Their response tokens, the mean.
+        steps (`float`): Optimiser steps, the mean.
+        loss (`float`): Mean loss (Σ NLL / Σ tokens, nats).
+        sd (`float`, *optional*): Its spread between finetunes.
         difference ([`Difference`], *optional*): To the baseline; None for the baseline itself.
         p (`float`, *optional*): Of the difference, by Holm's correction over the strategies of this table.
     """

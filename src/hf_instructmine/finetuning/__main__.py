@@ -8,7 +8,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..data.evaluation_sets import load_eval_sets
 from ..data.inputs import load_pool, parse_mapping
@@ -17,25 +16,22 @@ from ..outputs.files import written_whole
 from .base_model import load_base
 from .evaluation import encode_set
 from .finetune import FinetuningResult, check_processes, finetune
-from .recipe import FinetuningArguments, Recipe
+from .recipe import Arguments, Recipe
 from .training_data import read_training_data
 
 
-if TYPE_CHECKING:
-    from trl import ModelConfig, SFTConfig
-
-
-def run(own: FinetuningArguments, sft: "SFTConfig", model: "ModelConfig") -> FinetuningResult:
+def run(arguments: Arguments) -> FinetuningResult:
     """One finetune from arguments alone: what `accelerate launch -m hf_instructmine.finetuning` runs."""
+    own, sft = arguments.own, arguments.sft
     check_processes(own, sft.world_size)
     if not own.train or not own.eval_sets:
         raise InstructMineError("a finetune needs train (files, folders or Hub ids) and eval_sets (name=file)")
     started = time.perf_counter()
     conversations = read_training_data(load_pool(own.train), parse_mapping(own.columns))
     eval_sets = load_eval_sets(own.eval_sets)
-    loaded = load_base(own, sft, model)
+    loaded = load_base(arguments)
     encoded = {name: encode_set(examples, loaded, own.eval_max_length) for name, examples in eval_sets.items()}
-    result, trainer = finetune(loaded, conversations, encoded, own, sft, model)
+    result, trainer = finetune(loaded, conversations, encoded, arguments)
     result.seconds = time.perf_counter() - started
     if own.record is not None and trainer.accelerator.is_main_process:
         with written_whole(Path(own.record)) as partial:
@@ -67,12 +63,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"finetuning: {error}", file=sys.stderr)
         return 2
     try:
-        result = run(*arguments)
+        result = run(arguments)
     except InstructMineError as error:
         print(f"finetuning: {error}", file=sys.stderr)
         return 1
     _leave_process_group()
-    if arguments[1].process_index == 0:
+    if arguments.sft.process_index == 0:
         for name, loss in result.losses.items():
             print(f"loss_{name}: {loss:.4f} nats per token")
         print(f"{result.steps} steps, {result.train_tokens} response tokens, {result.seconds:.0f} s")

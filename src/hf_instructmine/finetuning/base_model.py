@@ -5,16 +5,16 @@ from typing import TYPE_CHECKING
 
 from ..errors import InstructMineError
 from ..models.loading import LoadedModel, check_dtype, load_tokenizer
-from .recipe import FinetuningArguments
+from .recipe import Arguments
 
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-    from trl import ModelConfig, SFTConfig
+    from trl import SFTConfig
 
 
-def load_base(own: FinetuningArguments, sft: "SFTConfig", model: "ModelConfig") -> LoadedModel:
+def load_base(arguments: Arguments) -> LoadedModel:
     """Loads the base model as the recipe says, quantised or not, with the layers that do not train frozen.
 
     Raises:
@@ -25,6 +25,7 @@ def load_base(own: FinetuningArguments, sft: "SFTConfig", model: "ModelConfig") 
     from transformers.integrations.fsdp import is_fsdp_enabled
     from trl import get_quantization_config
 
+    own, sft, model = arguments.own, arguments.sft, arguments.model
     quantization = get_quantization_config(model)
     if quantization is not None and not torch.cuda.is_available():
         raise InstructMineError("this recipe loads a quantised model, which needs a CUDA GPU: none is visible")

@@ -21,13 +21,13 @@ from ..errors import InstructMineError
 from ..models.engine import own_forward
 from ..models.loading import LoadedModel
 from .evaluation import EncodedSet, EvaluationLoss, evaluation_loss
-from .recipe import FinetuningArguments
+from .recipe import Arguments, FinetuningArguments
 from .training_data import TrainingSet, encode_training_set
 
 
 if TYPE_CHECKING:
     import torch
-    from trl import ModelConfig, SFTConfig
+    from trl import SFTConfig
 
     from .trainer import Trainer
 
@@ -45,7 +45,9 @@ class FinetuningResult:
         train_tokens (`int`): Response tokens trained on, repeats included; from the epochs where training was resumed.
         subset_tokens (`int`): Response tokens in the subset.
         truncated (`int`): Training texts cut to `max_length`.
-        seconds, seconds_training, seconds_evaluating (`float`): In all, and the two parts that are the point of it.
+        seconds (`float`): In all.
+        seconds_training (`float`): Of these, in training.
+        seconds_evaluating (`float`): Of these, in measuring the losses.
         peak_memory (`int`): Bytes: of the GPU where there is one, else the process's largest resident set so far.
         processes (`int`): How many trained together.
         budget (`str`): What was fixed: `"epochs"`, `"steps"` or `"tokens"`.
@@ -72,9 +74,7 @@ class FinetuningResult:
 def train(
     loaded: LoadedModel,
     subset: TrainingSet,
-    own: FinetuningArguments,
-    sft: "SFTConfig",
-    model: "ModelConfig",
+    arguments: Arguments,
     embeddings: "Sequence[torch.Tensor] | None" = None,
 ) -> "Trainer":
     """Trains the model in place with TRL's `SFTTrainer` and returns the trainer, with the trained model in it.
@@ -98,23 +98,25 @@ def train(
         trainer = Trainer(
             embeddings,
             model=loaded.model,
-            args=_prepared(own, sft, subset),
+            args=_prepared(arguments, subset),
             train_dataset=Dataset.from_dict(rows),
             processing_class=loaded.tokenizer,
-            peft_config=get_peft_config(model),
+            peft_config=get_peft_config(arguments.model),
         )
     except (ImportError, RuntimeError, ValueError) as error:
         raise InstructMineError(f"TRL refuses the recipe: {' '.join(str(error).split())}") from error
-    check_processes(own, trainer.accelerator.num_processes)
-    loss = trainer.train(resume_from_checkpoint=sft.resume_from_checkpoint).training_loss
+    check_processes(arguments.own, trainer.accelerator.num_processes)
+    loss = trainer.train(resume_from_checkpoint=arguments.sft.resume_from_checkpoint).training_loss
     if not math.isfinite(loss):
         raise InstructMineError(f"the training loss became {loss}: lower the learning rate")
     return trainer
 
 
 def check_processes(own: FinetuningArguments, running: int) -> None:
-    """Raises:
-    [`InstructMineError`]: Where another number of processes runs than the recipe expects.
+    """Looks whether as many processes run as the recipe expects.
+
+    Raises:
+        [`InstructMineError`]: Where another number does.
     """
     if own.expect_processes not in (None, running):
         raise InstructMineError(
@@ -124,7 +126,8 @@ def check_processes(own: FinetuningArguments, running: int) -> None:
         )
 
 
-def _prepared(own: FinetuningArguments, sft: "SFTConfig", subset: TrainingSet) -> "SFTConfig":
+def _prepared(arguments: Arguments, subset: TrainingSet) -> "SFTConfig":
+    own, sft = arguments.own, arguments.sft
     sft.dataset_kwargs = {"skip_prepare_dataset": True}  # tokenised already
     sft.remove_unused_columns = False
     sft.chat_template_path = sft.eos_token = None  # `load_base` has set both
@@ -153,9 +156,7 @@ def finetune(
     loaded: LoadedModel,
     conversations: Sequence[Conversation],
     eval_sets: Mapping[str, EncodedSet],
-    own: FinetuningArguments,
-    sft: "SFTConfig",
-    model: "ModelConfig",
+    arguments: Arguments,
     embeddings: "Sequence[torch.Tensor] | None" = None,
     eval_embeddings: "Mapping[str, Sequence[torch.Tensor]] | None" = None,
 ) -> tuple[FinetuningResult, "Trainer"]:
@@ -164,10 +165,10 @@ def finetune(
     Raises:
         [`InstructMineError`]: Where a row cannot be learnt from, or a loss is not finite.
     """
-    started = time.perf_counter()
+    started, sft = time.perf_counter(), arguments.sft
     subset = encode_training_set(loaded, conversations, sft.max_length)
     training = time.perf_counter()
-    trainer = train(loaded, subset, own, sft, model, embeddings)
+    trainer = train(loaded, subset, arguments, embeddings)
     evaluating_from = time.perf_counter()
     trained = LoadedModel(trainer.accelerator.unwrap_model(trainer.model), loaded.tokenizer, loaded.token_budget)
     losses: dict[str, EvaluationLoss] = {}
@@ -196,7 +197,7 @@ def finetune(
         seconds_evaluating=ended - evaluating_from,
         peak_memory=peak_memory(),
         processes=trainer.accelerator.num_processes,
-        budget=own.budget,
+        budget=arguments.own.budget,
         seed=sft.seed,
     )
     return result, trainer

@@ -54,8 +54,8 @@ class FinetuningArguments:
         train_tokens (`int`, *optional*): Response tokens to train on, repeats included, with `budget="tokens"`.
         eval_max_length (`int`, *optional*, defaults to 2048): Tokens that an evaluation text may have.
         eval_token_budget (`int`, *optional*, defaults to 4096): Tokens in a forward pass of the evaluation.
-        num_cpus (`float`, *optional*, defaults to 1), num_gpus (`float`, *optional*, defaults to 0): What a run of a
-            sweep takes, under Ray.
+        num_cpus (`float`, *optional*, defaults to 1): What a run of a sweep takes, under Ray.
+        num_gpus (`float`, *optional*, defaults to 0): The same of GPUs.
         expect_processes (`int`, *optional*): How many processes must run; another number is an error. Some ways of
             launching start one process where several were asked for, and say nothing.
     """
@@ -73,6 +73,24 @@ class FinetuningArguments:
     num_cpus: float = field(default=1.0, metadata={"help": "CPUs of a run, under Ray."})
     num_gpus: float = field(default=0.0, metadata={"help": "GPUs of a run, under Ray."})
     expect_processes: int | None = field(default=None, metadata={"help": "How many processes must run."})
+
+
+@dataclass
+class Arguments:
+    """All options of a finetune, converted and checked.
+
+    Attributes:
+        own ([`FinetuningArguments`]): Those that TRL does not have.
+        sft (`SFTConfig`): How TRL trains.
+        model (`ModelConfig`): Which model, quantised or not, and its adapter.
+    """
+
+    own: FinetuningArguments
+    sft: "SFTConfig"
+    model: "ModelConfig"
+
+    def __post_init__(self) -> None:
+        check_arguments(self.own, self.sft, self.model)
 
 
 @dataclass(frozen=True)
@@ -108,32 +126,34 @@ class Recipe:
 
     @property
     def comparable(self) -> dict[str, Any]:
-        """What makes two runs comparable: all settings but data, seeds, folders and the number of processes."""
-        return {k: v for k, v in sorted(self.settings.items()) if k not in _NOT_RECIPE}
+        """What makes two runs comparable: all settings but data, seeds, folders and the number of processes, the same
+        wherever a local model's folder lies."""
+        settings = {**self.settings, "model_name_or_path": self.base_model}
+        return {k: v for k, v in sorted(settings.items()) if k not in _NOT_RECIPE}
 
     @property
     def base_model(self) -> str:
         """The base model's Hub id, or the name (not the path) of its folder."""
         name = str(self.settings.get("model_name_or_path"))
-        return Path(name).resolve().name if Path(name).exists() else name
+        # An absolute one is a folder's also where it was moved away since.
+        return Path(name).resolve().name if Path(name).is_absolute() or Path(name).exists() else name
 
     @property
     def hash(self) -> str:
-        """Digest of what makes two runs comparable, the same wherever a local model's folder lies."""
-        settings = {**self.comparable, "model_name_or_path": self.base_model}
-        return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        """Digest of what makes two runs comparable."""
+        return hashlib.sha256(json.dumps(self.comparable, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def difference(self, other: "Recipe") -> list[str]:
         """Names the options that differ, as `learning_rate: 1e-4 → 2e-4`."""
-        keys = sorted({*self.settings, *other.settings} - set(_NOT_RECIPE))
+        mine, theirs = self.comparable, other.comparable
         return [
-            f"{key}: {self.settings.get(key)!r} → {other.settings.get(key)!r}"
-            for key in keys
-            if self.settings.get(key) != other.settings.get(key)
+            f"{key}: {mine.get(key)!r} → {theirs.get(key)!r}"
+            for key in sorted({*mine, *theirs})
+            if mine.get(key) != theirs.get(key)
         ]
 
-    def arguments(self, *options: str, **overrides: Any) -> "tuple[FinetuningArguments, SFTConfig, ModelConfig]":
-        """Builds the three argument objects. Sets the environment variables under `env`, as TRL does.
+    def arguments(self, *options: str, **overrides: Any) -> Arguments:
+        """Builds the arguments. Sets the environment variables under `env`, as TRL does.
 
         Args:
             options (`str`): Options as on a command line (`"--learning_rate", "1e-4"`); they win over all else.
@@ -151,7 +171,7 @@ class Recipe:
         parser = _parser()
         parser.set_defaults(**_as_defaults(parser, settings))
         try:
-            arguments = parser.parse_args_into_dataclasses(args=list(options), look_for_args_file=False)
+            parsed = parser.parse_args_into_dataclasses(args=list(options), look_for_args_file=False)
         except (TypeError, ValueError) as error:
             if isinstance(error, InstructMineError):
                 raise
@@ -161,8 +181,7 @@ class Recipe:
                     "choose a recipe for CPUs, or set use_cpu: true (slow)"
                 ) from error
             raise InstructMineError(f"the recipe is not valid: {' '.join(str(error).split())}") from error
-        check_arguments(*arguments)
-        return arguments
+        return Arguments(*parsed)
 
 
 def _parser() -> "TrlParser":

@@ -149,7 +149,7 @@ class ModelIndicator(Indicator):
         return self._loaded
 
     def release(self) -> None:
-        if not self.source.model.startswith("xxh64:"):  # a model that the user passed could not be loaded again
+        if not self.source.is_loaded:  # a model that the user passed could not be loaded again
             self._loaded = None
 
     def provenance(self) -> dict[str, Any]:

@@ -3,23 +3,17 @@
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from weakref import WeakValueDictionary
 
 import numpy as np
 
 from ..data.conversation import Conversation
-from ..errors import InstructMineError
-from ..models.loading import load_tokenizer
+from ..models.loading import ModelSource
 from ..models.tokenization import count_tokens, tokens_digest
 from .base import Indicator
 
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-# Both indicators usually share one tokenizer. One that a user passed is known by its digest: a forked worker is sent
-# the digest alone and finds the tokenizer here.
-_loaded: "WeakValueDictionary[tuple[str, str | None], PreTrainedTokenizerBase]" = WeakValueDictionary()
 
 
 class _Length(Indicator):
@@ -40,23 +34,19 @@ class _Length(Indicator):
             self.tokenizer = str(tokenizer)
         else:
             self.tokenizer = tokens_digest(tokenizer)
-            self._tokenizer = _loaded[self.tokenizer, revision] = tokenizer
+            self._tokenizer = self._source.keep(tokenizer)
+
+    @property
+    def _source(self) -> ModelSource:
+        return ModelSource(self.tokenizer, "AutoTokenizer", revision=self.revision)
 
     def load(self) -> "PreTrainedTokenizerBase":
         if self._tokenizer is None:
-            key = self.tokenizer, self.revision
-            self._tokenizer = _loaded.get(key)
-            if self._tokenizer is None and self.tokenizer.startswith("xxh64:"):
-                raise InstructMineError(
-                    "a loaded tokenizer cannot be sent to another process: "
-                    "pass its folder or Hub id, or map in this process"
-                )
-            if self._tokenizer is None:
-                self._tokenizer = _loaded[key] = load_tokenizer(*key)
+            self._tokenizer = self._source.share(self._source.load_tokenizer, "tokenizer")
         return self._tokenizer
 
     def release(self) -> None:
-        if not self.tokenizer.startswith("xxh64:"):  # one that the user passed could not be loaded again
+        if not self._source.is_loaded:  # one that the user passed could not be loaded again
             self._tokenizer = None
 
     def score(self, conversations: list[Conversation]) -> tuple[np.ndarray, np.ndarray, list[str | None]]:
@@ -73,7 +63,7 @@ class _Length(Indicator):
 
     def provenance(self) -> dict[str, Any]:
         tokenizer = self.load()
-        name = tokenizer.name_or_path if self.tokenizer.startswith("xxh64:") else self.tokenizer
+        name = tokenizer.name_or_path if self._source.is_loaded else self.tokenizer
         return {
             "indicator": type(self).__name__,
             "tokenizer": Path(name).resolve().name if Path(name).is_absolute() or Path(name).is_dir() else name,

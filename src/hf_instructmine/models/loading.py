@@ -1,6 +1,7 @@
 """Models by Hub id, local folder, PEFT adapter, or already loaded; each loaded once and only when it is needed."""
 
 import json
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +17,15 @@ if TYPE_CHECKING:
 
 check_versions("torch", "transformers")
 
+# What a model's folder is known by.
+_MODEL_FILES = (
+    "*.safetensors", "*.bin", "tokenizer.json", "tokenizer.model", "chat_template.jinja", "adapter_config.json",
+)  # fmt: skip
 _TOKENIZER_FILES = ("*token*", "vocab.*", "spiece.model", "spm.model", "sentencepiece*")
 
-# Two indicators over one model (perplexity given the instruction, and without it) share it while either holds it.
-_loaded: "WeakValueDictionary[tuple, LoadedModel]" = WeakValueDictionary()
+# Two indicators over one model (perplexity given the instruction, and without it) share it while either holds it. A
+# forked worker finds here what the user passed.
+_loaded: "WeakValueDictionary[ModelSource, Any]" = WeakValueDictionary()
 
 
 @dataclass(eq=False)
@@ -53,11 +59,12 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where a model comes from and how it is to be loaded: configuration only, cheap to hash and pickle.
+    """Where a model, tokenizer or sentence encoder comes from and how it is to be loaded: configuration only, cheap
+    to hash and pickle.
 
     Args:
         model (`str`): Hub id or local folder, of a model or of a PEFT adapter; or the digest of a loaded one.
-        auto_class (`str`): Name of the transformers Auto class.
+        auto_class (`str`): Name of the class that loads it: in transformers, or `"SentenceTransformer"`.
         tokenizer (`str`, *optional*): Hub id or folder of the tokenizer, where it is not the model's; or the digest of
             a loaded one.
         revision (`str`, *optional*): Branch, tag or commit on the Hub.
@@ -97,9 +104,30 @@ class ModelSource:
             model = model.get_base_model()  # with the adapter's layers inside
         kwargs["dtype"] = str(model.dtype).removeprefix("torch.")
         source = cls(weights_digest(model), auto_class, chat_digest(tokenizer), **kwargs)
-        loaded = LoadedModel(model.eval(), tokenizer, token_budget)
-        _loaded[source] = loaded
-        return source, loaded
+        return source, source.keep(LoadedModel(model.eval(), tokenizer, token_budget))
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the user passed it loaded: it is known by its digest and cannot be loaded again."""
+        return self.model.startswith("xxh64:")
+
+    def keep(self, loaded: Any) -> Any:
+        """Lets [`share`] find it as long as the caller holds it; returns it."""
+        _loaded[self] = loaded
+        return loaded
+
+    def share(self, load: Callable[[], Any], what: str = "model") -> Any:
+        """What an equal source keeps in this process, else what `load` gives.
+
+        Raises:
+            [`InstructMineError`]: Where the user passed it loaded, in another process.
+        """
+        loaded = _loaded.get(self)
+        if loaded is None and self.is_loaded:
+            raise InstructMineError(
+                f"a loaded {what} cannot be sent to another process: pass its folder or Hub id, or map in this process"
+            )
+        return self.keep(load()) if loaded is None else loaded
 
     def load(self, token_budget: int | None) -> LoadedModel:
         """Loads the model on the first call; equal sources elsewhere in the process share it while one holds it.
@@ -107,18 +135,11 @@ class ModelSource:
         Raises:
             [`InstructMineError`]: Where the model or its tokenizer cannot be had; the message names which.
         """
-        loaded = _loaded.get(self)
-        if loaded is None:
-            loaded = _loaded[self] = self._load(token_budget)
-        return loaded
+        return self.share(lambda: self._load(token_budget))
 
     def _load(self, token_budget: int | None) -> LoadedModel:
         import transformers
 
-        if self.model.startswith("xxh64:"):
-            raise InstructMineError(
-                "a loaded model cannot be sent to another process: pass its folder or Hub id, or map in this process"
-            )
         tokenizer = self.load_tokenizer()
         try:
             model, info = getattr(transformers, self.auto_class).from_pretrained(
@@ -129,7 +150,7 @@ class ModelSource:
                 output_loading_info=True,
             )
         except (OSError, ValueError) as error:
-            raise _unavailable("model", self.model, error) from error
+            raise unavailable("model", self.model, error) from error
         if info["missing_keys"]:  # transformers fills them with random numbers and a warning
             raise InstructMineError(
                 f"the model '{self.model}' was saved without {', '.join(sorted(info['missing_keys'])[:3])}, which "
@@ -149,7 +170,7 @@ class ModelSource:
     def provenance(self) -> dict[str, Any]:
         """What is recorded beside a column that this model made. A local folder is known by its name and the digest
         of its weights, never by its path."""
-        if self in _loaded and self.model.startswith("xxh64:"):
+        if self.is_loaded and self in _loaded:
             name = Path(_loaded[self].model.config.name_or_path).name
             return {"model": name, "weights": self.model, "dtype": self.dtype}
         record = {**describe_source(self.model, self.revision), "dtype": self.dtype}
@@ -191,7 +212,7 @@ def load_tokenizer(
     try:
         return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
-        raise _unavailable("tokenizer", name, error) from error
+        raise unavailable("tokenizer", name, error) from error
 
 
 def _adapted_model(folder: Path) -> str | None:
@@ -212,7 +233,8 @@ def describe_source(name: str, revision: str | None, what: str = "model") -> dic
     """
     folder = Path(name)
     if folder.is_dir():
-        return {"model": folder.resolve().name, "weights": _folder_digest(folder)}
+        files = (path for pattern in _MODEL_FILES for path in folder.glob(pattern))
+        return {"model": folder.resolve().name, "weights": files_digest(folder, files)}
     return {"model": name, "revision": _resolved_commit(name, revision, what)}
 
 
@@ -236,15 +258,13 @@ def chat_digest(tokenizer: Any) -> str:
     return f"xxh64:{xxhash.xxh64(repr(parts).encode('utf-8', 'surrogatepass')).hexdigest()}"
 
 
-def _folder_digest(folder: Path) -> str:
+def files_digest(folder: Path, files: Iterable[Path]) -> str:
+    """A digest of files of a folder: their names in it and their contents."""
     import xxhash
 
     digest = xxhash.xxh64()
-    names = (
-        "*.safetensors", "*.bin", "tokenizer.json", "tokenizer.model", "chat_template.jinja", "adapter_config.json",
-    )  # fmt: skip
-    for path in sorted({path for pattern in names for path in folder.glob(pattern)}):
-        digest.update(path.name.encode())
+    for path in sorted(set(files)):
+        digest.update(path.relative_to(folder).as_posix().encode())
         with path.open("rb") as file:
             while block := file.read(1 << 24):
                 digest.update(block)
@@ -257,7 +277,7 @@ def _resolved_commit(name: str, revision: str | None, what: str) -> str:
     try:
         path = cached_file(name, "config.json", revision=revision, _raise_exceptions_for_missing_entries=False)
     except OSError as error:  # neither a folder nor an id
-        raise _unavailable(what, name, error) from error
+        raise unavailable(what, name, error) from error
     return extract_commit_hash(path, None) or revision or "main"
 
 
@@ -267,7 +287,8 @@ def default_device() -> str:
     return torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else "cpu"
 
 
-def _unavailable(what: str, name: str, error: Exception) -> InstructMineError:
+def unavailable(what: str, name: str, error: Exception) -> InstructMineError:
+    """The error for what cannot be loaded, in one line."""
     first_line = str(error).strip().split("\n")[0]
     return InstructMineError(
         f"cannot load the {what} '{name}': {first_line}; give a Hub id (with a network) or a folder that holds it"

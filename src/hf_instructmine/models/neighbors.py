@@ -60,9 +60,7 @@ def neighbor_distances(
     nearest = np.empty(len(asked))
     for start in range(0, len(asked), _BLOCK):
         near = candidates[start : start + _BLOCK]
-        differences = pool[near]
-        differences -= asked[start : start + _BLOCK, None]
-        distances = np.einsum("mkd,mkd->mk", differences, differences) / 2
+        distances = _exact_distances(pool[near], asked[start : start + _BLOCK, None])
         others = copies[near]
         if queries is None:
             others -= near == np.arange(start, start + len(near))[:, None]
@@ -112,12 +110,14 @@ def _candidates(pool: np.ndarray, asked: np.ndarray, wanted: int) -> np.ndarray:
 
     nearest = _Nearest(len(asked), wanted)
     size = max(_BLOCK, wanted)
+    # Few queries are multiplied with more of the pool at a time.
+    width = size if asked is pool else max(size, _BLOCK**2 // max(len(asked), 1))
     starts = range(0, len(asked), size)
     for start in tqdm(starts, desc="Finding neighbours", unit="block", disable=len(starts) < 20):
         block = asked[start : start + size]
         # Among the pool's own rows similarity is symmetric: each pair of blocks is multiplied once.
-        for first in range(start if asked is pool else 0, len(pool), size):
-            similarity = block @ pool[first : first + size].T
+        for first in range(start if asked is pool else 0, len(pool), width):
+            similarity = block @ pool[first : first + width].T
             nearest.add(start, similarity, first)
             if asked is pool and first > start:
                 nearest.add(first, np.ascontiguousarray(similarity.T), start)
@@ -162,6 +162,11 @@ def cosine_distances(vectors: np.ndarray, to: np.ndarray) -> np.ndarray:
     """Cosine distances of rows of length 1, `(n, d)`, to one of them, `(n,)`; equal ones are at exactly 0."""
     distances = (1 - vectors @ to).clip(0, 2)
     close = np.flatnonzero(distances < _CLOSE)
-    differences = vectors[close] - to
-    distances[close] = np.einsum("nd,nd->n", differences, differences) / 2
+    distances[close] = _exact_distances(vectors[close], to)
     return distances
+
+
+def _exact_distances(vectors: np.ndarray, to: np.ndarray) -> np.ndarray:
+    """Half the squared differences of rows of length 1: their cosine distances, without a product's rounding."""
+    differences = vectors - to
+    return np.einsum("...d,...d->...", differences, differences) / 2

@@ -2,14 +2,21 @@
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from weakref import WeakValueDictionary
 
 import numpy as np
 
 from ..errors import InstructMineError
 from ..versions import check_versions
 from .engine import run_sorted
-from .loading import LoadedModel, _unavailable, default_device, describe_source, weights_digest
+from .loading import (
+    LoadedModel,
+    ModelSource,
+    default_device,
+    describe_source,
+    files_digest,
+    unavailable,
+    weights_digest,
+)
 from .tokenization import count_tokens
 
 
@@ -20,9 +27,8 @@ check_versions("sentence-transformers")
 
 # A "[SEP]" in the data is text.
 _AS_TEXT = {"text": {"split_special_tokens": True}}
-
-# Two indicators over one encoder share it while either holds it; a forked worker finds here what the user passed.
-_loaded: "WeakValueDictionary[tuple, LoadedModel]" = WeakValueDictionary()
+# What it is made of: the files of each of its modules, in their own folders.
+_FILES = (".safetensors", ".bin", ".json", ".txt", ".model", ".py")
 
 
 class SentenceEncoder:
@@ -60,11 +66,13 @@ class SentenceEncoder:
         else:
             self.dtype = str(model.dtype).removeprefix("torch.")
             self.model = _loaded_digest(model)
-            self._encoder = _loaded[self._key] = _checked(model, token_budget)
+            self._encoder = self._source.keep(_checked(model, token_budget))
 
     @property
-    def _key(self) -> tuple:
-        return self.model, self.revision, self.dtype, self.device, self.trust_remote_code
+    def _source(self) -> ModelSource:
+        return ModelSource(
+            self.model, "SentenceTransformer", None, self.revision, self.dtype, self.device, self.trust_remote_code
+        )
 
     def load(self) -> LoadedModel:
         """Loads the encoder on the first call.
@@ -73,18 +81,12 @@ class SentenceEncoder:
             [`InstructMineError`]: Where it cannot be had, or reads something else than plain text.
         """
         if self._encoder is None:
-            self._encoder = _loaded.get(self._key)
-        if self._encoder is None:
-            self._encoder = _loaded[self._key] = _checked(self._load(), self.token_budget)
+            self._encoder = self._source.share(lambda: _checked(self._load(), self.token_budget))
         return self._encoder
 
     def _load(self) -> "SentenceTransformer":
         from sentence_transformers import SentenceTransformer
 
-        if self.model.startswith("xxh64:"):
-            raise InstructMineError(
-                "a loaded model cannot be sent to another process: pass its folder or Hub id, or map in this process"
-            )
         try:
             return SentenceTransformer(
                 self.model,
@@ -94,11 +96,11 @@ class SentenceEncoder:
                 model_kwargs={"dtype": self.dtype},
             )
         except (OSError, ValueError) as error:
-            raise _unavailable("sentence encoder", self.model, error) from error
+            raise unavailable("sentence encoder", self.model, error) from error
 
     def release(self) -> None:
         """Lets go of the model; one that the user passed stays, as it could not be loaded again."""
-        if not self.model.startswith("xxh64:"):
+        if not self._source.is_loaded:
             self._encoder = None
 
     def encode(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -139,12 +141,13 @@ class SentenceEncoder:
         Raises:
             [`InstructMineError`]: Where there is no such model.
         """
-        if self.model.startswith("xxh64:"):
+        if self._source.is_loaded:
             return {"model": "a loaded SentenceTransformer", "weights": self.model, "dtype": self.dtype}
-        record = describe_source(self.model, self.revision, "sentence encoder")
-        if Path(self.model).is_dir():
-            record["weights"] = _folder_digest(Path(self.model))
-        return {**record, "dtype": self.dtype}
+        folder = Path(self.model)
+        if not folder.is_dir():
+            return {**describe_source(self.model, self.revision, "sentence encoder"), "dtype": self.dtype}
+        files = (path for path in folder.rglob("*") if path.suffix in _FILES)
+        return {"model": folder.resolve().name, "weights": files_digest(folder, files), "dtype": self.dtype}
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if not k.startswith("_")}
@@ -186,17 +189,3 @@ def _loaded_digest(model: "SentenceTransformer") -> str:
     # Neither pooling nor the window are among the weights.
     parts = (weights_digest(model), repr(model), str(model.max_seq_length))
     return f"xxh64:{xxhash.xxh64('|'.join(parts).encode()).hexdigest()}"
-
-
-def _folder_digest(folder: Path) -> str:
-    """A digest of all that a sentence encoder is made of: the files of each of its modules, in their own folders."""
-    import xxhash
-
-    digest = xxhash.xxh64()
-    for path in sorted(folder.rglob("*")):
-        if path.suffix in (".safetensors", ".bin", ".json", ".txt", ".model", ".py"):
-            digest.update(path.relative_to(folder).as_posix().encode())
-            with path.open("rb") as file:
-                while block := file.read(1 << 24):
-                    digest.update(block)
-    return f"xxh64:{digest.hexdigest()}"

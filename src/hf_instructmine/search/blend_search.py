@@ -20,7 +20,7 @@ _PATIENCE = 100
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrialOutcome:
     """What a trial gave.
 
     Attributes:
@@ -33,17 +33,17 @@ class Outcome:
 
 
 def blend_search(
-    evaluate: Callable[[list[dict[str, Any]]], Sequence[Outcome]],
+    evaluate: Callable[[list[dict[str, Any]]], Sequence[TrialOutcome]],
     space: Mapping[str, tuple | list],
     num_trials: int,
     *,
-    known: Sequence[tuple[Mapping[str, Any], Outcome]] = (),
+    known: Sequence[tuple[Mapping[str, Any], TrialOutcome]] = (),
     points: Sequence[Mapping[str, Any]] = (),
     low_cost: Mapping[str, Any] | None = None,
     concurrency: int = 1,
     enough: Callable[[], bool] = lambda: False,
     seed: int = 0,
-) -> list[tuple[dict[str, Any], Outcome]]:
+) -> list[tuple[dict[str, Any], TrialOutcome]]:
     """Searches for the configuration of least loss. The same outcomes give the same suggestions, on any machine: a
     search whose outcomes were recorded goes on where it stopped by being told them again.
 
@@ -61,9 +61,9 @@ def blend_search(
         seed (`int`, defaults to 0): Of the search, 0 to 2**32 - 1.
 
     Returns:
-        `list[tuple[dict, Outcome]]`: What was evaluated, in order.
+        `list[tuple[dict, TrialOutcome]]`: What was evaluated, in order.
     """
-    trials: list[tuple[dict[str, Any], Outcome]] = []
+    trials: list[tuple[dict[str, Any], TrialOutcome]] = []
     with _quiet():
         searcher = _searcher(space, [*(config for config, _ in known), *points], low_cost, seed)
         for number, (_, outcome) in enumerate(known):
@@ -95,7 +95,7 @@ def _ask(searcher: Any, names: Iterator[str], count: int) -> list[tuple[str, dic
     return asked
 
 
-def _tell(searcher: Any, name: str, config: dict[str, Any], outcome: Outcome) -> None:
+def _tell(searcher: Any, name: str, config: dict[str, Any], outcome: TrialOutcome) -> None:
     if outcome.loss is None:
         searcher.on_trial_complete(name, error=True)
     else:

@@ -8,11 +8,15 @@ not make the curve look certain.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import InstructMineError
 
+
+if TYPE_CHECKING:
+    from sklearn.gaussian_process.kernels import Matern
 
 MIN_SIZES = 5
 # Points of the fine grid, posterior draws of the curve, and values of length and noise that are averaged over.
@@ -30,7 +34,8 @@ class SizeCurve:
     Attributes:
         sizes (`np.ndarray` of shape `(m,)`): From the smallest to the largest size tried, evenly in log size.
         mean (`np.ndarray` of shape `(m,)`): Expected loss, nats.
-        low (`np.ndarray` of shape `(m,)`), high (`np.ndarray` of shape `(m,)`): Pointwise interval of the loss.
+        low (`np.ndarray` of shape `(m,)`): Lower end of the pointwise interval of the loss.
+        high (`np.ndarray` of shape `(m,)`): Upper end of it.
         as_good (`np.ndarray` of shape `(m,)`): Probability that the loss there is at most that at `best`.
         minimal (`np.ndarray` of shape `(m,)`): Probability that the least loss is there; sums to 1.
         best (`int`): Size of least expected loss.
@@ -122,11 +127,15 @@ def _posterior_draws(
     x: np.ndarray, y: np.ndarray, grid: np.ndarray, lengths: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draws of the curve on the grid, and of the SD of the noise."""
+    from sklearn.gaussian_process.kernels import Matern
+
+    x, grid = x[:, None], grid[:, None]
     evidence, fits = [], []
     for length in lengths:
-        between = _matern(x, x, length)
+        kernel = Matern(length, nu=2.5)
+        between = kernel(x)
         for ratio in np.geomspace(*_NOISE_RATIOS, _NOISES):
-            fit = _Fit(x, y, between, length, ratio)
+            fit = _Fit(x, y, between, kernel, ratio)
             fits.append(fit)
             evidence.append(fit.log_evidence)
     weights = np.exp(np.array(evidence) - max(evidence))
@@ -139,8 +148,8 @@ class _Fit:
     """The posterior at one length scale and one ratio of noise to signal variance, both flat in their logarithm; the
     mean's prior is flat, the variance's 1 / variance."""
 
-    def __init__(self, x: np.ndarray, y: np.ndarray, between: np.ndarray, length: float, ratio: float):
-        self.x, self.length, self.ratio, self.n = x, length, ratio, len(x)
+    def __init__(self, x: np.ndarray, y: np.ndarray, between: np.ndarray, kernel: "Matern", ratio: float):
+        self.x, self.kernel, self.ratio, self.n = x, kernel, ratio, len(x)
         self.factor = np.linalg.cholesky(between + ratio * np.eye(self.n))
         ones = np.ones(self.n)
         self.white_ones = np.linalg.solve(self.factor, ones)
@@ -156,18 +165,12 @@ class _Fit:
         )
 
     def draw(self, grid: np.ndarray, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        to_runs = np.linalg.solve(self.factor, _matern(self.x, grid, self.length))
+        to_runs = np.linalg.solve(self.factor, self.kernel(self.x, grid))
         expected = self.mean + to_runs.T @ self.white
         unexplained = 1 - self.white_ones @ to_runs  # of the mean, which is not known either
-        covariance = _matern(grid, grid, self.length) - to_runs.T @ to_runs
+        covariance = self.kernel(grid) - to_runs.T @ to_runs
         covariance += np.outer(unexplained, unexplained) / self.precision
         root = np.linalg.cholesky(covariance + 1e-7 * np.eye(len(grid)))
         variance = self.squares / rng.chisquare(self.n - 1, count)
         draws = expected + np.sqrt(variance)[:, None] * (rng.standard_normal((count, len(grid))) @ root.T)
         return draws, np.sqrt(variance * self.ratio)
-
-
-def _matern(a: np.ndarray, b: np.ndarray, length: float) -> np.ndarray:
-    """Matérn 5/2 correlations (Rasmussen & Williams, equation 4.17)."""
-    r = np.sqrt(5) * np.abs(a[:, None] - b) / length
-    return (1 + r + r**2 / 3) * np.exp(-r)

@@ -11,6 +11,7 @@ from datasets import Dataset
 from ..data.evaluation_sets import EvaluationSet
 from ..errors import InstructMineError
 from ..finetuning.recipe import Recipe
+from ..sweep.executors import Execution
 from ..sweep.session import SweepSession
 
 
@@ -26,7 +27,9 @@ class Job:
         kind (`str`): `"grid"`, `"search"`, `"full"` or `"grid-steps"`.
         strategy (`str`): `"selected"`, `"random"` or `"full"`.
         config (`dict`): `size` and, by name, the options of the space.
-        mixture_id (`str`), seed (`int`), indices (`list[int]`): As for [`run_sweep`].
+        mixture_id (`str`): As for [`run_sweep`].
+        seed (`int`): As for [`run_sweep`].
+        indices (`list[int]`): As for [`run_sweep`].
         overrides (`dict`): Options of the recipe that differ from the search's own.
         problem (`str`, *optional*): Why it cannot be run.
     """
@@ -41,15 +44,16 @@ class Job:
     problem: str | None = None
 
 
-class Runs:
+class JobRunner:
     """Runs jobs, with one session open at a time: that of the last recipe. A context manager.
 
     Args:
-        pool, recipe, eval_sets, executor, columns, accelerate_config: As for [`run_sweep`].
+        pool, recipe, eval_sets: As for [`run_sweep`].
         folder (`Path`): Gets a sweep `sweep` of the recipe, and `sweep-<hash>` of each other.
+        execution ([`Execution`]): How the runs are carried out.
 
     Raises:
-        [`InstructMineError`]: Where recipe, executor or evaluation sets are not valid.
+        [`InstructMineError`]: Where recipe or evaluation sets are not valid.
     """
 
     def __init__(
@@ -58,15 +62,14 @@ class Runs:
         recipe: Recipe,
         eval_sets: "Mapping[str, Dataset | EvaluationSet]",
         folder: Path,
-        executor: str = "inline",
-        **options: Any,
+        execution: Execution,
     ):
-        self.pool, self.recipe, self.folder, self.executor, self.options = pool, recipe, folder, executor, options
+        self.pool, self.recipe, self.folder, self.execution = pool, recipe, folder, execution
         self._stack = ExitStack()
-        self._session = SweepSession(pool, recipe, eval_sets, folder / "sweep", executor, **options)
+        self._session = SweepSession(pool, recipe, eval_sets, folder / "sweep", execution)
         self.eval_sets = self._session.eval_sets  # read, so that no later session reads them again
 
-    def __enter__(self) -> "Runs":
+    def __enter__(self) -> "JobRunner":
         self._stack.enter_context(self._session)
         return self
 
@@ -74,8 +77,10 @@ class Runs:
         self._stack.close()
 
     def check(self, overrides: Mapping[str, Any]) -> None:
-        """Raises:
-        [`InstructMineError`]: Where the recipe with these options is not valid.
+        """Looks whether jobs with these options can be run.
+
+        Raises:
+            [`InstructMineError`]: Where the recipe with them is not valid.
         """
         self._recipe(overrides).arguments()
 
@@ -109,9 +114,7 @@ class Runs:
         if recipe.hash != self._session.recipe.hash:
             self._stack.close()  # two models at a time may not fit
             name = "sweep" if recipe.hash == self.recipe.hash else f"sweep-{recipe.hash}"
-            self._session = SweepSession(
-                self.pool, recipe, self.eval_sets, self.folder / name, self.executor, **self.options
-            )
+            self._session = SweepSession(self.pool, recipe, self.eval_sets, self.folder / name, self.execution)
             self._stack.enter_context(self._session)
         return self._session
 

@@ -19,8 +19,9 @@ from ..finetuning.recipe import Recipe
 from ..outputs.files import written_whole
 from ..outputs.records import Records
 from ..selection.selector import Selector
-from .blend_search import Outcome, blend_search
-from .jobs import Job, Runs
+from ..sweep.executors import Execution
+from .blend_search import TrialOutcome, blend_search
+from .jobs import Job, JobRunner
 from .space import Space, feature, read_point, read_space
 from .subsets import Subsets, digest
 
@@ -67,9 +68,9 @@ def search_size(
 
     Args:
         scored (`Dataset`): The pool, with the rule's indicator columns.
-        selector ([`Selector`], [`LossEstimator`] or callable): Who selects: a selector as it is; a rule, where `space`
-            names options of [`Selector`] or of its `select`; or a function `(scored, size, **knobs)` that returns row
-            numbers, and the same ones each time.
+        selector ([`Selector`], [`LossEstimator`] or callable): Who selects. A [`Selector`] selects as it is. A rule is
+            given to one, so that `space` may name its options and those of its `select`. A function
+            `(scored, size, **knobs)` returns row numbers, and the same ones each time.
         recipe, eval_sets, executor, columns, accelerate_config: As for [`run_sweep`].
         output_dir (`str` or `Path`): Keeps the runs and `trials.parquet`. A folder of another search is refused.
         min_size (`int`), max_size (`int`, *optional*): Sizes tried, both inclusive; by default up to all that can be
@@ -110,17 +111,19 @@ def search_size(
     )  # fmt: skip
     if cost not in COSTS:
         raise InstructMineError(f"cost must be one of {', '.join(COSTS)}, not {cost!r}")
-    runs = Runs(scored, recipe, eval_sets, folder, executor, columns=columns, accelerate_config=accelerate_config)
-    targets = [f"loss_{name}" for name in runs.eval_sets]
+    # Everything that can be refused is looked at before the first run.
+    runner = JobRunner(scored, recipe, eval_sets, folder, Execution(executor, accelerate_config, columns))
+    targets = [f"loss_{name}" for name in runner.eval_sets]
     if target is not None and target not in targets:
         raise InstructMineError(f"the target '{target}' is not measured: there is {', '.join(targets)}")
     subsets = Subsets(scored, selector, columns, select_options, seed)
     sizes = _grid_sizes(min_size, subsets.largest() if max_size is None else max_size, grid_size, len(subsets.usable))
-    searched = read_space(space or {}, recipe, subsets, runs)
+    searched = read_space(space or {}, recipe, subsets, runner)
     points = [read_point(point, searched, sizes[0], sizes[-1]) for point in points_to_evaluate]
     if equal_steps is not None:
-        runs.check(steps)
-    search = _Search(runs, subsets, searched, target or targets[0], cost, seed, sizes, grid_seeds)
+        runner.check(steps)
+    # What the folder is of: another search must not go on in it.
+    search = _Search(runner, subsets, searched, target or targets[0], cost, seed, sizes, grid_seeds)
     grid = search.grid()
     request = {
         "min_size": sizes[0], "max_size": sizes[-1], "target": search.target, "cost": cost, "space": searched.values,
@@ -133,7 +136,7 @@ def search_size(
     with records.lock("search") as mine:
         if not mine:
             raise InstructMineError(f"another process is searching in '{folder}': wait for it")
-        with runs:
+        with runner:
             search.run([*grid, *([search.full()] if full_pool else [])])
             with tqdm(total=num_trials, desc="Searching", unit="trial") as bar:
                 blend_search(
@@ -159,10 +162,10 @@ class _Search:
     """Makes the jobs of a search and keeps their rows."""
 
     def __init__(
-        self, runs: Runs, subsets: Subsets, space: Space, target: str, cost: str, seed: int, sizes: list[int],
+        self, runner: JobRunner, subsets: Subsets, space: Space, target: str, cost: str, seed: int, sizes: list[int],
         grid_seeds: int,
     ):  # fmt: skip
-        self.runs, self.subsets, self.space = runs, subsets, space
+        self.runner, self.subsets, self.space = runner, subsets, space
         self.target, self.cost, self.seed, self.sizes, self.grid_seeds = target, cost, seed, sizes, grid_seeds
         self.rows: list[dict[str, Any]] = []
         self.searched = 0
@@ -187,11 +190,11 @@ class _Search:
         return Job("full", "full", {"size": len(rows), **self.space.present}, "full", self._seed(0), rows)
 
     def run(self, jobs: Sequence[Job]) -> list[dict[str, Any]]:
-        rows = [{"trial": len(self.rows) + k, **row} for k, row in enumerate(self.runs.run(jobs))]
+        rows = [{"trial": len(self.rows) + k, **row} for k, row in enumerate(self.runner.run(jobs))]
         self.rows += rows
         return rows
 
-    def evaluate(self, bar: tqdm, configs: list[dict[str, Any]]) -> list[Outcome]:
+    def evaluate(self, bar: tqdm, configs: list[dict[str, Any]]) -> list[TrialOutcome]:
         """Runs trials of BlendSearch."""
         rows = self.run([self._trial(config, self.searched + k) for k, config in enumerate(configs)])
         self.searched += len(rows)
@@ -209,15 +212,18 @@ class _Search:
         try:
             indices = self.subsets.selected(size, knobs)
             if options:
-                self.runs.check(options)
+                self.runner.check(options)
         except InstructMineError as error:  # of this configuration, and not of the search
             problem = str(error)
         seed = self._seed(1 + 2 * len(self.sizes) * self.grid_seeds + number)
         return Job("search", "selected", config, name, seed, indices, options, problem)
 
-    def known(self) -> list[tuple[dict[str, Any], Outcome]]:
-        """Of each size of the grid, what its seeds gave on the average, as points of the space; none where the recipe
-        and the selector say nothing of one of its options."""
+    def known(self) -> list[tuple[dict[str, Any], TrialOutcome]]:
+        """The sizes of the grid as points of the space, each with what its seeds gave on the average.
+
+        There are none where an option that is searched has no value in the recipe or the selector: the grid is then
+        not in the space.
+        """
         if self.space.present.keys() != self.space.values.keys():
             return []
         groups = [[r for r in self.rows if r["strategy"] == "selected" and r["size"] == size] for size in self.sizes]
@@ -228,11 +234,11 @@ class _Search:
             if outcome.loss is not None
         ]
 
-    def _outcome(self, rows: Sequence[Mapping[str, Any]]) -> Outcome:
+    def _outcome(self, rows: Sequence[Mapping[str, Any]]) -> TrialOutcome:
         done = [row for row in rows if row["status"] == "done"]
         if not done:
-            return Outcome(None, 1.0)
-        return Outcome(*(float(np.mean([row[name] for row in done])) for name in (self.target, self.cost)))
+            return TrialOutcome(None, 1.0)
+        return TrialOutcome(*(float(np.mean([row[name] for row in done])) for name in (self.target, self.cost)))
 
     def spent(self, name: str, most: float | None) -> bool:
         return most is not None and sum(row[name] or 0 for row in self.rows) >= most
@@ -241,7 +247,7 @@ class _Search:
         return (self.seed + number) % 2**32
 
     def table(self) -> Dataset:
-        losses = [f"loss_{name}" for name in self.runs.eval_sets]
+        losses = [f"loss_{name}" for name in self.runner.eval_sets]
         losses = [self.target, *(name for name in losses if name != self.target)]
         features = {"trial": Value("int64"), "kind": Value("string"), "strategy": Value("string")}
         features |= {"size": Value("int64"), **{name: feature(v) for name, v in self.space.values.items()}}

@@ -10,7 +10,7 @@ from datasets import Value
 
 from ..errors import InstructMineError
 from ..finetuning.recipe import FinetuningArguments, Recipe
-from .jobs import Runs
+from .jobs import JobRunner
 from .subsets import Subsets
 
 
@@ -29,7 +29,7 @@ class Space:
         return ours, {name: value for name, value in turned.items() if name not in self.recipe}
 
 
-def read_space(space: Mapping[str, tuple | list], recipe: Recipe, subsets: Subsets, runs: Runs) -> Space:
+def read_space(space: Mapping[str, tuple | list], recipe: Recipe, subsets: Subsets, runner: JobRunner) -> Space:
     """Reads what [`search_size`] takes as `space`.
 
     Raises:
@@ -52,7 +52,7 @@ def read_space(space: Mapping[str, tuple | list], recipe: Recipe, subsets: Subse
         if of_recipe:
             read.recipe.add(name)
             for value in values:
-                runs.check({name: value})
+                runner.check({name: value})
         present = (recipe.settings if of_recipe else knobs or {}).get(name)
         if (value := _inside(present, read.values[name])) is not None:
             read.present[name] = value

@@ -8,7 +8,7 @@ import numpy as np
 from datasets import Dataset, Value
 
 from ..errors import InstructMineError
-from .scored_pool import Budget, ScoredPool
+from .scored_pool import ScoredPool, SubsetSize
 
 
 RANDOM_SUBSETS = 64  # draws that the sampling noise of mean indicators is estimated from
@@ -57,7 +57,7 @@ class DesignReport:
 
     num_mixtures: int
     num_replicates: int
-    budget: Budget
+    budget: SubsetSize
     pool_rows: int
     excluded_rows: int
     log_det: float
@@ -144,14 +144,53 @@ def design_report(
     Raises:
         [`InstructMineError`]: Where `mixtures` has no mean indicators of `scored`, or embeddings are missing.
     """
-    columns = [
-        n for n, feature in mixtures.features.items() if isinstance(feature, Value) and feature.dtype == "float64"
-    ]
-    set_level = [name for name in columns if f"pool_{name}" in columns]
-    columns = [
-        name.removeprefix("pool_") for name in columns if name.removeprefix("pool_") not in set_level
-    ] + set_level
-    columns = [name for name in scored.column_names if name in columns]
+    pool, size = _read_pool(mixtures, scored, source_column, embeddings)
+    # What the design is judged by: random subsets of the same size, and what rules in random directions would select.
+    rng = np.random.default_rng(seed)
+    at_random = [size.take(pool, rng.gumbel(size=len(pool.rows))) for _ in range(RANDOM_SUBSETS)]
+    random = _mean_indicators(pool, at_random, rng)
+    rows, rules = _in_sds(pool, pool.values), rng.normal(size=(RANDOM_RULES, len(pool.columns)))
+    selected = _mean_indicators(pool, [size.take(pool, rows @ weights) for weights in rules], rng)
+
+    # The design itself, its replicates included.
+    _, first = np.unique(mixtures["mixture_id"], return_index=True)
+    means = np.column_stack([mixtures[name] for name in pool.design_columns])
+    x = _in_sds(pool, means)
+    report = DesignReport(
+        num_mixtures=len(first),
+        num_replicates=len(mixtures) - len(first),
+        budget=size,
+        pool_rows=len(pool.rows),
+        excluded_rows=pool.excluded,
+        log_det=_log_det(x),
+        condition_number=_condition_number(x),
+        indicators=_indicators(pool, means, first, random, selected, pure_error or 1),
+        unseen=_unseen(x, _in_sds(pool, random), pool.design_columns),
+        extrapolation=float(_outside(_in_sds(pool, selected), x).mean()),
+        pure_error=pure_error,
+        spread_to_noise=None,
+        warnings=[],
+    )
+    # What is known of the losses, from earlier runs.
+    if rule is not None:
+        if pure_error:
+            report.spread_to_noise = float(np.std(rule.predict(mixtures.select(first)), ddof=1) / pure_error)
+        own = pool.mean_indicators(size.take(pool, np.nan_to_num(-rule.predict(scored)[pool.rows], nan=-np.inf)))
+        if _outside(_in_sds(pool, own)[None], x)[0]:
+            report.warnings.append("the rule's own selection lies outside the design: its predicted loss extrapolates")
+    report.warnings += _warnings(report, pool)
+    return report
+
+
+def _read_pool(
+    mixtures: Dataset, scored: Dataset, source_column: str | None, embeddings: np.ndarray | None
+) -> tuple[ScoredPool, SubsetSize]:
+    """The pool with the indicators that the mixtures have, and the size of each mixture."""
+    floats = [n for n, kind in mixtures.features.items() if isinstance(kind, Value) and kind.dtype == "float64"]
+    # Of a set-level indicator the mixtures also hold the mean of the pool's column, under another name.
+    set_level = [name for name in floats if f"pool_{name}" in floats]
+    found = {name.removeprefix("pool_") for name in floats}
+    columns = [name for name in scored.column_names if name in found]
     if not columns:
         raise InstructMineError(f"no column of the mixtures, {mixtures.column_names}, is an indicator of the pool")
     if set_level and embeddings is None:
@@ -159,71 +198,52 @@ def design_report(
             f"{set_level[0]!r} was measured inside the subsets: pass the embeddings it was made from"
         )
     sizes = mixtures["subset_size"]
-    rows, tokens = (sizes[0], None) if len(set(sizes)) == 1 else (None, max(mixtures["subset_tokens"]))
-    budget = Budget(rows, tokens)
+    size = SubsetSize(sizes[0], None) if len(set(sizes)) == 1 else SubsetSize(None, max(mixtures["subset_tokens"]))
     sources = None if source_column is None else list(mixtures.features["proportions"])
-    pool = ScoredPool.load(scored, source_column, sources, columns, embeddings if set_level else None, budget)
+    return ScoredPool.load(scored, source_column, sources, columns, embeddings if set_level else None, size), size
 
-    rng = np.random.default_rng(seed)
-    means = np.column_stack([mixtures[name] for name in pool.design_columns])
-    scale = pool.values.std(axis=0)
-    standardised = (pool.values - pool.values.mean(axis=0)) / scale
-    random_means = _mean_indicators(
-        pool, [budget.take(pool, rng.gumbel(size=len(pool.rows))) for _ in range(RANDOM_SUBSETS)], rng
-    )
-    noise = np.cov(random_means / scale, rowvar=False).reshape(len(scale), -1)
-    rules = rng.normal(size=(RANDOM_RULES, len(scale)))
-    selected = _mean_indicators(pool, [budget.take(pool, standardised @ weights) for weights in rules], rng)
 
-    _, first = np.unique(mixtures["mixture_id"], return_index=True)
-    x = (means - pool.values.mean(axis=0)) / scale
+def _in_sds(pool: ScoredPool, means: np.ndarray) -> np.ndarray:
+    """Means of indicators, in SDs of the pool from its own mean."""
+    return (means - pool.values.mean(axis=0)) / pool.values.std(axis=0)
+
+
+def _log_det(x: np.ndarray) -> float:
+    design = np.column_stack([np.ones(len(x)), x])
+    sign, log_det = np.linalg.slogdet(design.T @ design)
+    return float(log_det) if sign and np.linalg.matrix_rank(design) == design.shape[1] else -math.inf
+
+
+def _condition_number(x: np.ndarray) -> float:
+    centred = x - x.mean(axis=0)
+    lengths = np.linalg.norm(centred, axis=0)
+    singular = np.linalg.svd(centred / np.where(lengths > 0, lengths, 1), compute_uv=False)
+    return float(singular[0] / singular[-1]) if singular[-1] > 1e-12 * singular[0] else math.inf
+
+
+def _indicators(
+    pool: ScoredPool, means: np.ndarray, first: np.ndarray, random: np.ndarray, selected: np.ndarray, noise: float
+) -> dict[str, IndicatorDesign]:
+    """Each mean indicator by name: `means` of all runs, of which `first` are one of each mixture, against those of
+    random and of selected subsets. `noise` is the SD of a run's log loss."""
+    x, chance = _in_sds(pool, means), _in_sds(pool, random)
     centred = x - x.mean(axis=0)
     vifs = np.array([_vif(centred, column) for column in range(centred.shape[1])])
     with np.errstate(divide="ignore"):
-        errors = np.sqrt(vifs / (centred**2).sum(axis=0)) * (pure_error or 1)
-    spread = x[first].std(axis=0, ddof=min(1, len(first) - 1)) / np.sqrt(np.diag(noise))
-    design = np.column_stack([np.ones(len(x)), x])
-    sign, log_det = np.linalg.slogdet(design.T @ design)
-    if not sign or np.linalg.matrix_rank(design) < design.shape[1]:
-        log_det = -np.inf
-    ranges, selected_ranges = _ranges(means), _ranges(selected)
+        errors = np.sqrt(vifs / (centred**2).sum(axis=0)) * noise
+    spread = x[first].std(axis=0, ddof=min(1, len(first) - 1)) / chance.std(axis=0, ddof=1)
+    ranges, wanted = _ranges(means), _ranges(selected)
     covered = [
         max(0.0, min(high, top) - max(low, bottom)) / (top - bottom)
-        for (low, high), (bottom, top) in zip(ranges, selected_ranges)
+        for (low, high), (bottom, top) in zip(ranges, wanted)
     ]
-    indicators = {
-        name: IndicatorDesign(*row)
-        for name, *row in zip(
-            pool.design_columns, vifs, random_means.mean(axis=0), ranges, selected_ranges, covered, spread, errors
-        )
-    }
-    furthest = _leverage(x, x).max() + 1e-9
-    outside = _leverage((selected - pool.values.mean(axis=0)) / scale, x) > furthest
-    lengths = np.linalg.norm(centred, axis=0)
-    singular = np.linalg.svd(centred / np.where(lengths > 0, lengths, 1), compute_uv=False)
-    report = DesignReport(
-        num_mixtures=len(first),
-        num_replicates=len(mixtures) - len(first),
-        budget=budget,
-        pool_rows=len(pool.rows),
-        excluded_rows=pool.excluded,
-        log_det=float(log_det),
-        condition_number=float(singular[0] / singular[-1]) if singular[-1] > 1e-12 * singular[0] else math.inf,
-        indicators=indicators,
-        unseen=_unseen(centred, noise, pool.design_columns),
-        extrapolation=float(outside.mean()),
-        pure_error=pure_error,
-        spread_to_noise=None,
-        warnings=[],
-    )
-    if rule is not None:
-        if pure_error:
-            report.spread_to_noise = float(np.std(rule.predict(mixtures.select(first)), ddof=1) / pure_error)
-        own = pool.mean_indicators(budget.take(pool, np.nan_to_num(-rule.predict(scored)[pool.rows], nan=-np.inf)))
-        if _leverage((own - pool.values.mean(axis=0))[None] / scale, x)[0] > furthest:
-            report.warnings.append("the rule's own selection lies outside the design: its predicted loss extrapolates")
-    report.warnings += _warnings(report, pool)
-    return report
+    each = zip(pool.design_columns, vifs, random.mean(axis=0), ranges, wanted, covered, spread, errors)
+    return {name: IndicatorDesign(*row) for name, *row in each}
+
+
+def _outside(x: np.ndarray, runs: np.ndarray) -> np.ndarray:
+    """Whether each row has a higher leverage than any run."""
+    return _leverage(x, runs) > _leverage(runs, runs).max() + 1e-9
 
 
 def _mean_indicators(pool: ScoredPool, subsets: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
@@ -247,8 +267,9 @@ def _leverage(x: np.ndarray, runs: np.ndarray) -> np.ndarray:
     return np.einsum("ij,jk,ik->i", x, np.linalg.pinv(design.T @ design), x)
 
 
-def _unseen(centred: np.ndarray, noise: np.ndarray, columns: list[str]) -> list[str]:
+def _unseen(x: np.ndarray, random: np.ndarray, columns: list[str]) -> list[str]:
     """The singular directions in which runs barely differ, by Belsley's index or against random subsets."""
+    centred, noise = x - x.mean(axis=0), np.cov(random, rowvar=False).reshape(x.shape[1], -1)
     _, lengths, axes = np.linalg.svd(centred, full_matrices=True)
     lengths = np.concatenate([lengths, np.zeros(len(columns) - len(lengths))])
     words = []

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,31 @@ if TYPE_CHECKING:
     from ..finetuning.trunk import Trunk
 
 EXECUTORS = ("inline", "accelerate", "ray")
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How the runs of a sweep are carried out; see [`run_sweep`].
+
+    Attributes:
+        executor (`str`): One of `EXECUTORS`.
+        accelerate_config (`str`, *optional*): `accelerate launch --config_file`, for the executors that launch.
+        columns (`Mapping[str, str]`, *optional*): Which column of the pool is which, where that is not detected.
+        retry_failed (`bool`): Whether runs that were recorded as failed are run again.
+
+    Raises:
+        [`InstructMineError`]: Where there is no such executor.
+    """
+
+    executor: str = "inline"
+    accelerate_config: str | None = None
+    columns: Mapping[str, str] | None = None
+    retry_failed: bool = False
+
+    def __post_init__(self) -> None:
+        if self.executor not in EXECUTORS:
+            raise InstructMineError(f"executor must be one of {', '.join(EXECUTORS)}, not {self.executor!r}")
+
 
 # Starts a command and ends it, with all that it started, once this end of the pipe closes: when the sweep is killed,
 # its finetune must not go on and hold the GPU that the next sweep needs.
@@ -80,8 +105,9 @@ class Inline:
 
     def load(self) -> None:
         """Loads the base model and, where the recipe asks for it, puts the cached trunk under its last layers."""
-        own, sft, model = self.recipe.arguments()
-        self.loaded = load_base(own, sft, model)
+        arguments = self.recipe.arguments()
+        own, sft = arguments.own, arguments.sft
+        self.loaded = load_base(arguments)
         self.encoded = {name: encode_set(s, self.loaded, own.eval_max_length) for name, s in self.eval_sets.items()}
         self.rows: dict[int, int] = {}  # where each row of the pool is in the trunk
         self.trunk: Trunk | None = None
@@ -90,7 +116,7 @@ class Inline:
             self._put_on_trunk(own.train_last_layers, sft)
         self.attributes = set(self.loaded.model.__dict__)
         # Adapters are taken off again; what else trains is copied back.
-        weights = [] if model.use_peft else self.loaded.model.named_parameters()
+        weights = [] if arguments.model.use_peft else self.loaded.model.named_parameters()
         self.initial = {name: weight.detach().clone() for name, weight in weights if weight.requires_grad}
 
     def _put_on_trunk(self, num_layers: int, sft: Any) -> None:
@@ -113,20 +139,19 @@ class Inline:
 
     def base(self) -> dict[str, Any]:
         """See [`describe_base`]."""
-        _, sft, _ = self.recipe.arguments()
-        return describe_base(self.loaded, self.encoded, sft.bf16, self.eval_embeddings)
+        return describe_base(self.loaded, self.encoded, self.recipe.arguments().sft.bf16, self.eval_embeddings)
 
     def run(self, indices: Sequence[int], seed: int, folder: Path) -> dict[str, Any]:
         """Trains on the rows `indices` and measures; leaves the model as it was."""
         if self.loaded is None:
             self.load()
-        own, sft, model = self.recipe.arguments(seed=seed, output_dir=str(folder), disable_tqdm=True)
+        arguments = self.recipe.arguments(seed=seed, output_dir=str(folder), disable_tqdm=True)
         subset = [self.conversations[i] for i in indices]
         embeddings = None if self.trunk is None else self.trunk.select([self.rows[i] for i in indices])
         loaded, self.loaded = self.loaded, None  # a run that fails half-way leaves a model that is no base model
         with redirect_stdout(io.StringIO()):  # where the trainer prints its log, which would tear the sweep's bar
-            result, trainer = finetune(loaded, subset, self.encoded, own, sft, model, embeddings, self.eval_embeddings)
-        self.loaded = self._reset(loaded, trainer, model.use_peft)
+            result, trainer = finetune(loaded, subset, self.encoded, arguments, embeddings, self.eval_embeddings)
+        self.loaded = self._reset(loaded, trainer, arguments.model.use_peft)
         return asdict(result)
 
     def _reset(self, loaded: LoadedModel, trainer: Any, use_peft: bool) -> LoadedModel:
@@ -177,10 +202,11 @@ class Subprocess:
 
     def base(self) -> dict[str, Any]:
         """See [`describe_base`]; measured in this process."""
-        own, sft, model = self.recipe.arguments()
-        loaded = load_base(own, sft, model)
-        encoded = {name: encode_set(s, loaded, own.eval_max_length) for name, s in self.eval_sets.items()}
-        return describe_base(loaded, encoded, sft.bf16)
+        arguments = self.recipe.arguments()
+        loaded = load_base(arguments)
+        length = arguments.own.eval_max_length
+        encoded = {name: encode_set(s, loaded, length) for name, s in self.eval_sets.items()}
+        return describe_base(loaded, encoded, arguments.sft.bf16)
 
     def run(self, indices: Sequence[int], seed: int, folder: Path) -> dict[str, Any]:
         """Runs one finetune to its end and reads its result.

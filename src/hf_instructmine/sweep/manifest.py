@@ -23,7 +23,9 @@ def describe_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> li
     """Names what differs between two manifests: options of the recipe one by one, all else by its name."""
     from ..finetuning.recipe import Recipe
 
-    parts = [f"recipe ({line})" for line in Recipe(before["recipe"]).difference(Recipe(now["recipe"]))]
+    # A folder may hold a path where its model once lay: which model that was, `base_model` says.
+    recipes = (Recipe({**m["recipe"], "model_name_or_path": m["base_model"]["model"]}) for m in (before, now))
+    parts = [f"recipe ({line})" for line in next(recipes).difference(next(recipes))]
     for key in sorted({*before, *now} - {"recipe"}):
         old, new = before.get(key), now.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):

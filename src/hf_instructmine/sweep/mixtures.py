@@ -14,7 +14,7 @@ from datasets import Dataset, Features, List, Value
 from datasets.utils import tqdm
 
 from ..errors import InstructMineError
-from .scored_pool import Budget, ScoredPool
+from .scored_pool import ScoredPool, SubsetSize
 
 
 TILT_STRENGTHS = (0.5, 6.0)  # λ, in standard deviations of the pool; drawn log-uniformly
@@ -96,8 +96,8 @@ def design_mixtures(
     num_drawn = num_runs if method != "d-optimal" else num_candidates or max(500, 20 * num_runs)
     if num_drawn < num_runs:
         raise InstructMineError(f"num_candidates={num_candidates} is fewer than num_runs={num_runs}: raise it")
-    budget = Budget(subset_size, subset_tokens)
-    pool = ScoredPool.load(scored, source_column, sources, indicators, embeddings, budget)
+    size = SubsetSize(subset_size, subset_tokens)
+    pool = ScoredPool.load(scored, source_column, sources, indicators, embeddings, size)
     if pool.excluded:
         warnings.warn(f"{pool.excluded} of {len(scored)} rows have a NaN indicator and are never drawn", stacklevel=2)
     if embeddings is None and pool.neighbor_columns:
@@ -114,7 +114,7 @@ def design_mixtures(
         weights = _dirichlet(pool, rng, 1.0) if method == "dirichlet" else _tilt(pool, rng)
         if method == "d-optimal" and number % 4 == 0:  # near-pure sources too: they are the corners of source space
             weights = _dirichlet(pool, rng, (1.0, 0.2)[number // 4 % 2])
-        subsets.append(budget.draw(pool, weights, rng))
+        subsets.append(size.draw(pool, weights, rng))
         means.append(pool.mean_indicators(subsets[-1], rng=rng))
     means = np.array(means)
     chosen = d_optimal(means, num_runs, seed=seed)[0] if method == "d-optimal" else np.arange(num_runs)

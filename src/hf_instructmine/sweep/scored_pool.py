@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from datasets import Dataset
 
-from ..data.columns import NEIGHBOR_COLUMN, indicator_names, numeric_column
+from ..data.columns import NEIGHBOR_COLUMN, TOKENS, indicator_names, numeric_column
 from ..errors import InstructMineError
+from ..models.neighbors import neighbor_distances
 
 
 CLIP = 4.0  # standard deviations; one freak row must not decide where a tilt goes
@@ -16,7 +17,7 @@ SET_QUERIES = 512  # rows that a candidate's set-level distance is estimated on;
 
 
 @dataclass
-class Budget:
+class SubsetSize:
     """What every subset costs: a number of rows or a number of response tokens."""
 
     rows: int | None
@@ -29,13 +30,26 @@ class Budget:
         if size < 1:
             raise InstructMineError(f"{name}={size} is an empty subset: give a positive number")
 
+    def check(self, rows: int, tokens: np.ndarray | None, sources: Sequence[str]) -> None:
+        """Refuses a size that `rows` usable rows of these sources and `tokens` cannot be cut to."""
+        if self.rows is not None and self.rows >= rows:
+            what = f"source '{sources[0]}'" if len(sources) == 1 else "the pool"
+            raise InstructMineError(
+                f"subset_size={self.rows} leaves nothing to choose among the {rows} usable rows of {what}"
+            )
+        if self.tokens is not None and not tokens.min() <= self.tokens < tokens.sum():
+            raise InstructMineError(
+                f"subset_tokens={self.tokens} must lie between the {tokens.min()} tokens of the shortest usable "
+                f"response and less than the {tokens.sum()} of all of them"
+            )
+
     def draw(self, pool: "ScoredPool", log_weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Draws rows one after another, each with probability ∝ its weight among those left (Gumbel top-k)."""
         return self.take(pool, log_weights + rng.gumbel(size=len(log_weights)))
 
     def take(self, pool: "ScoredPool", keys: np.ndarray) -> np.ndarray:
-        """The rows of highest key that the budget buys, ascending; where a budget of tokens has a rest, the longest
-        rows that still fit into it."""
+        """The rows of highest key that make up the size, ascending; where tokens are left over, also the longest rows
+        that still fit into them."""
         if self.rows is not None:
             return np.sort(np.argpartition(-keys, self.rows - 1)[: self.rows])
         order = np.argsort(-keys, kind="stable")
@@ -74,81 +88,31 @@ class ScoredPool:
         sources: Sequence[str] | None,
         indicators: Sequence[str] | None,
         embeddings: np.ndarray | None,
-        budget: Budget,
+        size: SubsetSize,
     ) -> "ScoredPool":
         """Reads and checks the pool; raises [`InstructMineError`] where the request cannot be met."""
-        if len(scored) == 0:
-            raise InstructMineError("the pool is empty: there is nothing to draw subsets from")
-        columns = list(indicators) if indicators is not None else indicator_names(scored)
-        if missing := [name for name in columns if name not in scored.column_names]:
-            raise InstructMineError(f"the pool has no column {missing[0]!r}: its columns are {scored.column_names}")
-        if not columns:
-            raise InstructMineError(f"the pool has no indicator column among {scored.column_names}: score it first")
+        columns = _columns(scored, indicators)
         values = np.column_stack([numeric_column(scored, name) for name in columns])
-        usable = np.isfinite(values).all(axis=1)
-        if budget.tokens is not None and "output_length" not in scored.column_names:
-            raise InstructMineError("subset_tokens needs the column 'output_length': score the pool with OutputLength")
+        known = np.isfinite(values).all(axis=1)
+        if size.tokens is not None and TOKENS not in scored.column_names:
+            raise InstructMineError(f"subset_tokens needs the column '{TOKENS}': score the pool with OutputLength")
         tokens = None
-        if "output_length" in scored.column_names:
-            tokens = numeric_column(scored, "output_length")
-            usable &= np.isfinite(tokens)
-        excluded = int((~usable).sum())
+        if TOKENS in scored.column_names:
+            tokens = numeric_column(scored, TOKENS)
+            known &= np.isfinite(tokens)
+        names = _sources(scored, source_column)
+        rows = _usable(known, names, sources)
+        labels, source = np.unique(names[rows], return_inverse=True)
 
-        if source_column is None:
-            names = np.full(len(scored), "pool", dtype=object)
-        elif source_column not in scored.column_names:
-            raise InstructMineError(
-                f"the pool has no source column {source_column!r} among {scored.column_names}: name it with "
-                f"source_column=, or pass source_column=None to take the pool as one source"
-            )
-        else:
-            names = np.array(scored.with_format("arrow")[source_column].to_pylist(), dtype=object)
-            if (unnamed := np.array([name is None for name in names])).any():
-                raise InstructMineError(f"row {unnamed.argmax()} has no source: fill the column {source_column!r}")
-            names = names.astype(str)
-        if not usable.any():
-            raise InstructMineError(f"all {len(scored)} rows have a NaN indicator: none can be drawn")
-        if sources is not None and not len(sources):
-            raise InstructMineError("sources is an empty list: name the sources to draw from, or leave it out")
-        for name in sources or ():
-            if not (names[usable] == name).any():
-                raise InstructMineError(
-                    f"no usable row has source '{name}': the sources are {sorted(map(str, set(names)))}"
-                )
-        if sources is not None:
-            usable &= np.isin(names, sources)
-        rows = np.flatnonzero(usable)
-        labels, source = np.unique(names[rows].astype(str), return_inverse=True)
-
-        values = values[rows]
+        values, tokens = values[rows], None if tokens is None else tokens[rows].astype(np.int64)
         if (constant := np.ptp(values, axis=0) == 0).any():
             name = columns[int(constant.argmax())]
             raise InstructMineError(f"indicator {name!r} is the same in every row: leave it out with indicators=[...]")
-        if budget.rows is not None and budget.rows >= len(rows):
-            what = f"source '{labels[0]}'" if len(labels) == 1 else "the pool"
-            raise InstructMineError(
-                f"subset_size={budget.rows} leaves nothing to choose among the {len(rows)} usable rows of {what}"
-            )
-        if tokens is not None:
-            tokens = tokens[rows].astype(np.int64)
-            if budget.tokens is not None and not tokens.min() <= budget.tokens < tokens.sum():
-                raise InstructMineError(
-                    f"subset_tokens={budget.tokens} must lie between the {tokens.min()} tokens of the shortest usable "
-                    f"response and less than the {tokens.sum()} of all of them"
-                )
-        if embeddings is not None:
-            if embeddings.ndim != 2 or len(embeddings) != len(scored):
-                raise InstructMineError(
-                    f"embeddings have shape {embeddings.shape}: give one row for each of {len(scored)}"
-                )
-            embeddings = np.asarray(embeddings, dtype=np.float32)[rows]
-            norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
-            if not (np.isfinite(norms) & (norms > 0)).all():
-                bad = rows[int((~(norms > 0)).argmax())]
-                raise InstructMineError(f"the embedding of row {bad} is zero or NaN: its distances are undefined")
-            embeddings = embeddings / norms
+        size.check(len(rows), tokens, labels)
+        unit = None if embeddings is None else _unit_rows(embeddings, len(scored), rows)
         z = _standardise(values)
-        return cls(rows, columns, values, z, _whiten(z), labels.tolist(), source, tokens, embeddings, excluded)
+        excluded = int((~known).sum())
+        return cls(rows, columns, values, z, _whiten(z), labels.tolist(), source, tokens, unit, excluded)
 
     @property
     def neighbor_columns(self) -> list[str]:
@@ -169,12 +133,69 @@ class ScoredPool:
                 raise InstructMineError(
                     f"a subset of {len(subset)} rows has no {max(neighbors)}-th neighbour: make the subsets larger"
                 )
-            queries = np.arange(len(subset))
+            vectors, asked = self.embeddings[subset], None
             if rng is not None and len(subset) > SET_QUERIES:
-                queries = rng.choice(len(subset), SET_QUERIES, replace=False)
-            distances = _neighbor_distances(self.embeddings[subset], neighbors, queries)
-            means[[self.columns.index(name) for name in self.neighbor_columns]] = distances.mean(axis=0)
+                asked = vectors[rng.choice(len(subset), SET_QUERIES, replace=False)]
+            # A row that is asked for as a vector has itself for its nearest.
+            distances = [neighbor_distances(vectors, i + (asked is not None), asked).mean() for i in neighbors]
+            means[[self.columns.index(name) for name in self.neighbor_columns]] = distances
         return means
+
+
+def _columns(scored: Dataset, indicators: Sequence[str] | None) -> list[str]:
+    if len(scored) == 0:
+        raise InstructMineError("the pool is empty: there is nothing to draw subsets from")
+    columns = list(indicators) if indicators is not None else indicator_names(scored)
+    if missing := [name for name in columns if name not in scored.column_names]:
+        raise InstructMineError(f"the pool has no column {missing[0]!r}: its columns are {scored.column_names}")
+    if not columns:
+        raise InstructMineError(f"the pool has no indicator column among {scored.column_names}: score it first")
+    return columns
+
+
+def _sources(scored: Dataset, column: str | None) -> np.ndarray:
+    """The name of each row's source, `(n,)`."""
+    if column is None:
+        return np.full(len(scored), "pool")
+    if column not in scored.column_names:
+        raise InstructMineError(
+            f"the pool has no source column {column!r} among {scored.column_names}: name it with source_column=, or "
+            "pass source_column=None to take the pool as one source"
+        )
+    names = scored.with_format("arrow")[column].to_pylist()
+    if None in names:
+        raise InstructMineError(f"row {names.index(None)} has no source: fill the column {column!r}")
+    return np.array(names).astype(str)
+
+
+def _usable(known: np.ndarray, names: np.ndarray, sources: Sequence[str] | None) -> np.ndarray:
+    """The rows whose indicators are known, of the sources that are asked for, ascending."""
+    if not known.any():
+        raise InstructMineError(f"all {len(known)} rows have a NaN indicator: none can be drawn")
+    if sources is None:
+        return np.flatnonzero(known)
+    if not len(sources):
+        raise InstructMineError("sources is an empty list: name the sources to draw from, or leave it out")
+    for name in sources:
+        if not (names[known] == name).any():
+            raise InstructMineError(
+                f"no usable row has source '{name}': the sources are {sorted(map(str, set(names)))}"
+            )
+    return np.flatnonzero(known & np.isin(names, sources))
+
+
+def _unit_rows(embeddings: np.ndarray, count: int, rows: np.ndarray) -> np.ndarray:
+    """The embeddings of `rows` out of `count`, float32, at length 1."""
+    if embeddings.ndim != 2 or len(embeddings) != count:
+        raise InstructMineError(f"embeddings have shape {embeddings.shape}: give one row for each of {count}")
+    vectors = np.asarray(embeddings, dtype=np.float32)[rows]
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    sound = np.isfinite(norms[:, 0]) & (norms[:, 0] > 0)
+    if not sound.all():
+        raise InstructMineError(
+            f"the embedding of row {rows[sound.argmin()]} is zero or NaN: its distances are undefined"
+        )
+    return vectors / norms
 
 
 def _standardise(values: np.ndarray) -> np.ndarray:
@@ -189,15 +210,3 @@ def _whiten(z: np.ndarray) -> np.ndarray:
     variances, axes = np.linalg.eigh(np.cov(z, rowvar=False).reshape(z.shape[1], -1))
     kept = variances > 1e-6 * variances.max()
     return ((z - z.mean(axis=0)) @ axes[:, kept]) / np.sqrt(variances[kept])
-
-
-def _neighbor_distances(embeddings: np.ndarray, neighbors: list[int], queries: np.ndarray) -> np.ndarray:
-    """Cosine distances of the queried rows to their i-th nearest other row, shape (queries, len(neighbors))."""
-    distances = np.empty((len(queries), len(neighbors)))
-    for start in range(0, len(queries), 1024):
-        block = queries[start : start + 1024]
-        similarity = embeddings[block] @ embeddings.T
-        similarity[np.arange(len(block)), block] = -np.inf
-        places = [len(embeddings) - i for i in neighbors]
-        distances[start : start + len(block)] = 1 - np.partition(similarity, places, axis=1)[:, places]
-    return distances.clip(0)

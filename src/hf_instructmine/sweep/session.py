@@ -28,7 +28,7 @@ from ..errors import InstructMineError
 from ..finetuning.recipe import Recipe
 from ..models.loading import describe_source
 from ..outputs.records import Records
-from .executors import EXECUTORS, Inline, Subprocess, ray_session, run_command
+from .executors import Execution, Inline, Subprocess, ray_session, run_command
 from .manifest import DESIGN, MANIFEST, MIXTURES, describe_difference, environment
 from .runs import is_result_column, load_runs
 
@@ -80,10 +80,9 @@ def run_sweep(
         [`InstructMineError`]: Before the first run, where pool, mixtures, recipe or folder do not fit together; later,
             where a record cannot be written.
     """
-    with SweepSession(
-        pool, recipe, eval_sets, output_dir, executor, columns=columns, accelerate_config=accelerate_config
-    ) as session:
-        return session.run(mixtures, retry_failed)
+    execution = Execution(executor, accelerate_config, columns, retry_failed)
+    with SweepSession(pool, recipe, eval_sets, output_dir, execution) as session:
+        return session.run(mixtures)
 
 
 class SweepSession:
@@ -93,10 +92,11 @@ class SweepSession:
     mixtures name no row that was not among those of an earlier call: give the largest ones first. A context manager.
 
     Args:
-        pool, recipe, eval_sets, output_dir, executor, columns, accelerate_config: As for [`run_sweep`].
+        pool, recipe, eval_sets, output_dir: As for [`run_sweep`].
+        execution ([`Execution`]): How its runs are carried out.
 
     Raises:
-        [`InstructMineError`]: Where recipe, executor or evaluation sets are not valid.
+        [`InstructMineError`]: Where recipe or evaluation sets are not valid.
     """
 
     def __init__(
@@ -105,25 +105,20 @@ class SweepSession:
         recipe: "Recipe | Mapping[str, Any] | str | Path",
         eval_sets: Mapping[str, "Dataset | EvaluationSet"],
         output_dir: str | Path,
-        executor: str = "inline",
-        *,
-        columns: Mapping[str, str] | None = None,
-        accelerate_config: str | None = None,
+        execution: Execution,
     ):
-        self.pool, self.columns = pool, columns
+        self.pool, self.execution = pool, execution
         self.recipe = Recipe.load(recipe)
-        self.own, sft, self.model = self.recipe.arguments()
-        if executor not in EXECUTORS:
-            raise InstructMineError(f"executor must be one of {', '.join(EXECUTORS)}, not {executor!r}")
-        self.executor, self.accelerate_config = executor, accelerate_config
+        arguments = self.recipe.arguments()
+        self.own, self.model = arguments.own, arguments.model
         self.eval_sets = _read_eval_sets(eval_sets)
         self.records = Records(output_dir)
         self.resources = {"num_cpus": self.own.num_cpus, "num_gpus": self.own.num_gpus}
-        self.keeps_checkpoints = sft.save_strategy != "no"
+        self.keeps_checkpoints = arguments.sft.save_strategy != "no"
         self.conversations: dict[int, Conversation] = {}
         self._engine: Any = None
         self._complete = False
-        if self.own.cached_trunk and executor != "inline":
+        if self.own.cached_trunk and execution.executor != "inline":
             logger.warning("cached_trunk works with executor='inline' alone: every run computes the whole model")
 
     def __enter__(self) -> "SweepSession":
@@ -135,12 +130,11 @@ class SweepSession:
             with self.records.lock("trunk", patience=-1):  # large, and of no use once all runs are done
                 shutil.rmtree(self.records.folder / "trunk", ignore_errors=True)
 
-    def run(self, mixtures: Dataset, retry_failed: bool = False) -> Dataset:
+    def run(self, mixtures: Dataset) -> Dataset:
         """Runs what is not recorded yet.
 
         Args:
             mixtures (`Dataset`): As for [`run_sweep`]; they join those of earlier calls.
-            retry_failed (`bool`, defaults to `False`): Whether runs that were recorded as failed are run again.
 
         Returns:
             `Dataset`: One row per run in the folder, failed ones included; see [`load_runs`].
@@ -149,13 +143,13 @@ class SweepSession:
             [`InstructMineError`]: As [`run_sweep`] does.
         """
         runs = _read_mixtures(mixtures, len(self.pool))
-        self._read_rows(runs)
+        self._add_conversations(runs)
         self.records.claim(MANIFEST, self._manifest, "sweep", describe_difference, beside=(DESIGN, MIXTURES))
         with self.records.lock("plan", patience=-1):
             _check_recorded(self.records, runs)
             _plan(self.records, runs, get_provenance(mixtures))
-        self._finish([run for run in runs if not self._is_recorded(run, retry_failed)], len(runs), retry_failed)
-        missing = [run["run_id"] for run in runs if not self._is_recorded(run)]
+        self._finish([run for run in runs if self._is_due(run)], len(runs))
+        missing = [run["run_id"] for run in runs if self._recorded(run) is None]
         for run in runs:
             if run["run_id"] not in missing:  # its process may have been killed before it could tidy up
                 shutil.rmtree(self.records.folder / "work" / run["run_id"], ignore_errors=True)
@@ -166,39 +160,43 @@ class SweepSession:
         self._complete = not missing
         return load_runs(self.records.folder)
 
-    def _read_rows(self, runs: Sequence[dict[str, Any]]) -> None:
+    def _add_conversations(self, runs: Sequence[dict[str, Any]]) -> None:
         new = sorted({i for run in runs for i in run["indices"]} - self.conversations.keys())
         if new:
-            self.conversations |= _read_rows(self.pool, new, self.columns)
+            self.conversations |= _read_rows(self.pool, new, self.execution.columns)
             self._engine = None  # which holds the trunk of the rows it knows
 
     @cached_property
     def _manifest(self) -> dict[str, Any]:
+        columns = self.execution.columns
         return {
             "pool": f"{len(self.pool)} rows, {pool_digest(self.pool)}",
-            "columns": None if self.columns is None else dict(self.columns),
-            "recipe": self.recipe.settings,
+            "columns": None if columns is None else dict(columns),
+            "recipe": self.recipe.comparable,
             "base_model": describe_source(self.model.model_name_or_path, self.model.model_revision),
             "evaluation_sets": {name: _set_digest(s) for name, s in sorted(self.eval_sets.items())},
         }
 
-    def _is_recorded(self, run: Mapping[str, Any], retry_failed: bool = False) -> bool:
-        record = self.records.read(self.records.path_of(run["run_id"]))
-        return record is not None and not (retry_failed and record["status"] == "failed")
+    def _recorded(self, run: Mapping[str, Any]) -> dict[str, Any] | None:
+        return self.records.read(self.records.path_of(run["run_id"]))
 
-    def _finish(self, missing: Sequence[dict[str, Any]], total: int, retry_failed: bool) -> None:
+    def _is_due(self, run: Mapping[str, Any]) -> bool:
+        record = self._recorded(run)
+        return record is None or (self.execution.retry_failed and record["status"] == "failed")
+
+    def _finish(self, missing: Sequence[dict[str, Any]], total: int) -> None:
         if not missing:
             return
         if self._engine is None:
             given = self.recipe, self.eval_sets, self.conversations
-            if self.executor == "inline":
+            if self.execution.executor == "inline":
                 self._engine = Inline(*given, self.records.folder)
             else:
-                self._engine = Subprocess(*given, self.accelerate_config)
+                self._engine = Subprocess(*given, self.execution.accelerate_config)
         self._base = self._measure_base()
-        finish = self._finish_with_ray if self.executor == "ray" else self._finish_here
+        finish = self._finish_with_ray if self.execution.executor == "ray" else self._finish_here
         with tqdm(total=total, initial=total - len(missing), desc="Finetuning", unit="run", smoothing=0.1) as bar:
-            for run_id in finish(missing, retry_failed):
+            for run_id in finish(missing):
                 bar.set_postfix_str(run_id, refresh=False)
                 bar.update()
 
@@ -209,11 +207,11 @@ class SweepSession:
                 self.records.write(path, self._engine.base())
         return self.records.read(path)
 
-    def _finish_here(self, missing: Sequence[dict[str, Any]], retry_failed: bool) -> Iterator[str]:
+    def _finish_here(self, missing: Sequence[dict[str, Any]]) -> Iterator[str]:
         for run in missing:
             with self.records.lock(run["run_id"]) as mine:
                 # Another sweep on this folder may hold it, or have finished it since we looked.
-                if mine and not self._is_recorded(run, retry_failed):
+                if mine and self._is_due(run):
                     started = time.perf_counter()
                     try:
                         outcome = self._engine.run(run["indices"], run["seed"], self._folder(run))
@@ -222,12 +220,12 @@ class SweepSession:
                     self._record(run, outcome, time.perf_counter() - started)
             yield run["run_id"]
 
-    def _finish_with_ray(self, missing: Sequence[dict[str, Any]], retry_failed: bool) -> Iterator[str]:
+    def _finish_with_ray(self, missing: Sequence[dict[str, Any]]) -> Iterator[str]:
         with ray_session() as ray, ExitStack() as locks:
             task = ray.remote(**self.resources, max_retries=0)(run_command)
             waiting = {}
             for run in missing:
-                if locks.enter_context(self.records.lock(run["run_id"])) and not self._is_recorded(run, retry_failed):
+                if locks.enter_context(self.records.lock(run["run_id"])) and self._is_due(run):
                     launch = self._engine.command(run["indices"], run["seed"], self._folder(run))
                     waiting[task.remote(*launch)] = run, time.perf_counter()
             while waiting:
@@ -270,7 +268,7 @@ class SweepSession:
                 "result": result,
                 "recipe_hash": self.recipe.hash,
                 "base_model": self.recipe.base_model,
-                "executor": self.executor,
+                "executor": self.execution.executor,
                 "versions": environment(),
             },
         )

@@ -1,0 +1,44 @@
+import numpy as np
+import pytest
+from datasets import Dataset
+
+from hf_instructmine.models.neighbors import neighbor_distances
+from hf_instructmine.sweep import scored_pool
+from hf_instructmine.sweep.scored_pool import ScoredPool, SubsetSize
+
+
+@pytest.fixture
+def vectors() -> np.ndarray:
+    """80 rows of length 1; the last 20 are copies of the first 20."""
+    vectors = np.random.default_rng(0).normal(size=(60, 384)).astype(np.float32)
+    vectors = np.concatenate([vectors, vectors[:20]])
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def load(vectors: np.ndarray, *neighbors: int) -> ScoredPool:
+    columns = {f"knn_{i}": np.linspace(0, 1, len(vectors)) for i in neighbors}
+    return ScoredPool.load(Dataset.from_dict(columns), None, None, None, vectors, SubsetSize(40, None))
+
+
+@pytest.mark.parametrize("queries", [512, 30])
+def test_copies_in_a_subset_are_at_exactly_no_distance(monkeypatch, vectors, queries):
+    # A rule with log(knn) would otherwise meet 0 in the pool and 2e-7 in a subset.
+    monkeypatch.setattr(scored_pool, "SET_QUERIES", queries)
+    copies = np.array([*range(20), *range(60, 80)])
+    assert load(vectors, 1).mean_indicators(copies, np.random.default_rng(0)) == [0]
+
+
+def test_a_subset_is_measured_as_a_pool_is(vectors):
+    subset = np.arange(10, 70)
+    own = [neighbor_distances(vectors[subset], i).mean() for i in (1, 6)]
+    assert load(vectors, 1, 6).mean_indicators(subset) == pytest.approx(own)
+
+
+def test_a_sample_of_a_subset_is_measured_against_all_of_it(monkeypatch, vectors):
+    monkeypatch.setattr(scored_pool, "SET_QUERIES", 30)
+    subset = np.arange(10, 70)
+    own = neighbor_distances(vectors[subset], 6)
+    asked = np.random.default_rng(3).choice(60, 30, replace=False)
+    estimate = load(vectors, 6).mean_indicators(subset, np.random.default_rng(3))
+    assert estimate == pytest.approx([own[asked].mean()])
+    assert estimate != pytest.approx([own.mean()])
