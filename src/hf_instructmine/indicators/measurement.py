@@ -14,6 +14,7 @@ from datasets import Dataset
 import hf_instructmine
 
 from ..errors import InstructMineError
+from ..outputs.files import shipped
 from .base import Indicator
 from .scoring import describe_counts
 
@@ -23,6 +24,22 @@ logger = logging.getLogger(__name__)
 _INDICATORS = ("InputLength", "OutputLength", "Reward", "Perplexity", "MTLD", "NeighborDistance", "UniEval")
 # How the columns of a dataset are read is no question here: rows come as lists, one response each.
 _OF_DATASETS = ("columns", "turns", "overwrite")
+
+
+def metric_path(name: str) -> str:
+    """The folder of a measurement: `evaluate.load(metric_path("mtld"))`.
+
+    Args:
+        name (`str`): `"input_length"`, `"output_length"`, `"reward"`, `"perplexity"`, `"mtld"`,
+            `"neighbor_distance"` or `"unieval"`.
+
+    Raises:
+        [`InstructMineError`]: Names the measurements, where `name` is none.
+    """
+    known = sorted(path.parent.name for path in shipped("metrics").glob("*/app.py"))
+    if name not in known:
+        raise InstructMineError(f"no measurement '{name}': there are {', '.join(known)}")
+    return str(shipped("metrics") / name)
 
 
 class IndicatorMeasurement(evaluate.Measurement, ABC):
