@@ -5,7 +5,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import evaluate
 import numpy as np
@@ -116,8 +116,9 @@ class IndicatorMeasurement(evaluate.Measurement, ABC):
 
     def _compute(self, predictions: list[str], prompts: list[str] | None = None) -> dict[str, Any]:
         batch = {"prompt": [""] * len(predictions) if prompts is None else prompts, "completion": predictions}
-        self._indicator.fit(Dataset.from_dict(batch))
-        columns, notes = self._indicator.annotate(batch)
+        indicator = cast(Indicator, self._indicator)  # `compute` has made it
+        indicator.fit(Dataset.from_dict(batch))
+        columns, notes = indicator.annotate(batch)
         results: dict[str, Any] = {}
         for name, values in columns.items():
             unscored = int(np.isnan(values).sum())

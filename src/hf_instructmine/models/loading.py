@@ -1,7 +1,7 @@
 """Models by Hub id, local folder, PEFT adapter, or already loaded; each loaded once and only when it is needed."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
@@ -19,7 +19,7 @@ check_versions("torch", "transformers")
 _TOKENIZER_FILES = ("*token*", "vocab.*", "spiece.model", "spm.model", "sentencepiece*")
 
 # Two indicators over one model (perplexity given the instruction, and without it) share it while either holds it.
-_loaded: "WeakValueDictionary[tuple, LoadedModel]" = WeakValueDictionary()
+_loaded: "WeakValueDictionary[ModelSource, LoadedModel]" = WeakValueDictionary()
 
 
 @dataclass(eq=False)
@@ -33,15 +33,17 @@ class LoadedModel:
 
     model: "PreTrainedModel"
     tokenizer: "PreTrainedTokenizerBase"
-    token_budget: int | None = None
+    budget: InitVar[int | None] = None
     reads_cache: bool | None = None
+    token_budget: int = field(init=False)
 
-    def __post_init__(self) -> None:
-        if self.token_budget is None:
-            self.token_budget = 512 if self.device.type == "cpu" else 4096
+    def __post_init__(self, budget: int | None) -> None:
+        by_default = 512 if self.device.type == "cpu" else 4096
+        self.token_budget = by_default if budget is None else budget
 
     @property
     def device(self) -> "torch.device":
+        """Where the model's weights are."""
         return self.model.device
 
     @property
@@ -150,7 +152,7 @@ class ModelSource:
         """What is recorded beside a column that this model made. A local folder is known by its name and the digest
         of its weights, never by its path."""
         if self in _loaded and self.model.startswith("xxh64:"):
-            name = Path(_loaded[self].model.config.name_or_path).name
+            name = Path(str(_loaded[self].model.config.name_or_path)).name
             return {"model": name, "weights": self.model, "dtype": self.dtype}
         record = {**describe_source(self.model, self.revision), "dtype": self.dtype}
         if self.tokenizer is not None:
@@ -262,9 +264,11 @@ def _resolved_commit(name: str, revision: str | None, what: str) -> str:
 
 
 def default_device() -> str:
+    """The kind of accelerator that is there, else `cpu`."""
     import torch
 
-    return torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else "cpu"
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return "cpu" if accelerator is None else accelerator.type
 
 
 def _unavailable(what: str, name: str, error: Exception) -> InstructMineError:
