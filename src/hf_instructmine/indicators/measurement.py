@@ -63,7 +63,9 @@ class IndicatorMeasurement(evaluate.Measurement, ABC):
     def _info(self) -> evaluate.MeasurementInfo:
         """Describes the measurement; its features are `predictions` and, where it reads them, `prompts`."""
 
-    def compute(self, *, predictions=None, references=None, prompts=None, **kwargs) -> dict[str, Any] | None:
+    def compute(
+        self, *, predictions: Any = None, references: Any = None, prompts: Any = None, **kwargs: Any
+    ) -> dict[str, Any] | None:
         """Scores responses. All is checked before a model is loaded; calls with the same arguments share the model.
 
         Args:
@@ -96,7 +98,9 @@ class IndicatorMeasurement(evaluate.Measurement, ABC):
             self._indicator, self._arguments = self.indicator(**arguments), arguments
         return super().compute(**{name: rows[name] for name in self._feature_names()})
 
-    def add_batch(self, *, predictions=None, references=None, prompts=None, **kwargs) -> None:
+    def add_batch(
+        self, *, predictions: Any = None, references: Any = None, prompts: Any = None, **kwargs: Any
+    ) -> None:
         """Adds responses and, where they are needed, their prompts, for a later `compute` to score.
 
         Raises:
@@ -104,7 +108,15 @@ class IndicatorMeasurement(evaluate.Measurement, ABC):
         """
         super().add_batch(**self._checked_rows({"predictions": predictions, "prompts": prompts}), **kwargs)
 
-    def add(self, *, prediction=None, reference=None, prompts=None, predictions=None, **kwargs) -> None:
+    def add(
+        self,
+        *,
+        prediction: Any = None,
+        reference: Any = None,
+        prompts: Any = None,
+        predictions: Any = None,
+        **kwargs: Any,
+    ) -> None:
         """Adds one response and, where it is needed, its prompt (as `prompts`), for a later `compute` to score.
 
         Raises:
