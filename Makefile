@@ -4,7 +4,8 @@ BIN := .venv/bin
 # Which tests: all, or `make test TESTS=tests/cli`.
 TESTS ?=
 # The tests that a change of another library has broken so far, or would break first.
-QUICK := tests/test_versions.py tests/test_engine.py tests/test_trainer.py tests/test_finetuning.py tests/test_tokenization.py
+QUICK := tests/test_versions.py tests/models/test_engine.py tests/models/test_tokenization.py \
+	tests/finetuning/test_trainer.py tests/finetuning/test_finetune.py
 # `make test-newest` keeps torch's release, of which other builds take gigabytes; TORCH=torch takes the newest.
 TORCH ?= torch==2.13.0
 
@@ -15,7 +16,8 @@ export GOMP_SPINCOUNT ?= 0
 export TOKENIZERS_PARALLELISM ?= false
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
-.PHONY: demo demo-quick test test-oldest test-newest test-oldest-quick test-newest-quick constraints lint format benchmark clean
+.PHONY: demo demo-quick test coverage test-oldest test-newest test-oldest-quick test-newest-quick wheel-check constraints \
+	lint format benchmark clean
 
 demo: .venv/ready
 	$(BIN)/instructmine demo --rule recipes/demo --output-dir demo-output
@@ -25,6 +27,10 @@ demo-quick: .venv/ready
 
 test: .venv/ready
 	$(BIN)/python -m pytest $(TESTS)
+
+# What of the library no test runs. What runs in other processes is not counted.
+coverage: .venv/ready
+	$(BIN)/python -m pytest --cov --cov-report term-missing:skip-covered $(TESTS)
 
 # The lowest release of every requirement, and the newest that there is today.
 test-oldest: .venv-oldest/ready
@@ -40,6 +46,12 @@ test-oldest-quick test-newest-quick: test-%-quick: .venv-%/ready
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The wheel alone in an environment of its own, in an empty folder. `DIST=dist` keeps what was built.
+DIST ?=
+wheel-check: .venv/ready
+	$(BIN)/python tools/check_wheel.py $(DIST)
 
 format: .venv/ready
 	$(BIN)/ruff check --fix .
@@ -81,4 +93,4 @@ constraints:
 	touch .venv-oldest/ready
 
 clean:
-	rm -rf .venv .venv-oldest .venv-newest .venv-newest.txt demo-output
+	rm -rf .venv .venv-oldest .venv-newest .venv-newest.txt .venv-wheel build demo-output

@@ -15,10 +15,7 @@ import report_sweep
 from sweep_seven_sources import EVAL_SETS, read_pool, score_pool
 
 import hf_instructmine as him
-from hf_instructmine.data.decontamination import find_contaminated
-from hf_instructmine.data.evaluation_sets import load_eval_sets
 from hf_instructmine.finetuning.recipe import Recipe
-from hf_instructmine.models.packaged import smollm2_135m
 
 
 FITTED_TO = "self_instruct"
@@ -28,8 +25,8 @@ def main() -> None:
     args = parse()
     output = Path(args.output_dir)
     scored, embeddings = score_pool(read_pool(Path(args.data)), output / "scored")
-    eval_sets = load_eval_sets([f"{name}={args.data}/eval/{file}.jsonl" for name, file in EVAL_SETS.items()])
-    contaminated = find_contaminated(scored, eval_sets)
+    eval_sets = him.load_eval_sets([f"{name}={args.data}/eval/{file}.jsonl" for name, file in EVAL_SETS.items()])
+    contaminated = him.find_contaminated(scored, eval_sets)
     print(contaminated)
     clean = np.setdiff1d(np.arange(len(scored)), contaminated.rows)
     scored, embeddings = scored.select(clean), embeddings[clean]
@@ -46,7 +43,7 @@ def main() -> None:
     if args.only:
         strategies = {name: strategies[name] for name in args.only}
     recipe = Recipe.load(args.recipe)
-    recipe.settings["model_name_or_path"] = smollm2_135m()
+    recipe.settings["model_name_or_path"] = him.smollm2_135m()
     if args.steps:
         recipe = Recipe({**recipe.settings, "budget": "steps", "max_steps": args.steps})
     comparison = him.compare_strategies(
@@ -77,7 +74,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", default="../shared/data", help="folder with pool/ and eval/")
     parser.add_argument("--output-dir", default="sweep-output", help="keeps what is costly; not for the repository")
     parser.add_argument("--results", default="docs/results/comparison.jsonl", help="where the records go")
-    parser.add_argument("--recipe", default="recipes/smollm2-135m-cpu-last-layers.yaml")
+    parser.add_argument("--recipe", default="smollm2-135m-cpu-last-layers")
     parser.add_argument("--runs", default="docs/results/sweep.jsonl", help="what the rules are fitted to")
     parser.add_argument("--name", default="comparison", help="of the comparison's folder in --output-dir")
     parser.add_argument("--steps", type=int, help="optimiser steps of every finetune, instead of epochs")

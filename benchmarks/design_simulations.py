@@ -17,7 +17,7 @@ import numpy as np
 from datasets import Dataset, disable_progress_bars
 from scipy.stats import spearmanr
 
-from hf_instructmine.sweep.mixtures import design_mixtures
+from hf_instructmine import design_mixtures
 
 
 RUNS = 24

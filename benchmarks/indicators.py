@@ -24,13 +24,11 @@ import numpy as np
 import torch
 from datasets import Dataset, disable_progress_bars
 
-from hf_instructmine import Perplexity
+from hf_instructmine import Perplexity, load_sample_pool, smollm2_135m
 from hf_instructmine.data.conversation import Conversation, read_conversations
 from hf_instructmine.data.inputs import load_pool
-from hf_instructmine.data.sample_pool import load_sample_pool
 from hf_instructmine.indicators.mtld import mtld, split_words
 from hf_instructmine.models.neighbors import neighbor_distances
-from hf_instructmine.models.packaged import smollm2_135m
 from hf_instructmine.models.tokenization import encode_data, encode_prompt
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from hf_instructmine.comparison.results import StrategyComparison
+from hf_instructmine import StrategyComparison
 
 
 def main() -> None:

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import numpy as np
 from datasets import Dataset
 
+from hf_instructmine import size_report
 from hf_instructmine.search.blend_search import TrialOutcome, blend_search
-from hf_instructmine.search.report import size_report
 
 
 LOW, HIGH = 512, 10_000  # the paper's

@@ -1,6 +1,6 @@
 """What a run of a sweep costs, and how much of that is training and evaluating: in one process against one for each.
 
-    python benchmarks/sweep.py [--runs 3] [--rows 32] [--recipe recipes/smollm2-135m-cpu-last-layers.yaml]
+    python benchmarks/sweep.py [--runs 3] [--rows 32] [--recipe smollm2-135m-cpu-last-layers]
 
 Prints a Markdown table. Times are of the clock: let nothing else run. Rows, evaluation set and model are the bundled
 ones; all ways train on the same subsets and must agree on the losses.
@@ -17,11 +17,10 @@ from typing import Any
 import numpy as np
 from datasets import disable_progress_bars
 
+from hf_instructmine import load_sample_evaluation, load_sample_pool, smollm2_135m
 from hf_instructmine.data.conversation import read_conversations
 from hf_instructmine.data.evaluation_sets import EvaluationSet
-from hf_instructmine.data.sample_pool import load_sample_evaluation, load_sample_pool
 from hf_instructmine.finetuning.recipe import Recipe
-from hf_instructmine.models.packaged import smollm2_135m
 from hf_instructmine.sweep.executors import Inline, Subprocess
 
 
@@ -48,7 +47,7 @@ class Cost:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", default="recipes/smollm2-135m-cpu-last-layers.yaml")
+    parser.add_argument("--recipe", default="smollm2-135m-cpu-last-layers")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--model", help="folder or Hub id; SmolLM2-135M-Instruct from its PyPI package if not given")

@@ -18,9 +18,6 @@ import hf_instructmine as him
 from hf_instructmine.data.conversation import read_conversations
 from hf_instructmine.finetuning.recipe import Recipe
 from hf_instructmine.models.loading import load_tokenizer
-from hf_instructmine.models.packaged import minilm_l6, smollm2_135m
-from hf_instructmine.sweep.design_report import design_report
-from hf_instructmine.sweep.runs import sweep_status
 
 
 SOURCES = ("self_instruct", "alpaca", "dolly", "gsm8k", "roleplay", "p3", "lima")
@@ -40,17 +37,17 @@ def main() -> None:
         scored, args.num_runs, embeddings=embeddings, replicates=args.replicates, seed=0,
         subset_size=None if args.subset_tokens else args.subset_size, subset_tokens=args.subset_tokens,
     )  # fmt: skip
-    print(design_report(mixtures, scored, embeddings=embeddings))
+    print(him.design_report(mixtures, scored, embeddings=embeddings))
     eval_sets = {
         name: load_dataset("json", data_files=str(Path(args.data, "eval", f"{file}.jsonl")), split="train")
         for name, file in EVAL_SETS.items()
     }
     recipe = Recipe.load(args.recipe)
-    recipe.settings["model_name_or_path"] = smollm2_135m()
+    recipe.settings["model_name_or_path"] = him.smollm2_135m()
     started = time.perf_counter()
     runs = him.run_sweep(scored, mixtures, recipe, eval_sets, output / args.name)
     print(f"Swept in {time.perf_counter() - started:.0f} s")
-    print(sweep_status(output / args.name))
+    print(him.sweep_status(output / args.name))
     write_results(runs, scored, Path(args.results))
     if args.proxy:
         full = Recipe({**recipe.settings, "train_last_layers": None, "cached_trunk": False})
@@ -62,7 +59,7 @@ def main() -> None:
 
 def read_pool(data: Path) -> Dataset:
     """A fixed sample of each source's rows whose response has at most 256 tokens."""
-    tokenizer = load_tokenizer(smollm2_135m())
+    tokenizer = load_tokenizer(him.smollm2_135m())
     parts = []
     for source in SOURCES:
         part = load_dataset("json", data_files=str(data / "pool" / f"{source}.jsonl"), split="train")
@@ -86,8 +83,8 @@ def read_pool(data: Path) -> Dataset:
 
 
 def score_pool(pool: Dataset, folder: Path) -> tuple[Dataset, np.ndarray]:
-    model = smollm2_135m()
-    neighbors = him.NeighborDistance(model=minilm_l6(), i=6)
+    model = him.smollm2_135m()
+    neighbors = him.NeighborDistance(model=him.minilm_l6(), i=6)
     indicators = [
         him.InputLength(tokenizer=model),
         him.OutputLength(tokenizer=model),
@@ -117,7 +114,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", default="../shared/data", help="folder with pool/ and eval/")
     parser.add_argument("--output-dir", default="sweep-output", help="keeps what is costly; not for the repository")
     parser.add_argument("--results", default="docs/results/sweep", help="where the records go, without ending")
-    parser.add_argument("--recipe", default="recipes/smollm2-135m-cpu-last-layers.yaml")
+    parser.add_argument("--recipe", default="smollm2-135m-cpu-last-layers")
     parser.add_argument("--num-runs", type=int, default=24)
     parser.add_argument("--replicates", type=int, default=4)
     parser.add_argument("--subset-size", type=int, default=128)

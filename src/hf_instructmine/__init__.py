@@ -17,6 +17,7 @@ _PUBLIC = {
     "NeighborDistance": "indicators.neighbor_distance",
     "UniEval": "indicators.unieval",
     "score": "indicators.scoring",
+    "metric_path": "indicators.measurement",
     "design_mixtures": "sweep.mixtures",
     "design_report": "sweep.design_report",
     "run_sweep": "sweep.session",
@@ -36,6 +37,11 @@ _PUBLIC = {
     "InstructMineError": "errors",
     "to_prompt_completion": "data.conversation",
     "get_provenance": "data.provenance",
+    "load_eval_sets": "data.evaluation_sets",
+    "load_sample_pool": "data.sample_pool",
+    "load_sample_evaluation": "data.sample_pool",
+    "smollm2_135m": "models.packaged",
+    "minilm_l6": "models.packaged",
 }
 
 __all__ = ["__version__", *_PUBLIC]

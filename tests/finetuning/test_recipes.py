@@ -39,6 +39,28 @@ def test_every_recipe_is_tested():
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_recipe_is_found_by_its_name_in_any_folder(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert Recipe.load(name) == recipe_named(name)
+
+
+def test_a_file_of_that_name_in_the_current_folder_wins(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "smollm2-135m-cpu-lora").write_text("model_name_or_path: mine")
+    assert Recipe.load("smollm2-135m-cpu-lora").base_model == "mine"
+    (tmp_path / "qwen3-8b-lora").mkdir()
+    assert Recipe.load("qwen3-8b-lora") == recipe_named("qwen3-8b-lora")
+
+
+def test_an_unknown_name_is_told_the_known_ones():
+    known = ", ".join(sorted(ARCHITECTURES))
+    with pytest.raises(
+        InstructMineError, match=f"^cannot read the recipe 'smollm2': it is no file and none of {known}$"
+    ):
+        Recipe.load("smollm2")
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_recipe_builds_model_and_adapter(bases, name, tmp_path):
     from peft import get_peft_model
     from trl import get_peft_config, get_quantization_config

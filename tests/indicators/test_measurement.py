@@ -77,6 +77,17 @@ def arguments_of(request, monkeypatch, tmp_path):
     return arguments
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_measurement_is_found_from_any_folder(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert Path(hf_instructmine.metric_path(name)) == METRICS / name
+
+
+def test_an_unknown_measurement_is_told_the_known_ones():
+    with pytest.raises(hf_instructmine.InstructMineError, match="no measurement 'bleu': there are input_length, mtld"):
+        hf_instructmine.metric_path("bleu")
+
+
 def same(ours, theirs):
     if isinstance(theirs, dict):
         return list(ours) == list(theirs) and all(same(ours[key], theirs[key]) for key in theirs)

@@ -50,6 +50,7 @@ class Conversation:
 
     @property
     def completion(self) -> list[Message]:
+        """The response as TRL's `completion`: one message."""
         return [{"role": "assistant", "content": self.response}]
 
     @property

@@ -169,7 +169,7 @@ def _sampled(pool: Dataset, sample: int, seed: int) -> Dataset:
     return pool.select(np.sort(np.random.default_rng(seed).choice(len(pool), sample, replace=False)))
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     # `datasets` wraps what went wrong ("An error occurred while generating the dataset"): the cause is what helps.
     while error.__cause__ is not None:
         error = error.__cause__

@@ -92,7 +92,7 @@ def train(
 
     from .trainer import Trainer
 
-    set_seed(sft.seed)  # before TRL 1.15 its trainer makes the adapters first, and sets the seed then
+    set_seed(arguments.sft.seed)  # before TRL 1.15 its trainer makes the adapters first, and sets the seed then
     rows = {"input_ids": subset.input_ids, "labels": subset.labels, "row": list(range(len(subset.labels)))}
     try:
         trainer = Trainer(

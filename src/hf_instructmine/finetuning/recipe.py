@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InstructMineError
+from ..outputs.files import shipped
 
 
 if TYPE_CHECKING:
@@ -105,10 +106,12 @@ class Recipe:
 
     @classmethod
     def load(cls, recipe: "Recipe | Mapping[str, Any] | str | Path") -> "Recipe":
-        """Reads a YAML file, or takes a mapping.
+        """Reads a YAML file, takes one that comes with the package by its name, or takes a mapping.
+
+        A file in the current folder goes before one of that name in the package.
 
         Raises:
-            [`InstructMineError`]: Where the file cannot be read.
+            [`InstructMineError`]: Where the file cannot be read, or no recipe has the name.
         """
         import yaml
 
@@ -117,7 +120,7 @@ class Recipe:
         if isinstance(recipe, Mapping):
             return cls(json.loads(json.dumps(dict(recipe), default=str)))  # plain data, as from a file
         try:
-            settings = yaml.safe_load(Path(recipe).read_text(encoding="utf-8"))
+            settings = yaml.safe_load(_find(recipe).read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError) as error:
             raise InstructMineError(f"cannot read the recipe '{recipe}': {' '.join(str(error).split())}") from error
         if not isinstance(settings, dict):
@@ -182,6 +185,17 @@ class Recipe:
                 ) from error
             raise InstructMineError(f"the recipe is not valid: {' '.join(str(error).split())}") from error
         return Arguments(*parsed)
+
+
+def _find(recipe: str | Path) -> Path:
+    """The file of a recipe: a path, or a name such as `smollm2-135m-cpu-lora`."""
+    path = Path(recipe)
+    if path.is_file() or path.suffix in (".yaml", ".yml", ".json") or path.name != str(recipe):
+        return path
+    known = {path.stem: path for path in sorted(shipped("recipes").glob("*.yaml"))}
+    if str(recipe) not in known:
+        raise InstructMineError(f"cannot read the recipe '{recipe}': it is no file and none of {', '.join(known)}")
+    return known[str(recipe)]
 
 
 def _parser() -> "TrlParser":

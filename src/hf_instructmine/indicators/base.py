@@ -65,6 +65,7 @@ class Indicator:
         """Lets go of whatever was loaded; the next call loads it again."""
 
     def __call__(self, batch: Mapping[str, Sequence]) -> dict[str, list[float]]:
+        """Scores a batch, as [`Dataset.map`] wants it, and counts what happened to its rows."""
         values, notes = self.annotate(batch)
         self.notes.update(note for note in notes if note)
         return values
@@ -124,6 +125,7 @@ class Indicator:
 class ModelIndicator(Indicator):
     """An indicator that needs a model: loads it on the first batch, at most once."""
 
+    source: ModelSource
     _loaded: LoadedModel | None = None
 
     def __init__(
@@ -144,15 +146,18 @@ class ModelIndicator(Indicator):
         self.source, self._loaded = ModelSource.of(model, tokenizer, auto_class, token_budget, **source)
 
     def load(self) -> LoadedModel:
+        """Returns the model, loaded on the first call."""
         if self._loaded is None:
             self._loaded = self.source.load(self.token_budget)
         return self._loaded
 
     def release(self) -> None:
-        if not self.source.is_loaded:  # a model that the user passed could not be loaded again
+        """Lets go of the model, but not of one that the user passed: it could not be loaded again."""
+        if not self.source.is_loaded:
             self._loaded = None
 
     def provenance(self) -> dict[str, Any]:
+        """The model's, with what of a row it reads."""
         return {
             "indicator": type(self).__name__,
             **self.source.provenance(),

@@ -5,7 +5,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import evaluate
 import numpy as np
@@ -14,6 +14,7 @@ from datasets import Dataset
 import hf_instructmine
 
 from ..errors import InstructMineError
+from ..outputs.files import shipped
 from . import INDICATORS
 from .base import Indicator
 from .scoring import describe_counts
@@ -23,6 +24,22 @@ logger = logging.getLogger(__name__)
 
 # How the columns of a dataset are read is no question here: rows come as lists, one response each.
 _OF_DATASETS = ("columns", "turns", "overwrite")
+
+
+def metric_path(name: str) -> str:
+    """The folder of a measurement: `evaluate.load(metric_path("mtld"))`.
+
+    Args:
+        name (`str`): `"input_length"`, `"output_length"`, `"reward"`, `"perplexity"`, `"mtld"`,
+            `"neighbor_distance"` or `"unieval"`.
+
+    Raises:
+        [`InstructMineError`]: Names the measurements, where `name` is none.
+    """
+    known = sorted(path.parent.name for path in shipped("metrics").glob("*/app.py"))
+    if name not in known:
+        raise InstructMineError(f"no measurement '{name}': there are {', '.join(known)}")
+    return str(shipped("metrics") / name)
 
 
 class IndicatorMeasurement(evaluate.Measurement, ABC):
@@ -46,7 +63,9 @@ class IndicatorMeasurement(evaluate.Measurement, ABC):
     def _info(self) -> evaluate.MeasurementInfo:
         """Describes the measurement; its features are `predictions` and, where it reads them, `prompts`."""
 
-    def compute(self, *, predictions=None, references=None, prompts=None, **kwargs) -> dict[str, Any] | None:
+    def compute(
+        self, *, predictions: Any = None, references: Any = None, prompts: Any = None, **kwargs: Any
+    ) -> dict[str, Any] | None:
         """Scores responses. All is checked before a model is loaded; calls with the same arguments share the model.
 
         Args:
@@ -79,7 +98,9 @@ class IndicatorMeasurement(evaluate.Measurement, ABC):
             self._indicator, self._arguments = self.indicator(**arguments), arguments
         return super().compute(**{name: rows[name] for name in self._feature_names()})
 
-    def add_batch(self, *, predictions=None, references=None, prompts=None, **kwargs) -> None:
+    def add_batch(
+        self, *, predictions: Any = None, references: Any = None, prompts: Any = None, **kwargs: Any
+    ) -> None:
         """Adds responses and, where they are needed, their prompts, for a later `compute` to score.
 
         Raises:
@@ -87,7 +108,15 @@ class IndicatorMeasurement(evaluate.Measurement, ABC):
         """
         super().add_batch(**self._checked_rows({"predictions": predictions, "prompts": prompts}), **kwargs)
 
-    def add(self, *, prediction=None, reference=None, prompts=None, predictions=None, **kwargs) -> None:
+    def add(
+        self,
+        *,
+        prediction: Any = None,
+        reference: Any = None,
+        prompts: Any = None,
+        predictions: Any = None,
+        **kwargs: Any,
+    ) -> None:
         """Adds one response and, where it is needed, its prompt (as `prompts`), for a later `compute` to score.
 
         Raises:
@@ -100,8 +129,9 @@ class IndicatorMeasurement(evaluate.Measurement, ABC):
 
     def _compute(self, predictions: list[str], prompts: list[str] | None = None) -> dict[str, Any]:
         batch = {"prompt": [""] * len(predictions) if prompts is None else prompts, "completion": predictions}
-        self._indicator.fit(Dataset.from_dict(batch))
-        columns, notes = self._indicator.annotate(batch)
+        indicator = cast(Indicator, self._indicator)  # `compute` has made it
+        indicator.fit(Dataset.from_dict(batch))
+        columns, notes = indicator.annotate(batch)
         results: dict[str, Any] = {}
         for name, values in columns.items():
             unscored = int(np.isnan(values).sum())

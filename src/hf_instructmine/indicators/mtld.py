@@ -60,6 +60,7 @@ class MTLD(Indicator):
         return values, weights, [None if words else "no word" for words in texts]
 
     def provenance(self) -> dict[str, Any]:
+        """Indicator, threshold and turns."""
         return {"indicator": "MTLD", "threshold": self.threshold, "turns": self.turns}
 
 

@@ -91,6 +91,7 @@ class NeighborDistance(Indicator):
         self.search: str | None = None
 
     def release(self) -> None:
+        """Lets go of the encoder and of the fitted pool's arrays, which are read from the cache again."""
         self._fitted = None
         self.encoder.release()
 
@@ -173,8 +174,8 @@ class NeighborDistance(Indicator):
                 raise InstructMineError(
                     f"the fitted pool's embeddings are no longer in '{folder}': call fit(pool) again"
                 )
-            arrays = [_open(folder, name) for name in ("digests", "counts", "truncated", "vectors")]
-            self._fitted = _Pool(*arrays, np.load(folder / self._distances_file))
+            arrays = {name: _open(folder, name) for name in ("digests", "counts", "truncated", "vectors")}
+            self._fitted = _Pool(**arrays, distances=np.load(folder / self._distances_file))
         return self._fitted
 
     def _read(self, dataset: "Dataset") -> "Dataset":
@@ -267,13 +268,11 @@ def _write(path: Path, array: np.ndarray) -> None:
 def _assemble(chunks: list[Path], texts: _Texts, folder: Path) -> None:
     unfinished = Path(tempfile.mkdtemp(dir=folder.parent))
     truncated = np.zeros(len(texts.digests), bool)
-    vectors = None
+    shape = (len(texts.digests), np.load(chunks[0], mmap_mode="r").shape[1] - 1)
+    vectors = np.lib.format.open_memmap(unfinished / "vectors.npy", "w+", np.float32, shape)
     start = 0
     for chunk in chunks:
         block = np.load(chunk)
-        if vectors is None:
-            shape = (len(texts.digests), block.shape[1] - 1)
-            vectors = np.lib.format.open_memmap(unfinished / "vectors.npy", "w+", np.float32, shape)
         vectors[start : start + len(block)] = block[:, :-1]
         truncated[start : start + len(block)] = block[:, -1]
         start += len(block)

@@ -125,6 +125,7 @@ class Perplexity(ModelIndicator):
         return {k: v if k in _NATS else np.exp(v).tolist() for k, v in values.items()}, notes
 
     def provenance(self) -> dict[str, Any]:
+        """The model's, what the response is given, and whether its end counts."""
         return {**super().provenance(), "given": self.given, "include_eos": self.include_eos}
 
 

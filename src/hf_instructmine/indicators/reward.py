@@ -87,6 +87,7 @@ class Reward(ModelIndicator):
         )  # fmt: skip
 
     def load(self) -> LoadedModel:
+        """Loads the reward model, and refuses one that does not give one number or has another's tokenizer."""
         loaded = super().load()
         config, tokenizer = loaded.model.config, loaded.tokenizer
         if config.num_labels != 1:
@@ -111,7 +112,7 @@ class Reward(ModelIndicator):
             limit = min(
                 limit, loaded.tokenizer.model_max_length
             )  # an encoder's positions may start past its padding's
-        encoded = [encode_within(encode, loaded.tokenizer, c, limit) for c in conversations]
+        encoded = [encode_within(encode, loaded.tokenizer, c, int(limit)) for c in conversations]
         scores = rewards(loaded, [ids for ids, _, _ in encoded])
         tokens = np.array([tokens for _, tokens, _ in encoded], float)
         return np.array(scores)[:, None], tokens, [note for _, _, note in encoded]
@@ -183,7 +184,7 @@ def rewards(loaded: LoadedModel, sequences: list[list[int]]) -> list[float]:
                 # The model's own forward looks for the last token that is no padding by its id, and so reads a score
                 # too early where the end-of-turn token serves as padding, and none where there is no such id.
                 hidden = model.base_model(ids, attention_mask=mask, use_cache=False).last_hidden_state
-                logits = model.score(last_attended(hidden, mask))
+                logits = model.get_submodule("score")(last_attended(hidden, mask))
             else:
                 logits = model(input_ids=ids, attention_mask=mask).logits
         return logits[:, 0].float().tolist()

@@ -68,13 +68,14 @@ def score(
     if num_proc < 1:
         raise InstructMineError(f"num_proc={num_proc} scores nothing: it is the number of processes, 1 or more")
     pool = _checked_pool(pool, indicators, overwrite)
-    work = None if output_dir is None else _open_work(Path(output_dir), pool, overwrite)
-    earlier = _earlier_run(Path(output_dir)) if work is not None and not overwrite else {}
+    folder = None if output_dir is None else Path(output_dir)
+    work = None if folder is None else _open_work(folder, pool, overwrite)
+    earlier = {} if folder is None or overwrite else _earlier_run(folder)
     scored, report, provenance = pool, {}, {}
     for k, indicator in enumerate(indicators):
         indicator.fit(pool)
         configuration = indicator.provenance()
-        _check_earlier(earlier, indicator, configuration, output_dir)
+        _check_earlier(earlier, indicator, configuration, folder)
         table = _score_one(pool, indicator, configuration, work, num_proc)
         if indicator.source not in [later.source for later in indicators[k + 1 :]]:
             indicator.release()
@@ -82,14 +83,14 @@ def score(
         provenance.update(dict.fromkeys(indicator.names, configuration))
         report.update(_count(table, indicator.names))
     kept = [name for name in earlier if name not in provenance]
-    if kept:
-        columns = [pq.read_table(path, columns=kept) for path in _data_files(Path(output_dir))]
+    if folder is not None and kept:
+        columns = [pq.read_table(path, columns=kept) for path in _data_files(folder)]
         scored = concatenate_datasets([scored, Dataset(pa.concat_tables(columns))], axis=1)
         provenance.update({name: earlier[name][0] for name in kept})
         report.update({name: earlier[name][1] for name in kept})
     scored = set_provenance(scored, provenance)
-    if output_dir is not None:
-        _write_output(scored, provenance, report, Path(output_dir))
+    if folder is not None:
+        _write_output(scored, provenance, report, folder)
     for name, counts in report.items():
         if counts["nan"] or counts["notes"]:
             logger.warning("%s", describe_counts(name, counts))
@@ -175,8 +176,9 @@ def _score_one(
         unit="row",
     ) as bar:
         for start, shard in _score_shards(texts, indicator, missing, rows, num_proc):
-            if path_of[start] is not None:
-                with written_whole(path_of[start]) as partial:
+            path = path_of[start]
+            if path is not None:
+                with written_whole(path) as partial:
                     pq.write_table(shard, partial)
             shards[start] = shard
             bar.update(len(shard))
@@ -245,7 +247,7 @@ def _earlier_run(folder: Path) -> dict[str, tuple[dict[str, Any], dict[str, Any]
     return {name: (provenance[name], report[name]) for name in provenance}
 
 
-def _check_earlier(earlier: Mapping, indicator: "Indicator", configuration: Mapping, folder: str | Path) -> None:
+def _check_earlier(earlier: Mapping, indicator: "Indicator", configuration: Mapping, folder: Path | None) -> None:
     for name in indicator.names:
         before = earlier[name][0] if name in earlier else configuration
         keys = sorted(key for key in {*before, *configuration} if before.get(key) != configuration.get(key))

@@ -19,7 +19,7 @@ from .base import ModelIndicator
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # `</s>` is T5's end-of-sequence token. The first `{}` is the response, the second the history.
 TEMPLATES = {
@@ -91,7 +91,8 @@ class UniEval(ModelIndicator):
     def score(self, conversations: list[Conversation]) -> tuple[np.ndarray, np.ndarray, list[str | None]]:
         """Scores `(n, dimensions)`, response tokens `(n,)`, and notes; see [`Indicator.score`]."""
         loaded = self.load()
-        sequences, tokens, notes = [], [], []
+        sequences, tokens = [], []
+        notes: list[str | None] = []
         for conversation in conversations:
             response = encode_data(loaded.tokenizer, conversation.response)
             asked = [encode_question(loaded.tokenizer, n, conversation, response, self.max_length) for n in self.names]
@@ -151,7 +152,7 @@ def yes_probabilities(loaded: LoadedModel, sequences: list[list[int]]) -> list[f
     return run_sorted(loaded, [len(s) for s in sequences], forward)
 
 
-def _two_logits(model: "torch.nn.Module", rows: list[int], **inputs: "torch.Tensor") -> "torch.Tensor":
+def _two_logits(model: "PreTrainedModel", rows: list[int], **inputs: "torch.Tensor") -> "torch.Tensor":
     """Logits `(n, 2)` of two tokens at the decoder's only step: two rows of the head instead of the vocabulary's."""
     import torch
 

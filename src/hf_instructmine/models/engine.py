@@ -35,7 +35,9 @@ _TRIED = 4
 logger = logging.getLogger(__name__)
 
 
-def run_sorted(loaded: "LoadedModel", lengths: Sequence[int], forward: Callable[[list[int]], Sequence]) -> list:
+def run_sorted(
+    loaded: "LoadedModel", lengths: Sequence[int], forward: Callable[[list[int]], Sequence | np.ndarray]
+) -> list:
     """Runs `forward` over all items in micro-batches of similar length and returns the results in the items' order.
 
     Args:
@@ -140,12 +142,12 @@ def _forward(
         fed: dict[str, Any] = {"input_ids": ids[:, :-1]}
     else:
         fed = {"inputs_embeds": pad(embeddings)[:, :-1].to(loaded.device)}
-    cache = None
+    cache: Any = None
     if beginning is not None:
         cache = fed[beginning.argument] = beginning.cache(len(sequences))
     with torch.inference_mode(), _attention_for(loaded.model, ids), head_on(loaded.model, predicted[:, 1:]):
         logits = loaded.model(**fed, use_cache=cache is not None).logits[0]
-    if cache is not None and cache.get_seq_length() != known + ids.shape[1] - 1:
+    if beginning is not None and cache.get_seq_length() != known + ids.shape[1] - 1:
         logger.warning(
             "%s does not read the cache that it is given as `%s`: every text is run from its start, which gives the "
             "same values and takes longer", type(loaded.model).__name__, beginning.argument,
@@ -194,7 +196,8 @@ class _Beginning:
         if argument is None:
             return None
         # In the order of a dictionary all others lie between these two.
-        first, last = (choose(sequences[i] for i in rows) for choose in (min, max))
+        begun = [list(sequences[i]) for i in rows]
+        first, last = min(begun), max(begun)
         same = next((k for k, (a, b) in enumerate(zip(first, last)) if a != b), min(len(first), len(last)))
         length = min(same, *(starts[i] - 1 for i in rows))
         states = cls._run(loaded, first[:length], argument)
@@ -215,9 +218,10 @@ class _Beginning:
         with torch.inference_mode():
             outputs = loaded.model(input_ids=torch.tensor([ids], device=loaded.device), use_cache=True)
         cache = getattr(outputs, argument, None)
-        if type(cache) is not DynamicCache or any(type(layer) is not DynamicLayer for layer in cache.layers):
+        if type(cache) is not DynamicCache:
             return None
-        return [(layer.keys, layer.values) for layer in cache.layers]
+        layers = [layer for layer in cache.layers if type(layer) is DynamicLayer]
+        return [(layer.keys, layer.values) for layer in layers] if len(layers) == len(cache.layers) else None
 
     def is_read(self, loaded: "LoadedModel", sequences: Sequence[Sequence[int]], starts: Sequence[int]) -> bool:
         """Whether texts have the same NLL with their beginning in the cache as in one piece.
@@ -281,7 +285,7 @@ def token_nll(logits: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor"
 
 
 @contextmanager
-def head_on(model: "torch.nn.Module", positions: "torch.Tensor") -> Iterator[None]:
+def head_on(model: "PreTrainedModel", positions: "torch.Tensor") -> Iterator[None]:
     """Within the context the model's head sees only the hidden states at `positions`: logits `(1, n, vocabulary)`.
 
     A hook on the head rather than a call of the inner model: whatever the architecture does to its logits (scaling,
@@ -306,7 +310,7 @@ def own_forward(model: "torch.nn.Module") -> Iterator[None]:
     """
     prepared = model.__dict__.get("forward")
     if "_original_forward" in model.__dict__:
-        model.forward = model._original_forward
+        model.forward = model.__dict__["_original_forward"]
     try:
         yield
     finally:

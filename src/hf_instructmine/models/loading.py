@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
@@ -39,15 +39,17 @@ class LoadedModel:
 
     model: "PreTrainedModel"
     tokenizer: "PreTrainedTokenizerBase"
-    token_budget: int | None = None
+    budget: InitVar[int | None] = None
     reads_cache: bool | None = None
+    token_budget: int = field(init=False)
 
-    def __post_init__(self) -> None:
-        if self.token_budget is None:
-            self.token_budget = 512 if self.device.type == "cpu" else 4096
+    def __post_init__(self, budget: int | None) -> None:
+        by_default = 512 if self.device.type == "cpu" else 4096
+        self.token_budget = by_default if budget is None else budget
 
     @property
     def device(self) -> "torch.device":
+        """Where the model's weights are."""
         return self.model.device
 
     @property
@@ -171,7 +173,7 @@ class ModelSource:
         """What is recorded beside a column that this model made. A local folder is known by its name and the digest
         of its weights, never by its path."""
         if self.is_loaded and self in _loaded:
-            name = Path(_loaded[self].model.config.name_or_path).name
+            name = Path(str(_loaded[self].model.config.name_or_path)).name
             return {"model": name, "weights": self.model, "dtype": self.dtype}
         record = {**describe_source(self.model, self.revision), "dtype": self.dtype}
         if self.tokenizer is not None:
@@ -282,9 +284,11 @@ def _resolved_commit(name: str, revision: str | None, what: str) -> str:
 
 
 def default_device() -> str:
+    """The kind of accelerator that is there, else `cpu`."""
     import torch
 
-    return torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else "cpu"
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return "cpu" if accelerator is None else accelerator.type
 
 
 def unavailable(what: str, name: str, error: Exception) -> InstructMineError:

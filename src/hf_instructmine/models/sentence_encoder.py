@@ -1,7 +1,7 @@
 """Sentence encoders: text to unit vectors, in micro-batches of similar length, with special tokens read as text."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -115,10 +115,11 @@ class SentenceEncoder:
         """
         loaded = self.load()
         lengths = np.array(_token_lengths(loaded, texts))
-        window = loaded.model.max_seq_length or np.inf
+        model = cast("SentenceTransformer", loaded.model)
+        window = model.max_seq_length or np.inf
 
         def forward(batch: list[int]) -> np.ndarray:
-            return loaded.model.encode(
+            return model.encode(
                 [texts[row] for row in batch],
                 batch_size=len(batch),
                 show_progress_bar=False,
@@ -180,7 +181,8 @@ def _checked(model: "SentenceTransformer", token_budget: int) -> LoadedModel:
                 f"the sentence encoder reads '{special[-1]}' in a text as a special token, also where it is asked not "
                 "to: install a tested release of sentence-transformers, or name another model"
             )
-    return LoadedModel(model.eval(), model.tokenizer, token_budget)
+    of_any_kind = cast(Any, model.eval())  # [`run_sorted`] asks only for its device
+    return LoadedModel(of_any_kind, model.tokenizer, token_budget)
 
 
 def _loaded_digest(model: "SentenceTransformer") -> str:

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..data.conversation import Conversation
 from ..errors import InstructMineError
@@ -95,7 +95,7 @@ def _encode_chat(
         raise InstructMineError(
             f"the chat template of '{tokenizer.name_or_path}' refuses the turns {roles}: {error}"
         ) from error
-    return guard.encode(text)
+    return guard.encode(cast(str, text))  # ids only where it is asked to tokenize
 
 
 @lru_cache(maxsize=16)
@@ -104,8 +104,8 @@ def special_ids(tokenizer: "PreTrainedTokenizerBase") -> dict[str, int]:
     named = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     tokens = sorted({*named, *tokenizer.all_special_tokens} - {""}, key=len, reverse=True)
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in tokens}
-    absent = (None, tokenizer.unk_token_id)
-    return {token: i for token, i in ids.items() if i not in absent or token == tokenizer.unk_token}
+    unknown = tokenizer.unk_token_id
+    return {t: i for t, i in ids.items() if isinstance(i, int) and (i != unknown or t == tokenizer.unk_token)}
 
 
 @lru_cache(maxsize=16)

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, whenever the writer is killed or the power goes."""
+"""Files that are either whole or absent, whenever the writer is killed or the power goes; and where files lie."""
 
 import os
 from collections.abc import Iterator
@@ -62,3 +62,10 @@ def cache_dir() -> Path:
         os.environ.get("XDG_CACHE_HOME", "~/.cache"), "hf_instructmine"
     )
     return Path(root).expanduser()
+
+
+def shipped(name: str) -> Path:
+    """The folder `recipes` or `metrics`: inside the package where a wheel was installed, beside `src/` in a clone."""
+    package = Path(__file__).parents[1]
+    inside = package / name
+    return inside if inside.is_dir() else package.parents[1] / name

@@ -105,6 +105,7 @@ class Records:
             partial.write_text(json.dumps({"checksum": _checksum(body), **json.loads(body)}))
 
     def path_of(self, run_id: str) -> Path:
+        """The file that holds, or will hold, the record of a run."""
         return self.folder / "runs" / f"{run_id}.json"
 
     def read(self, path: Path) -> dict[str, Any] | None:
@@ -138,15 +139,15 @@ class Records:
         path = self.folder / "locks" / f"{name}.lock"
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(path)
+            lock, held = FileLock(path), True
             try:
                 lock.acquire(timeout=patience)
             except Timeout:
-                lock = None
+                held = False
         try:
-            yield lock is not None
+            yield held
         finally:
-            if lock is not None:
+            if held:
                 lock.release()
 
     def is_running(self, run_id: str) -> bool:
