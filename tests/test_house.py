@@ -29,7 +29,7 @@ WINGS = {
     "cli": "comparison search selection sweep estimator regression finetuning indicators models data outputs",
 }
 GROUND = {"", "errors", "versions"}
-MOST_LINES, MOST_CODE, MOST_ROOMS = 450, 80, 16
+MOST_LINES, MOST_CODE, MOST_ROOMS = 450, 60, 16
 
 
 def modules() -> dict[str, Path]:
