@@ -131,8 +131,11 @@ def _arrow_column(table: Any, name: str) -> Any:
 
 
 def column_in_pool(name: str, present: Collection[str]) -> str:
-    """A table of runs has `knn_6` measured inside each subset and `pool_knn_6` as its rows have it in the pool; in a
-    scored pool the latter is simply `knn_6`."""
+    """The column of a table that holds what a rule calls `name`; `present` are the table's columns.
+
+    A table of runs may have two columns of one neighbour: `knn_6` was measured inside each subset, `pool_knn_6` is the
+    mean of what its rows have in the pool. A scored pool has only the second, and calls it `knn_6`.
+    """
     return name.removeprefix("pool_") if name not in present else name
 
 

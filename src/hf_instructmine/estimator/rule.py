@@ -23,8 +23,9 @@ class SubsetPrediction:
         log_loss (`float`): Predicted, in nats.
         mean_interval (`tuple[float, float]` or `None`): 95 % for the mean over finetunes on such sets.
         observation_interval (`tuple[float, float]` or `None`): 95 % for one finetune.
-        leverage (`float` or `None`): Of the set's mean indicators against the runs. The runs' own average is p / n.
-        max_run_leverage (`float` or `None`): The largest among the runs.
+        leverage (`float` or `None`): How far the set's mean indicators lie from the runs'. The average of the n runs
+            that p coefficients were fitted to is p / n.
+        max_run_leverage (`float` or `None`): The largest leverage among the runs.
         size (`int`): Examples in the set.
         missing (`dict[str, int]`): How many of them lack each indicator, whose mean is over the others.
     """

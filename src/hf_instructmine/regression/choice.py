@@ -121,8 +121,11 @@ def subset_scores(problem: Problem, y: np.ndarray, training: np.ndarray, rng: np
 
 
 def information_criterion(kind: str, n, k, rss):
-    """AIC and BIC as statsmodels counts them, without the error variance among the k parameters; AICc's correction
-    counts it, as its derivation needs (Hurvich & Tsai 1989). Infinite where AICc is not defined."""
+    """AIC or BIC as statsmodels counts them, or AICc; infinite where AICc is not defined.
+
+    AIC and BIC do not count the error variance among the k parameters. AICc's correction counts it, as its derivation
+    needs (Hurvich & Tsai 1989).
+    """
     deviance = n * np.log(np.maximum(rss, 1e-300) / n) + n * (np.log(2 * np.pi) + 1)
     if kind == "bic":
         return deviance + k * np.log(n)
@@ -225,8 +228,10 @@ def permuted_targets(problem: Problem, count: int, rng: np.random.Generator) -> 
 
 
 def bootstrap_weights(problem: Problem, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Row weights of resamples of whole mixtures, with replacement, shape (count, n). As weights rather than copies, a
-    mixture drawn twice cannot sit on both sides of a fold."""
+    """Row weights of resamples of whole mixtures, with replacement, shape (count, n).
+
+    Weights stand for copies, since a mixture that was copied could sit on both sides of a fold.
+    """
     mixtures = problem.num_mixtures
     times = rng.multinomial(mixtures, np.full(mixtures, 1 / mixtures), size=count)
     return times[:, problem.mixtures] * problem.weights

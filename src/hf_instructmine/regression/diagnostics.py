@@ -255,20 +255,20 @@ def lack_of_fit(x: np.ndarray, y: np.ndarray, weights: np.ndarray, mixtures: np.
     Returns:
         `dict` with `f`, `p`, `df_lack`, `df_pure`, or `None` without replicates or degrees of freedom.
     """
-    from scipy.stats import f
-
-    free = np.column_stack([x, mixtures[:, None] == np.unique(mixtures)])
-    ranks = [np.linalg.matrix_rank(matrix) for matrix in (x, free)]
-    df_lack, df_pure = int(ranks[1] - ranks[0]), int(len(y) - ranks[1])
-    if df_lack < 1 or df_pure < 1:
-        return None
-    rss = [weights @ (y - m @ least_squares(m, y[:, None], weights)[:, 0]) ** 2 for m in (x, free)]
-    ratio = ((rss[0] - rss[1]) / df_lack) / max(rss[1] / df_pure, 1e-300)
-    return {"f": float(ratio), "p": float(f.sf(ratio, df_lack, df_pure)), "df_lack": df_lack, "df_pure": df_pure}
+    found = _f_test(x, mixtures[:, None] == np.unique(mixtures), y, weights)
+    return None if found is None else dict(zip(("f", "p", "df_lack", "df_pure"), found))
 
 
 def added_terms_p(x: np.ndarray, added: np.ndarray, y: np.ndarray, weights: np.ndarray) -> float | None:
     """p-value of the F test that the columns `added` bring nothing to a regression of y on x."""
+    found = _f_test(x, added, y, weights)
+    return None if found is None else found[1]
+
+
+def _f_test(
+    x: np.ndarray, added: np.ndarray, y: np.ndarray, weights: np.ndarray
+) -> tuple[float, float, int, int] | None:
+    """F, its p-value and its degrees of freedom, for columns added to a regression; `None` where none are left."""
     from scipy.stats import f
 
     full = np.column_stack([x, added])
@@ -277,7 +277,8 @@ def added_terms_p(x: np.ndarray, added: np.ndarray, y: np.ndarray, weights: np.n
     if extra < 1 or freedom < 1:
         return None
     rss = [weights @ (y - m @ least_squares(m, y[:, None], weights)[:, 0]) ** 2 for m in (x, full)]
-    return float(f.sf(((rss[0] - rss[1]) / extra) / max(rss[1] / freedom, 1e-300), extra, freedom))
+    ratio = ((rss[0] - rss[1]) / extra) / max(rss[1] / freedom, 1e-300)
+    return float(ratio), float(f.sf(ratio, extra, freedom)), extra, freedom
 
 
 def spearman(a: np.ndarray, b: np.ndarray) -> float | None:
@@ -298,6 +299,7 @@ def held_out_statistics(
     scores = r_squared(np.tile(y[:, None], repeats), predicted.T, weights)
     ranks = [r for r in (spearman(p, y) for p in predicted) if r is not None]
 
+    # The interval: the R² of resampled mixtures, at the held-out errors.
     error = ((y - predicted) ** 2).mean(axis=0)
     resampled = bootstrap_weights(problem, 2000, rng)
     resampled = resampled[(resampled > 0).sum(axis=1) > 1]
@@ -305,6 +307,7 @@ def held_out_statistics(
     total = resampled @ y**2 - resampled.sum(axis=1) * mean**2
     boot = 1 - (resampled @ error)[total > 0] / total[total > 0]
 
+    # The test: how often targets dealt anew among the mixtures are predicted as well.
     p = None
     if permutations:
         targets = np.column_stack([y, permuted_targets(problem, permutations, rng)])

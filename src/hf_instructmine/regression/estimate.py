@@ -104,8 +104,11 @@ def estimate_model(model: str, problem: Problem, bootstraps: int, rng: np.random
 
 
 def _best(problem: Problem, scores: np.ndarray) -> tuple[int, np.ndarray]:
-    """The best subset, and which others are as good: within one standard error of the difference of their errors over
-    the folds, or within two units of an information criterion."""
+    """The best subset, and which others are as good.
+
+    As good is within one standard error of the difference of their errors over the folds, or within two units of an
+    information criterion.
+    """
     if problem.select != "cv":
         total = np.where(problem.allowed, scores[:, -1], np.inf)
         best = int(total.argmin())

@@ -94,6 +94,7 @@ def read_runs(
     if not chosen and not constant:
         raise InstructMineError("the runs have no indicator column: name them with indicators=[...]")
 
+    # Which runs count: those that ended, without the sources to be left out.
     done, shares, sources = _rows(table, names)
     failed = len(done) - int(done.sum())
     kept = done.copy()
@@ -104,6 +105,7 @@ def read_runs(
     if not kept.any():
         raise InstructMineError("the table has no finished run left to fit")
 
+    # Their numbers, all of which a fit needs.
     columns = {name: numeric_column(table, name)[kept] for name in dict.fromkeys((*chosen, *covariates))}
     losses = np.stack([numeric_column(table, name)[kept] for name in targets], axis=1)
     rows = np.flatnonzero(kept)

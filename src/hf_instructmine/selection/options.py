@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Options:
-    """What [`Selector`] was given, documented there. None is what was not asked for."""
+    """What a [`Selector`] was given, documented there; None where nothing was asked for."""
 
     embeddings: np.ndarray | None = field(default=None, repr=False)
     max_similarity: float | None = None

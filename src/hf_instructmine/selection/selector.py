@@ -57,7 +57,7 @@ class Selector:
     """Keeps the rows of a scored pool for which a rule predicts the lowest log loss.
 
     Args:
-        rule ([`LossEstimator`]): Predicts the log loss of each row from its indicator columns.
+        rule ([`LossEstimator`] or [`Rule`]): Predicts the log loss of each row from its indicator columns.
         embeddings (`np.ndarray` of shape `(n, d)`, *optional*): Of the pool's rows, as [`NeighborDistance.embed`]
             returns them; what `max_similarity` and `set_level` measure by. A row of NaN cannot be selected then.
         max_similarity (`float`, *optional*): On the way down the ranking, pass over a row whose cosine similarity to
@@ -199,6 +199,7 @@ class Selector:
         by_length = self.options.by_length or budget.kind == "tokens"
         lengths = numeric_column(dataset, TOKENS) if by_length else None
         costs = budget.costs(len(dataset), lengths)
+        # The ranking, without the rows that may not be taken whatever else is.
         ranking = budget.rank(log_loss, costs)
         overlaps = None
         if self.options.eval_sets:

@@ -19,7 +19,8 @@ class Shares:
         option (`str`): The selector's option that asks for them: `"quotas"` or `"length_bins"`.
         codes (`np.ndarray` of shape `(n,)`): Each row's group.
         names (`list[str]`): The groups' names.
-        least (`np.ndarray`), most (`np.ndarray`): By group.
+        least (`np.ndarray`): The least that each group has to get.
+        most (`np.ndarray`): The most that each group may get.
     """
 
     option: str
