@@ -1,9 +1,10 @@
-"""What a reader of the docs may count on."""
+"""What a reader of the docs may count on, and what is written in two places."""
 
 import re
 from pathlib import Path
 
 import pytest
+from test_house import WINGS
 
 import hf_instructmine as him
 
@@ -19,3 +20,13 @@ def test_a_page_names_no_inner_module(page):
     named = set(re.findall(r"\b(?:him|hf_instructmine)\.(\w+)", text))
     lines = re.findall(r"from hf_instructmine import ([\w, ]+)", text)
     assert named | {name.strip() for line in lines for name in line.split(",")} <= set(him.__all__)
+
+
+def test_contributing_shows_the_wings_in_their_order():
+    table = re.findall(r"^\| `(\w+)/` \|", (ROOT / "CONTRIBUTING.md").read_text("utf-8"), flags=re.MULTILINE)
+    assert table == list(WINGS)
+
+
+def test_before_a_commit_the_same_ruff_runs_as_in_make_lint():
+    releases = re.findall(r"ruff==([\d.]+)", (ROOT / "pyproject.toml").read_text("utf-8"))
+    assert releases == re.findall(r"rev: v([\d.]+)", (ROOT / ".pre-commit-config.yaml").read_text("utf-8"))
