@@ -1,5 +1,8 @@
 """Text that somebody may have put where a name is expected, and what a card must not hold of it."""
 
+import re
+
+
 HOSTILE = [
     "<script>alert(1)</script>",
     "<!-- swallowed",
@@ -27,3 +30,8 @@ _ACTIVE = ("<", "{{", "{%", "{#", "54444439", "http://evil", "https://evil", "ww
 def acted_on(text: str) -> list[str]:
     """What of a text outside of code blocks a reader's browser, terminal or template engine would act on."""
     return [pattern for pattern in _ACTIVE if pattern in text]
+
+
+def cells(text: str) -> list[int]:
+    """How many cells each line of each table has."""
+    return [len(re.split(r"(?<!\\)\|", line)) for line in text.splitlines() if line.startswith("|")]
