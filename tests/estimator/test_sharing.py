@@ -13,7 +13,6 @@ from simulated_runs import simulated_runs
 from hf_instructmine import InstructMineError, LossEstimator
 from hf_instructmine.comparison.rules import compare
 from hf_instructmine.estimator.figures import CAPTIONS, draw
-from hf_instructmine.outputs.markdown import fenced
 
 
 @pytest.fixture(scope="module")
@@ -105,10 +104,6 @@ def test_names_from_elsewhere_are_inert_in_card_and_figures(runs, tmp_path):
     prose = card.text.split("## Summary")[0]
     assert "<b>" not in prose and "<img" not in prose and "{{" not in prose
     assert LossEstimator.from_pretrained(tmp_path).name == name
-
-
-def test_no_run_of_backticks_closes_the_summary():
-    assert fenced("a ```` b").startswith("`````text\n")
 
 
 def test_a_rule_without_a_fit_has_a_card_without_figures(tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 from datasets import Dataset
 
 from ..errors import InstructMineError
+from ..outputs.markdown import count
 from .curve import SizeCurve, fit_size_curve
 
 
@@ -95,7 +96,8 @@ class SizeReport:
         failed = sum(status != "done" for status in self.trials["status"])
         tokens, seconds = (sum(v or 0 for v in self.trials[name]) for name in ("train_tokens", "seconds"))
         lines = [
-            f"Size search: {len(self.trials)} runs, {failed} failed; {tokens:,} response tokens, {seconds:,.0f} s",
+            f"Size search: {count(len(self.trials), 'run')}, {failed} failed; {tokens:,} response tokens, "
+            f"{seconds:,.0f} s",
             f"{self.target} in nats, mean over seeds; SE: standard error of the difference",
             "",
             *_table(self.comparisons),
