@@ -174,3 +174,9 @@ def test_the_environment_names_versions_and_the_commit():
     found = environment()
     assert {"python", "platform", "torch", "trl", "hf-instructmine", "commit"} <= found.keys()
     assert all(isinstance(value, str) for name, value in found.items() if name != "commit")
+
+
+def test_names_of_numbers_are_read_again(records):
+    # JSON makes text of them, in another order: 10 stands before 9.
+    records.write(records.path_of("run"), {"losses": {9: 1.5, 10: 1.25}})
+    assert records.read(records.path_of("run")) == {"losses": {"9": 1.5, "10": 1.25}}

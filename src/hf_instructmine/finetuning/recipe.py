@@ -2,7 +2,6 @@
 
 import argparse
 import difflib
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InstructMineError
+from ..outputs.digests import digest
 from ..outputs.files import shipped
 
 
@@ -144,7 +144,7 @@ class Recipe:
     @property
     def hash(self) -> str:
         """Digest of what makes two runs comparable."""
-        return hashlib.sha256(json.dumps(self.comparable, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        return digest(self.comparable)
 
     def difference(self, other: "Recipe") -> list[str]:
         """Names the options that differ, as `learning_rate: 1e-4 → 2e-4`."""

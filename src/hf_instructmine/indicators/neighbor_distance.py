@@ -4,7 +4,6 @@ The paper embeds with SentenceBERT and does not settle between distance and simi
 so larger means lonelier.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -20,6 +19,7 @@ from ..data.conversation import Conversation, find_layouts, read_conversations
 from ..errors import InstructMineError
 from ..models.neighbors import HNSW_SEARCH, import_faiss, neighbor_distances
 from ..models.sentence_encoder import SentenceEncoder
+from ..outputs.digests import row_digest
 from ..outputs.files import cache_dir
 from .base import Indicator
 
@@ -251,8 +251,7 @@ def _text(conversation: Conversation) -> str:
 
 
 def _digest(text: str | bytes) -> bytes:
-    data = text.encode() if isinstance(text, str) else text
-    return hashlib.blake2b(data, digest_size=16).hexdigest().encode()
+    return row_digest(text).hex().encode()
 
 
 def _open(folder: Path, name: str) -> np.ndarray:

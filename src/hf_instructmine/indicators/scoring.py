@@ -20,6 +20,7 @@ from ..data.conversation import check_text_columns, read_turns
 from ..data.provenance import set_provenance
 from ..data.texts import _text_columns, pool_digest
 from ..errors import InstructMineError
+from ..outputs.digests import fast_digest
 from ..outputs.files import written_whole
 
 
@@ -155,11 +156,9 @@ def _score_one(
     pool: Dataset, indicator: "Indicator", configuration: Mapping[str, Any], work: Path | None, num_proc: int
 ) -> pa.Table:
     """Scores the shards that are not there yet, keeps each, and returns the columns and the notes of all rows."""
-    import xxhash
-
     # Columns count too: the same model makes one or several (perplexity, and IFD beside it), of this text or that.
     identity = json.dumps([indicator.names, indicator.columns, configuration], sort_keys=True)
-    key = xxhash.xxh64(identity.encode()).hexdigest()
+    key = fast_digest([identity]).removeprefix("xxh64:")
     texts = _text_columns(pool, indicator.columns)
     rows = max(_SHARD_ROWS, -(-len(pool) // _MOST_SHARDS))
     starts = list(range(0, len(pool), rows))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ..data.conversation import Conversation
 from ..errors import InstructMineError
+from ..outputs.digests import fast_digest
 from .loading import LoadedModel
 
 
@@ -191,8 +192,6 @@ def count_tokens(tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> list
 
 def tokens_digest(tokenizer: "PreTrainedTokenizerBase") -> str:
     """A digest of all that decides how text is cut into tokens; the same in every process."""
-    import xxhash
-
     if tokenizer.is_fast:
         state = json.loads(tokenizer.backend_tokenizer.to_str())
         # Whoever called the tokenizer last left these behind.
@@ -200,7 +199,7 @@ def tokens_digest(tokenizer: "PreTrainedTokenizerBase") -> str:
     else:
         added = {i: str(token) for i, token in tokenizer.added_tokens_decoder.items()}
         state = [type(tokenizer).__name__, tokenizer.get_vocab(), added]
-    return f"xxh64:{xxhash.xxh64(json.dumps(state, sort_keys=True).encode()).hexdigest()}"
+    return fast_digest([json.dumps(state, sort_keys=True)])
 
 
 def encode_pair(

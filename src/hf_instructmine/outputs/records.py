@@ -1,6 +1,5 @@
 """A folder of records: one file per run, written whole or not at all, checked when read."""
 
-import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ..errors import InstructMineError
+from .digests import digest
 from .files import writing, written_whole
 
 
@@ -100,9 +100,9 @@ class Records:
         Raises:
             [`InstructMineError`]: Where the disk is full or the folder read-only; what is finished is kept.
         """
-        body = json.dumps(content, sort_keys=True, default=str)
+        plain = json.loads(json.dumps(content, sort_keys=True, default=str))
         with written_whole(path) as partial:
-            partial.write_text(json.dumps({"checksum": _checksum(body), **json.loads(body)}))
+            partial.write_text(json.dumps({"checksum": digest(plain), **plain}))
 
     def path_of(self, run_id: str) -> Path:
         """The file that holds, or will hold, the record of a run."""
@@ -117,7 +117,7 @@ class Records:
             return None
         except (ValueError, KeyError, AttributeError, TypeError):  # not JSON, or JSON of another shape
             checksum, content = None, {}
-        if checksum != _checksum(json.dumps(content, sort_keys=True)):
+        if checksum != digest(content):
             if path not in self._reported:
                 logger.warning("'%s' is damaged: it counts as missing", path)
             self._reported.add(path)
@@ -156,7 +156,3 @@ class Records:
             return False
         with self.lock(run_id, patience=0) as free:
             return not free
-
-
-def _checksum(body: str) -> str:
-    return hashlib.sha256(body.encode()).hexdigest()[:16]
