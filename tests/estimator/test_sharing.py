@@ -91,10 +91,10 @@ def test_the_card_is_valid_and_shows_every_figure(rule, tmp_path):
 
 def test_names_from_elsewhere_are_inert_in_card_and_figures(runs, tmp_path):
     name = "</script><b>$x_1$ | `code` ---\nlicense: mit {{ 7*7 }}"
-    hostile = runs.rename(columns={"mtld": "<img src=x>|$\\frac{1}$", "reward": "{{ config }}"})
+    hostile = runs.rename(columns={"mtld": "<img src=x>|$\\frac{1$", "reward": "{{ config }}"})
     rule = LossEstimator.fit(
         hostile,
-        indicators=["<img src=x>|$\\frac{1}$", "{{ config }}", "naturalness"],
+        indicators=["<img src=x>|$\\frac{1$", "{{ config }}", "naturalness"],
         name=name,
         permutations=0,
         bootstraps=10,
