@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from ..errors import InstructMineError
+from ..errors import InstructMineError, one_line
 from ..outputs.digests import fast_digest
 from ..versions import check_versions
 
@@ -292,7 +292,7 @@ def default_device() -> str:
 
 def unavailable(what: str, name: str, error: Exception) -> InstructMineError:
     """The error for what cannot be loaded, in one line."""
-    first_line = str(error).strip().split("\n")[0]
     return InstructMineError(
-        f"cannot load the {what} '{name}': {first_line}; give a Hub id (with a network) or a folder that holds it"
+        f"cannot load the {what} '{name}': {one_line(error, first=True)}; give a Hub id (with a network) or a folder "
+        "that holds it"
     )

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 from ..data.conversation import Conversation
-from ..errors import InstructMineError
+from ..errors import InstructMineError, one_line
 from ..outputs.digests import fast_digest
 from .loading import LoadedModel
 
@@ -94,7 +94,7 @@ def _encode_chat(
     except TemplateError as error:
         roles = " → ".join(m["role"] for m in messages) or "none"
         raise InstructMineError(
-            f"the chat template of '{tokenizer.name_or_path}' refuses the turns {roles}: {error}"
+            f"the chat template of '{tokenizer.name_or_path}' refuses the turns {roles}: {one_line(error)}"
         ) from error
     return guard.encode(cast(str, text))  # ids only where it is asked to tokenize
 

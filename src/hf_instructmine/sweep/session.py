@@ -22,7 +22,7 @@ from ..data.conversation import Conversation, check_text_columns, read_conversat
 from ..data.evaluation_sets import EvaluationSet
 from ..data.provenance import get_provenance
 from ..data.texts import pool_digest
-from ..errors import InstructMineError
+from ..errors import InstructMineError, one_line
 from ..finetuning.recipe import Recipe
 from ..models.loading import describe_source
 from ..outputs.digests import digest
@@ -251,7 +251,7 @@ class SweepSession:
             ) from outcome
         if isinstance(outcome, Exception):
             kind = "" if isinstance(outcome, InstructMineError) else f"{type(outcome).__name__}: "
-            reason = " ".join(f"{kind}{outcome}".split())
+            reason = f"{kind}{one_line(outcome)}"
             result = {"losses": {}, "examples": {}, "seconds": seconds}
         else:
             reason, result = _divergence(outcome["losses"], self._base), outcome
