@@ -21,9 +21,10 @@ _PATIENCE = 0.5
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Names what differs between two requests as `name: before → now`; keys that only `before` has do not count."""
+    """Names what differs between two requests as `name: before → now`; a key that one of them lacks is None there."""
     plain = json.loads(json.dumps(now, default=str))
-    return [f"{name}: {before.get(name)} → {value}" for name, value in plain.items() if before.get(name) != value]
+    names = dict.fromkeys([*plain, *before])
+    return [f"{n}: {before.get(n)} → {plain.get(n)}" for n in names if before.get(n) != plain.get(n)]
 
 
 class Records:
