@@ -1,6 +1,7 @@
 """A fitted rule kept, shown and shared: its file, its card and figures, the Hub, and rules side by side."""
 
 import json
+import signal
 import subprocess
 import sys
 
@@ -90,10 +91,10 @@ def test_the_card_is_valid_and_shows_every_figure(rule, tmp_path):
 
 def test_names_from_elsewhere_are_inert_in_card_and_figures(runs, tmp_path):
     name = "</script><b>$x_1$ | `code` ---\nlicense: mit {{ 7*7 }}"
-    hostile = runs.rename(columns={"mtld": "<img src=x>|$\\frac{1}$", "reward": "{{ config }}"})
+    hostile = runs.rename(columns={"mtld": "<img src=x>|$\\frac{1$", "reward": "{{ config }}"})
     rule = LossEstimator.fit(
         hostile,
-        indicators=["<img src=x>|$\\frac{1}$", "{{ config }}", "naturalness"],
+        indicators=["<img src=x>|$\\frac{1$", "{{ config }}", "naturalness"],
         name=name,
         permutations=0,
         bootstraps=10,
@@ -123,6 +124,31 @@ def test_a_folder_that_cannot_be_written_is_one_line(rule, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InstructMineError, match="cannot be written"):
         rule.save_pretrained(tmp_path / "file")
+
+
+def test_a_rule_whose_saving_is_killed_leaves_the_earlier_rule_and_its_card(rule, tmp_path):
+    rule.save_pretrained(tmp_path / "rule")
+    before = {path: path.read_bytes() for path in (tmp_path / "rule").rglob("*") if path.is_file()}
+    script = (
+        "import os, signal\nfrom huggingface_hub import ModelCard\nfrom hf_instructmine import LossEstimator\n"
+        "rule = LossEstimator.from_published('instructmining-v2')\n"
+        "ModelCard.save = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # the last file\n"
+        f"rule.save_pretrained({str(tmp_path / 'rule')!r})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert {path: path.read_bytes() for path in before} == before
+    assert LossEstimator.from_pretrained(tmp_path / "rule").to_json() == rule.to_json()
+
+
+def test_a_rule_takes_the_place_of_another_beside_the_users_own_files(runs, rule, tmp_path):
+    one = LossEstimator.fit(runs, indicators=["reward"], select="none", permutations=0, bootstraps=10)
+    rule.save_pretrained(tmp_path)
+    (tmp_path / "figures/own.png").write_text("mine")
+    one.save_pretrained(tmp_path)  # which has fewer figures
+    assert LossEstimator.from_pretrained(tmp_path).to_json() == one.to_json()
+    assert (tmp_path / "figures/own.png").read_text() == "mine"
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_pushed_to_the_hub_in_one_commit_and_read_back_bit_identical(rule, runs, hub):

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import InstructMineError
+from ..errors import InstructMineError, one_line
 from ..models.loading import LoadedModel, check_dtype, load_tokenizer
 from .recipe import Arguments
 
@@ -43,8 +43,7 @@ def load_base(arguments: Arguments) -> LoadedModel:
             **(sft.model_init_kwargs or {}),
         )
     except (ImportError, OSError, TypeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InstructMineError(f"cannot load the base model '{name}': {reason}") from error
+        raise InstructMineError(f"cannot load the base model '{name}': {one_line(error, first=True)}") from error
     if info["missing_keys"]:  # transformers fills them with random numbers and a warning
         raise InstructMineError(f"the base model '{name}' is no language model: it lacks {min(info['missing_keys'])}")
     if quantization is None:
