@@ -22,7 +22,7 @@ from ..data.texts import _text_columns, pool_digest
 from ..errors import InstructMineError
 from ..outputs.digests import fast_digest
 from ..outputs.files import written_whole
-from ..outputs.records import Records, differences
+from ..outputs.records import Records
 
 
 if TYPE_CHECKING:
@@ -134,10 +134,10 @@ def _open_work(folder: Path, pool: Dataset, overwrite: bool) -> Path:
         if not overwrite:
             Records(folder).check_unclaimed(f"{_WORK}/pool.json", beside=(_WORK,))
         before = json.loads(manifest.read_text()) if manifest.exists() else None
-        if before is not None and (changed := differences(before, this)) and not overwrite:
+        if before not in (None, this) and not overwrite:
             raise InstructMineError(
-                f"'{folder}' holds the scores of another pool ({'; '.join(changed)}): choose another output_dir, or "
-                "pass overwrite=True"
+                f"'{folder}' holds the scores of another pool ({before['rows']} rows, {before['digest']}; this one: "
+                f"{this['rows']} rows, {this['digest']}): choose another output_dir, or pass overwrite=True"
             )
         if before != this:  # neither the shards nor the columns that are there belong to this pool
             for stale in [folder / "indicators.json", *manifest.parent.rglob("*.parquet")]:

@@ -47,7 +47,7 @@ def sync(path: Path) -> None:
     """Makes what was written to a file, or a rename in a folder, last through a loss of power."""
     if path.is_dir() and os.name == "nt":  # which neither opens folders nor needs it
         return
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
