@@ -250,8 +250,10 @@ def _wrapped(opening: str, parts: list[str]) -> list[str]:
 
 
 def number(value: float | None, digits: int = 3) -> str:
+    """A number, or a dash where there is none."""
     return "–" if value is None else f"{value:.{digits}f}"
 
 
 def percent(share: float | None) -> str:
+    """A share in whole percent, or a dash where there is none."""
     return "–" if share is None else f"{share:.0%}"

@@ -68,6 +68,7 @@ class Problem:
 
     @property
     def num_mixtures(self) -> int:
+        """Different mixtures; their replicates count once."""
         return int(self.mixtures.max()) + 1
 
     def columns(self, subset: np.ndarray) -> np.ndarray:

@@ -189,10 +189,12 @@ class Diagnostics:
     notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
+        """Plain values, for the rule's file."""
         return {**self.__dict__, "coefficients": [dict(c.__dict__) for c in self.coefficients]}
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "Diagnostics":
+        """From what [`~Diagnostics.to_dict`] gave."""
         return cls(**{**content, "coefficients": [Coefficient(**c) for c in content["coefficients"]]})
 
 

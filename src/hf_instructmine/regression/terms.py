@@ -35,6 +35,7 @@ class Term:
 
     @property
     def name(self) -> str:
+        """What [`~Term.parse`] reads."""
         name = f"log({self.column})" if self.log else self.column
         return name if self.power == 1 else f"{name}^{self.power}"
 
@@ -49,6 +50,7 @@ class Term:
         return cls(match["logged"] or match["plain"], log=match["logged"] is not None, power=int(match["power"] or 1))
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
+        """The regressor, from the column's values; NaN where there is no logarithm."""
         if self.log:
             values = np.log(values, where=values > 0, out=np.full_like(values, np.nan))
         return ((values - self.center) / self.scale) ** self.power

@@ -50,6 +50,7 @@ class Budget:
 
     @property
     def unit(self) -> str:
+        """What is counted."""
         return "response tokens" if self.kind == "tokens" else "rows"
 
     def limit(self, rows: int) -> float:

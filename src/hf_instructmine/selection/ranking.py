@@ -70,6 +70,7 @@ class SetRanking:
         self._chosen: list[int] = []
 
     def blocks(self, descent: "Descent", wanted: np.ndarray) -> Iterator[tuple[np.ndarray, str | None]]:
+        """See [`Ranking`]."""
         from datasets.utils import tqdm
 
         alive = wanted[self.rows]
@@ -92,6 +93,7 @@ class SetRanking:
                     progress.update(int(self._costs[best]))
 
     def conclude(self, taken: list[int]) -> tuple[float, dict[str, np.ndarray]]:
+        """See [`Ranking`]."""
         # Among the chosen, a row is not its own neighbour: one neighbour fewer than for a row outside.
         self._measure(np.array(self._chosen), len(self._chosen) - 1)
         distances = {name: self._values[name][self._chosen] for name in self._neighbors}
@@ -126,12 +128,14 @@ class FixedRanking:
         self.rows, self._log_loss = rows, log_loss
 
     def blocks(self, descent: "Descent", wanted: np.ndarray) -> Iterator[tuple[np.ndarray, str | None]]:
+        """See [`Ranking`]."""
         rows = self.rows[wanted[self.rows]]
         while len(rows := rows[descent.terms.costs[rows] <= descent.left]):  # what does not fit now never will
             yield rows[:BLOCK], None
             rows = rows[BLOCK:]
 
     def conclude(self, taken: list[int]) -> tuple[float, dict[str, np.ndarray]]:
+        """See [`Ranking`]."""
         return float(self._log_loss[taken].mean()), {}
 
 

@@ -113,10 +113,12 @@ class SelectionRecord:
 
     @property
     def num_pool(self) -> int:
+        """Rows of the pool."""
         return self.total.pool
 
     @property
     def num_selected(self) -> int:
+        """Rows selected."""
         return self.total.selected
 
     @property

@@ -82,6 +82,7 @@ class Stage(Enum):
 
     @property
     def fills_least(self) -> bool:
+        """Whether it goes to the least shares."""
         return self in (Stage.LEAST, Stage.LEAST_AND_ONE)
 
     def is_full(self, account: "Account", group: int, cost: float, left: float) -> bool:
@@ -193,6 +194,7 @@ class Descent:
         return self.terms.max_similarity is not None
 
     def run(self) -> Walk:
+        """Goes through the stages; once only."""
         by_token = self.terms.budget.kind == "tokens"
         for account in self._accounts:
             if account.share.least.any():
@@ -210,33 +212,34 @@ class Descent:
 
     def _descend(self, stage: Stage, least: Account | None = None) -> None:
         """Goes down the ranking once; over the rows of groups that have a least share, where `least` is given."""
-        costs, keys = self.terms.costs, self.terms.keys
         wanted = True if least is None else least.share.least[least.share.codes] > 0
         for block, gone in self.ranking.blocks(self, self.open & wanted):
             if gone is not None:
                 self._pass_over(block, gone)
-                continue
-            if least is not None and not least.missing.any():
+            elif least is not None and not least.missing.any():
                 return
-            if keys is not None and len(block) > 1:
-                # Texts are what takes time: a row without room now will have none later.
-                keys.load(block[[self._full_share(row, stage) is None for row in block]])
-            near, among = self._similarities(block)
-            for place, row in enumerate(block.tolist()):
-                if self.left == 0:
-                    return
-                if costs[row] > self.left:
-                    continue
-                reason = self._full_share(row, stage)
-                if reason is not None and stage.fills_least:
-                    continue  # it stays open: its turn may come when the least shares are filled
-                reason = reason or self._refusal(row, near[place])
-                if reason is not None:
-                    self._pass_over([row], reason)
-                    continue
-                self._take(row)
-                if self._compares:
-                    np.maximum(near, among[place], out=near)
+            else:
+                self._go_through(block, stage)
+
+    def _go_through(self, block: np.ndarray, stage: Stage) -> None:
+        """Takes the rows of a block that fit, and passes over those that never will."""
+        if self.terms.keys is not None and len(block) > 1:
+            # Texts are what takes time: a row without room now will have none later.
+            self.terms.keys.load(block[[self._full_share(row, stage) is None for row in block]])
+        near, among = self._similarities(block)
+        for place, row in enumerate(block.tolist()):
+            if self.terms.costs[row] > self.left:
+                continue
+            reason = self._full_share(row, stage)
+            if reason is not None and stage.fills_least:
+                continue  # it stays open: its turn may come when the least shares are filled
+            reason = reason or self._refusal(row, near[place])
+            if reason is not None:
+                self._pass_over([row], reason)
+                continue
+            self._take(row)
+            if among is not None:
+                np.maximum(near, among[place], out=near)
 
     def _full_share(self, row: int, stage: Stage) -> str | None:
         """The option whose share has no room for a row at this stage."""
