@@ -87,8 +87,8 @@ def read_runs(
     names = column_names(table)
     for name in filter(None, (*targets, *(indicators or ()), *covariates, weights, group)):
         if name not in names:
-            losses = ", ".join(n for n in names if n.startswith("loss_")) or "none"
-            hint = f"; the losses there are: {losses}" if name in targets else ""
+            known = ", ".join(n for n in names if n.startswith("loss_")) or "none"
+            hint = f"; the losses there are: {known}" if name in targets else ""
             raise InstructMineError(f"the runs have no column '{name}'{hint}")
     chosen = list(indicators) if indicators is not None else _recognised(table, names)
     if not chosen and not constant:
@@ -135,7 +135,9 @@ def read_runs(
     return runs
 
 
-def run_ids(table: Any, rows: Sequence[int], targets: Sequence[str], indicators: Sequence[str]) -> list[str]:
+def run_ids(
+    table: Any, rows: Sequence[int] | np.ndarray, targets: Sequence[str], indicators: Sequence[str]
+) -> list[str]:
     """A hash of what each run was and gave, to tell later whether a rule has seen it."""
     names = column_names(table)
     parts = [numeric_column(table, name)[rows].tolist() for name in (*targets, *sorted(indicators))]
@@ -266,7 +268,7 @@ def _one_setting(
     table: Any, names: list[str], kept: np.ndarray, groups: list[Any], group: str | None
 ) -> dict[str, Any]:
     """Refuses runs of several base models or recipes, unless each group has one. Returns what they are."""
-    facts = {}
+    facts: dict[str, Any] = {}
     for name in ("base_model", "recipe_hash"):
         if name not in names:
             continue
