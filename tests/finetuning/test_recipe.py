@@ -68,7 +68,7 @@ def test_every_option_of_trl_is_an_option_of_a_recipe():
 @pytest.mark.parametrize("name", ["activation_checkpointing", "gradient_checkpointing"])
 def test_a_renamed_option_is_read_by_either_name_and_without_a_warning(name, recwarn):
     for value in (True, False):
-        assert Recipe({**BASIC, name: value}).arguments()[1].gradient_checkpointing is value
+        assert Recipe({**BASIC, name: value}).arguments().sft.gradient_checkpointing is value
     assert not [warning for warning in recwarn if "deprecated" in str(warning.message)]
 
 

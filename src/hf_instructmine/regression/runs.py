@@ -22,12 +22,12 @@ class RunTable:
         indicators (`list[str]`): The indicators among them.
         mixtures (`np.ndarray` of shape (n,)): Code of the mixture; replicates share it.
         weights (`np.ndarray` of shape (n,)): With mean 1.
+        rows (`np.ndarray` of shape (n,)): Where the runs are in the table.
         groups (`list`): Per run, the value of the grouping column; empty without one.
         sources (`list[str]`): The sources of the subsets, where recorded.
         shares (`np.ndarray` of shape (n, sources)): The proportion of each source in each subset, where recorded.
         other_losses (`dict[str, np.ndarray]`): The other evaluation sets, those measured on every run.
         provenance (`dict[str, dict]`): The configuration behind each indicator, where recorded.
-        rows (`np.ndarray` of shape (n,)): Where the runs are in the table.
         ids (`list[str]`): A hash of each run.
         failed (`int`): How many rows were left out because their status is "failed".
         left_out (`int`): How many were left out because they contain a source that was to be left out.
@@ -40,12 +40,12 @@ class RunTable:
     indicators: list[str]
     mixtures: np.ndarray
     weights: np.ndarray
+    rows: np.ndarray
     groups: list[Any] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
     shares: np.ndarray | None = None
     other_losses: dict[str, np.ndarray] = field(default_factory=dict)
     provenance: dict[str, dict[str, Any]] = field(default_factory=dict)
-    rows: np.ndarray | None = None
     ids: list[str] = field(default_factory=list)
     failed: int = 0
     left_out: int = 0
