@@ -181,7 +181,7 @@ def one_line(capsys, arguments: list) -> str:
     """Runs the command, which must fail in one line, and returns that line."""
     assert main([str(argument) for argument in arguments]) == 1
     out, err = capsys.readouterr()
-    # `datasets` reports on its own of files that do not parse; the command silences it (see `cli.run`).
+    # `datasets` reports on its own of files that do not parse; the command silences it (see `cli.main.run`).
     lines = [line for line in err.splitlines() if line.startswith("instructmine ")]
     assert len(lines) == 1
     assert "Traceback" not in err

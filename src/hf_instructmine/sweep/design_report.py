@@ -8,6 +8,7 @@ import numpy as np
 from datasets import Dataset, Value
 
 from ..errors import InstructMineError
+from ..regression.regressors import leverage, vif
 from .scored_pool import ScoredPool, SubsetSize
 
 
@@ -229,7 +230,7 @@ def _indicators(
     random and of selected subsets. `noise` is the SD of a run's log loss."""
     x, chance = _in_sds(pool, means), _in_sds(pool, random)
     centred = x - x.mean(axis=0)
-    vifs = np.array([_vif(centred, column) for column in range(centred.shape[1])])
+    vifs = vif(centred)
     with np.errstate(divide="ignore"):
         errors = np.sqrt(vifs / (centred**2).sum(axis=0)) * noise
     spread = x[first].std(axis=0, ddof=min(1, len(first) - 1)) / chance.std(axis=0, ddof=1)
@@ -255,17 +256,10 @@ def _ranges(means: np.ndarray) -> list[tuple[float, float]]:
     return list(zip(means.min(axis=0).tolist(), means.max(axis=0).tolist()))
 
 
-def _vif(centred: np.ndarray, column: int) -> float:
-    y, others = centred[:, column], np.delete(centred, column, axis=1)
-    total = y @ y
-    rest = y - others @ np.linalg.lstsq(others, y, rcond=None)[0]
-    return float(total / (rest @ rest)) if rest @ rest > 1e-10 * total else math.inf
-
-
 def _leverage(x: np.ndarray, runs: np.ndarray) -> np.ndarray:
     design = np.column_stack([np.ones(len(runs)), runs])
     x = np.column_stack([np.ones(len(x)), x])
-    return np.einsum("ij,jk,ik->i", x, np.linalg.pinv(design.T @ design), x)
+    return leverage(x, np.linalg.pinv(design.T @ design))
 
 
 def _unseen(x: np.ndarray, random: np.ndarray, columns: list[str]) -> list[str]:

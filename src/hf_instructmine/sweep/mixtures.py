@@ -14,6 +14,7 @@ from datasets import Dataset, Features, List, Value
 from datasets.utils import tqdm
 
 from ..errors import InstructMineError
+from ..regression.regressors import leverage
 from .scored_pool import ScoredPool, SubsetSize
 
 
@@ -61,7 +62,7 @@ def design_mixtures(
         sources (`list[str]`, *optional*):
             Draw from these sources only. Defaults to all.
         indicators (`list[str]`, *optional*):
-            Indicator columns to design for. Defaults to [`~indicator_columns.indicator_columns`] of the pool.
+            Indicator columns to design for. Defaults to [`~data.columns.indicator_names`] of the pool.
         embeddings (`np.ndarray`, *optional*):
             Shape (len(scored), dimensions), aligned with the pool's rows, as `NeighborDistance.embed(scored)` returns
             them. With it `knn_<i>` is measured inside each subset.
@@ -156,9 +157,9 @@ def d_optimal(
         trace = [np.linalg.slogdet(x[chosen].T @ x[chosen] + prior)[1]]
         while True:
             covariance = np.linalg.inv(x[chosen].T @ x[chosen] + prior)
-            leverage = np.einsum("ij,jk,ik->i", x, covariance, x)
+            out = leverage(x, covariance)
             # The determinant's ratio for swapping row i out and row j in: a matrix of two rank-1 updates.
-            gain = (1 - leverage[chosen])[:, None] * (1 + leverage) + (x[chosen] @ covariance @ x.T) ** 2
+            gain = (1 - out[chosen])[:, None] * (1 + out) + (x[chosen] @ covariance @ x.T) ** 2
             gain[:, chosen] = 0
             out, into = np.unravel_index(gain.argmax(), gain.shape)
             if gain[out, into] <= 1 + 1e-9:
@@ -177,9 +178,9 @@ def _most_informative(means: np.ndarray, replicates: int) -> np.ndarray:
     information = x.T @ x + np.diag([0.0, *np.full(x.shape[1] - 1, RIDGE)])
     chosen: list[int] = []
     for _ in range(replicates):
-        leverage = np.einsum("ij,jk,ik->i", x, np.linalg.inv(information), x)
-        leverage[chosen] = -1
-        chosen.append(int(leverage.argmax()))
+        out = leverage(x, np.linalg.inv(information))
+        out[chosen] = -1
+        chosen.append(int(out.argmax()))
         information += np.outer(x[chosen[-1]], x[chosen[-1]])
     return np.sort(np.array(chosen, dtype=int))
 
