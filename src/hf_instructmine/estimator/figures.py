@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -11,7 +11,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from ..regression.diagnostics import Diagnostics
+    from ..regression.fit import Fit
     from .rule import Rule
+
+    class Diagnosed(Rule):
+        """A rule that was fitted."""
+
+        diagnostics: Diagnostics
+        fitted: Fit
 
 
 CAPTIONS = {
@@ -35,6 +43,7 @@ def draw(rule: "Rule", folder: str | Path) -> list[Path]:
     Returns:
         `list[Path]`: The PNG files. A rule without regressors has no coefficients, and so fewer figures.
     """
+    rule = cast("Diagnosed", rule)
     d = rule.diagnostics
     figures = {"predicted_measured": _predicted_measured, "residuals": _residuals}
     if d.coefficients and d.p:
@@ -72,7 +81,7 @@ def _unit(rule: "Rule") -> str:
     return "log loss (nats)" if rule.log_target else "loss (nats)"
 
 
-def _predicted_measured(rule: "Rule") -> "Figure":
+def _predicted_measured(rule: "Diagnosed") -> "Figure":
     d = rule.diagnostics
     figure, ((axes,),) = _figure(5)
     predicted, measured = np.array(d.held_out), np.array(d.measured)
@@ -94,16 +103,16 @@ def _predicted_measured(rule: "Rule") -> "Figure":
     return figure
 
 
-def _coefficients(rule: "Rule") -> "Figure":
+def _coefficients(rule: "Diagnosed") -> "Figure":
     d = rule.diagnostics
-    table = sorted(d.coefficients[1:], key=lambda c: abs(c.standardized))
+    table = sorted(d.coefficients[1:], key=lambda c: abs(c.standardized or 0.0))
     names = [c.name for c in table]
-    left_out = sorted((n for n in d.chosen_share if n not in names), key=d.chosen_share.get)
+    left_out = sorted((n for n in d.chosen_share if n not in names), key=d.chosen_share.__getitem__)
     rows = [*left_out, *names]
     figure, ((axes, share),) = _figure(1.4 + 0.34 * len(rows), columns=2, sharey=True, width_ratios=[3, 1.2])
     for row, c in enumerate(table, start=len(left_out)):
         # The interval in standardised units is that of the estimate, in proportion.
-        scale = c.standardized / c.estimate if c.estimate else 0.0
+        scale = (c.standardized or 0.0) / c.estimate if c.estimate else 0.0
         ends = sorted([c.low * scale, c.high * scale])
         axes.plot(ends, [row, row], color=_BLUE, linewidth=2)
         axes.plot(c.standardized, row, "o", color=_BLUE, markersize=6)
@@ -122,7 +131,7 @@ def _coefficients(rule: "Rule") -> "Figure":
     return figure
 
 
-def _residuals(rule: "Rule") -> "Figure":
+def _residuals(rule: "Diagnosed") -> "Figure":
     from scipy.stats import norm
 
     d = rule.diagnostics
@@ -141,7 +150,7 @@ def _residuals(rule: "Rule") -> "Figure":
     return figure
 
 
-def _leverage(rule: "Rule") -> "Figure":
+def _leverage(rule: "Diagnosed") -> "Figure":
     d = rule.diagnostics
     figure, ((axes,),) = _figure(4.5)
     leverage = np.array(d.leverage)
@@ -165,7 +174,7 @@ def _leverage(rule: "Rule") -> "Figure":
     return figure
 
 
-def _correlation(rule: "Rule") -> "Figure":
+def _correlation(rule: "Diagnosed") -> "Figure":
     d = rule.diagnostics
     matrix = np.array(d.correlation)
     figure, ((axes,),) = _figure(5.6)
@@ -181,7 +190,7 @@ def _correlation(rule: "Rule") -> "Figure":
     return figure
 
 
-def _added_variable(rule: "Rule") -> "Figure":
+def _added_variable(rule: "Diagnosed") -> "Figure":
     d = rule.diagnostics
     x, y = np.array(d.regressors), np.array(d.measured)
     names = [c.name for c in d.coefficients[1:]]

@@ -1,5 +1,6 @@
 """The base model of a finetune, as the recipe says: precision, template, and which layers train."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -32,8 +33,10 @@ def load_base(arguments: Arguments) -> LoadedModel:
     name = model.model_name_or_path
     assert name is not None  # a recipe that names no model is refused
     tokenizer = load_tokenizer(name, model.model_revision, sft.trust_remote_code)
+    # The stub knows no output_loading_info.
+    load = cast("Callable[..., tuple[PreTrainedModel, dict[str, Any]]]", AutoModelForCausalLM.from_pretrained)
     try:
-        found = AutoModelForCausalLM.from_pretrained(
+        base, info = load(
             name,
             revision=model.model_revision,
             trust_remote_code=sft.trust_remote_code,
@@ -46,7 +49,6 @@ def load_base(arguments: Arguments) -> LoadedModel:
     except (ImportError, OSError, TypeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InstructMineError(f"cannot load the base model '{name}': {reason}") from error
-    base, info = cast("tuple[PreTrainedModel, dict[str, Any]]", found)  # as output_loading_info makes it
     if info["missing_keys"]:  # transformers fills them with random numbers and a warning
         raise InstructMineError(f"the base model '{name}' is no language model: it lacks {min(info['missing_keys'])}")
     if quantization is None:
