@@ -273,6 +273,18 @@ def test_a_selection_cannot_go_to_a_read_only_place(tmp_path, capsys, place):
     assert "cannot write to '" in one_line(capsys, command)
 
 
+def test_an_output_folder_that_will_not_do_is_told_before_the_pool_is_read(tmp_path, capsys):
+    LossEstimator.from_coefficients({"mtld": 1.0}).save_pretrained(tmp_path / "rule")
+    (tmp_path / "thesis.tex").write_text("precious")
+    rule, missing = tmp_path / "rule", tmp_path / "no such file.jsonl"
+    select = ["select", missing, "--rule", rule, "--size", 1, "--output-dir"]
+    assert "already holds files" in one_line(capsys, [*select, tmp_path])
+    assert "is a file: name a folder" in one_line(capsys, ["fit", missing, "--output-dir", tmp_path / "thesis.tex"])
+    questions = write(tmp_path, "questions.jsonl", SOUND)
+    compare = ["compare", missing, "--recipe", "smollm2-135m-cpu", "--eval-set", f"a={questions}", "--size", 1]
+    assert "holds other files" in one_line(capsys, [*compare, "--output-dir", tmp_path])
+
+
 def test_an_output_folder_with_another_run_is_left_as_it_is(tmp_path, capsys):
     LossEstimator.from_coefficients({"mtld": 1.0}).save_pretrained(tmp_path / "rule")
     one, other = (write(tmp_path, f"{text}.jsonl", {"prompt": "q", "completion": text}) for text in ("a", "b"))

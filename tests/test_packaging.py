@@ -1,6 +1,7 @@
 """What a reader of the docs may count on, and what is written in two places."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -30,3 +31,11 @@ def test_contributing_shows_the_wings_in_their_order():
 def test_before_a_commit_the_same_ruff_runs_as_in_make_lint():
     releases = re.findall(r"ruff==([\d.]+)", (ROOT / "pyproject.toml").read_text("utf-8"))
     assert releases == re.findall(r"rev: v([\d.]+)", (ROOT / ".pre-commit-config.yaml").read_text("utf-8"))
+
+
+def test_a_wheel_carries_every_file_beside_the_modules():
+    package = ROOT / "src/hf_instructmine"
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
+    carried = {file for pattern in settings["package-data"]["hf_instructmine"] for file in package.glob(pattern)}
+    modules = {file for file in package.rglob("*") if file.suffix in (".py", ".pyc")}
+    assert {file for file in package.rglob("*") if file.is_file()} - modules == carried

@@ -60,9 +60,9 @@ def test_options_choose(files, options, chosen):
 def test_what_was_kept_out_is_told(files, capsys):
     assert select(files, "--size", 2, "--eval-set", f"test={files}/test.jsonl", "--max-response-tokens", 500) == 0
     out = capsys.readouterr().out
-    assert "Of the others, 1 hold a prompt of an evaluation set (eval_sets)" in out
-    assert "1 have a longer response (max_response_tokens=500)" in out
-    assert "Evaluation prompts found: test in 1 rows" in out
+    assert "Of the others, 1 holds a prompt of an evaluation set (eval_sets)" in out
+    assert "1 has a longer response (max_response_tokens=500)" in out
+    assert "Evaluation prompts found: test in 1 row\n" in out
 
 
 @pytest.mark.parametrize(

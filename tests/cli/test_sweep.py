@@ -40,7 +40,7 @@ def sweep(files: Path, output_dir: Path, *more: str) -> int:
 def test_a_sweep_from_the_command_line(files, tmp_path, capsys, trained, hub):
     assert sweep(files, tmp_path / "sweep") == 0
     out = capsys.readouterr().out
-    assert out.startswith("4 mixtures and 1 replicates of 6 rows, from 24 rows")
+    assert out.startswith("4 mixtures and 1 replicate of 6 rows, from 24 rows")
     assert "warning:" in out  # four runs tell little, and the design says so
     assert "5 of 5 runs done, 0 failed, 0 running, 0 to do" in out
     assert f"Next: instructmine fit {tmp_path / 'sweep'}" in out

@@ -1,6 +1,7 @@
 """A fitted rule kept, shown and shared: its file, its card and figures, the Hub, and rules side by side."""
 
 import json
+import signal
 import subprocess
 import sys
 
@@ -13,7 +14,6 @@ from simulated_runs import simulated_runs
 from hf_instructmine import InstructMineError, LossEstimator
 from hf_instructmine.comparison.rules import compare
 from hf_instructmine.estimator.figures import CAPTIONS, draw
-from hf_instructmine.outputs.markdown import fenced
 
 
 @pytest.fixture(scope="module")
@@ -91,10 +91,10 @@ def test_the_card_is_valid_and_shows_every_figure(rule, tmp_path):
 
 def test_names_from_elsewhere_are_inert_in_card_and_figures(runs, tmp_path):
     name = "</script><b>$x_1$ | `code` ---\nlicense: mit {{ 7*7 }}"
-    hostile = runs.rename(columns={"mtld": "<img src=x>|$\\frac{1}$", "reward": "{{ config }}"})
+    hostile = runs.rename(columns={"mtld": "<img src=x>|$\\frac{1$", "reward": "{{ config }}"})
     rule = LossEstimator.fit(
         hostile,
-        indicators=["<img src=x>|$\\frac{1}$", "{{ config }}", "naturalness"],
+        indicators=["<img src=x>|$\\frac{1$", "{{ config }}", "naturalness"],
         name=name,
         permutations=0,
         bootstraps=10,
@@ -105,10 +105,6 @@ def test_names_from_elsewhere_are_inert_in_card_and_figures(runs, tmp_path):
     prose = card.text.split("## Summary")[0]
     assert "<b>" not in prose and "<img" not in prose and "{{" not in prose
     assert LossEstimator.from_pretrained(tmp_path).name == name
-
-
-def test_no_run_of_backticks_closes_the_summary():
-    assert fenced("a ```` b").startswith("`````text\n")
 
 
 def test_a_rule_without_a_fit_has_a_card_without_figures(tmp_path):
@@ -128,6 +124,31 @@ def test_a_folder_that_cannot_be_written_is_one_line(rule, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InstructMineError, match="cannot be written"):
         rule.save_pretrained(tmp_path / "file")
+
+
+def test_a_rule_whose_saving_is_killed_leaves_the_earlier_rule_and_its_card(rule, tmp_path):
+    rule.save_pretrained(tmp_path / "rule")
+    before = {path: path.read_bytes() for path in (tmp_path / "rule").rglob("*") if path.is_file()}
+    script = (
+        "import os, signal\nfrom huggingface_hub import ModelCard\nfrom hf_instructmine import LossEstimator\n"
+        "rule = LossEstimator.from_published('instructmining-v2')\n"
+        "ModelCard.save = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # the last file\n"
+        f"rule.save_pretrained({str(tmp_path / 'rule')!r})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert {path: path.read_bytes() for path in before} == before
+    assert LossEstimator.from_pretrained(tmp_path / "rule").to_json() == rule.to_json()
+
+
+def test_a_rule_takes_the_place_of_another_beside_the_users_own_files(runs, rule, tmp_path):
+    one = LossEstimator.fit(runs, indicators=["reward"], select="none", permutations=0, bootstraps=10)
+    rule.save_pretrained(tmp_path)
+    (tmp_path / "figures/own.png").write_text("mine")
+    one.save_pretrained(tmp_path)  # which has fewer figures
+    assert LossEstimator.from_pretrained(tmp_path).to_json() == one.to_json()
+    assert (tmp_path / "figures/own.png").read_text() == "mine"
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_pushed_to_the_hub_in_one_commit_and_read_back_bit_identical(rule, runs, hub):

@@ -325,6 +325,12 @@ def test_the_scores_of_another_pool_are_replaced_only_where_asked(tmp_path, toke
     assert equal(load_dataset(str(tmp_path), split="train"), second)
 
 
+def test_a_run_killed_in_its_first_instant_is_gone_on_with(tmp_path):
+    (tmp_path / ".columns").mkdir()
+    (tmp_path / ".columns/.pool.json.4711").write_text('{"rows')
+    assert len(score(pool_of(3), [MTLD()], tmp_path)) == 3
+
+
 def test_a_folder_that_holds_other_files_is_left_as_it_is(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(InstructMineError, match=r"holds other files \('thesis.txt', …\): choose an empty output_dir"):

@@ -80,3 +80,18 @@ def test_a_read_only_folder_is_named(tmp_path):
     tmp_path.chmod(0o555)
     with pytest.raises(InstructMineError, match=r"cannot write to .*Permission denied"):
         check_output_folder(tmp_path / "out")
+
+
+def test_checking_leaves_no_parent_behind(tmp_path):
+    check_output_folder(tmp_path / "deep/down/out")
+    assert os.listdir(tmp_path) == []
+
+
+def test_where_another_process_was_first_the_files_are_there_once(tmp_path):
+    target = tmp_path / "out"
+    with staged_folder(target, overwrite=True) as stage:
+        write(stage)
+        with staged_folder(target, overwrite=True) as other:
+            write(other)
+    assert os.listdir(tmp_path) == ["out"]
+    assert sorted(os.listdir(target)) == ["README.md", "data"]

@@ -1,5 +1,6 @@
 """A record is written whole or not at all, checked when it is read, and a run belongs to one process at a time."""
 
+import json
 import logging
 import multiprocessing
 import os
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hf_instructmine import InstructMineError
-from hf_instructmine.outputs.records import Records
+from hf_instructmine.outputs.records import Records, differences
 from hf_instructmine.sweep.manifest import describe_difference, environment
 
 
@@ -174,3 +175,14 @@ def test_the_environment_names_versions_and_the_commit():
     found = environment()
     assert {"python", "platform", "torch", "trl", "hf-instructmine", "commit"} <= found.keys()
     assert all(isinstance(value, str) for name, value in found.items() if name != "commit")
+
+
+def test_names_of_numbers_are_read_again(records):
+    # JSON makes text of them, in another order: 10 stands before 9.
+    records.write(records.path_of("run"), {"losses": {9: 1.5, 10: 1.25}})
+    assert records.read(records.path_of("run")) == {"losses": {"9": 1.5, "10": 1.25}}
+
+
+def test_what_differs_is_named_whichever_request_has_it():
+    before, now = {"seed": 1, "same": (1, 2), "old": 3, "none": None}, {"seed": 2, "same": [1, 2], "new": 4}
+    assert differences(json.loads(json.dumps(before)), now) == ["seed: 1 → 2", "new: None → 4", "old: 3 → None"]

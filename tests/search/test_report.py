@@ -128,6 +128,12 @@ def test_it_prints_the_whole_history_and_draws_a_figure(trials, tmp_path):
     assert (tmp_path / "figures" / "size.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_name_of_an_evaluation_set_is_text_in_the_figure(trials, tmp_path):
+    hostile = "loss_$\\frac{1$"  # which fails where it is read as mathematics
+    size_report(trials.rename_column("loss_simulated", hostile)).save_figure(tmp_path / "size.png")
+    assert (tmp_path / "size.png").stat().st_size > 10_000
+
+
 def test_what_was_searched_besides_is_told_and_kept_out_of_the_curve(trials):
     rows = [{**row, "rate": 1e-3 if row["kind"] == "grid" else 1e-2} for row in trials]
     names = trials.column_names

@@ -101,7 +101,7 @@ def test_rows_of_no_tokens_are_not_selected_and_count_as_without_a_response():
 
 
 def test_duplicates_are_not_taken_for_rows_that_did_not_fit():
-    message = "tokens=15 is above the 10 response tokens .* 1 are exact duplicates"
+    message = "tokens=15 is above the 10 response tokens .* 1 is an exact duplicate"
     rows = {"prompt": ["q", "q"], "completion": ["a", "a"], "mtld": [0.0, 0.0], "output_length": [10, 10]}
     with pytest.raises(InstructMineError, match=message):
         Selector(RULE).select(Dataset.from_dict(rows), tokens=15)

@@ -1,36 +1,16 @@
 """The card says how the data came about, and whatever the data brings along stays text in it."""
 
-import html
 import re
 
 import numpy as np
 import pytest
 import yaml
 from datasets import Dataset
+from hostile import HOSTILE, acted_on
 
 from hf_instructmine import LossEstimator, Selector
 from hf_instructmine.data.provenance import set_provenance
-from hf_instructmine.outputs.markdown import CardSection, escape, printable, size_category
-
-
-HOSTILE = [
-    "<script>alert(1)</script>",
-    "<!-- swallowed",
-    "{{ 7*7 }}",
-    "{% raw %}",
-    "---",
-    "a|b",
-    "two\nlines\n---\nlicense: mit\n---",
-    "![img](http://evil.example/x.png)",
-    "[link](javascript:alert(1))",
-    "www.evil.example and https://evil.example",
-    "`code` **bold** _it_ ~~gone~~ $$x$$ @someone",
-    "\\",
-    "&lt;b&gt;",
-    "\u202egnp.exe\x1b[2J",
-    "",
-    "x" * 5000,
-]
+from hf_instructmine.outputs.markdown import CardSection
 
 
 def selection_of(source, rule=None):
@@ -135,10 +115,17 @@ def constrained(source: str, eval_set: str):
     return selector.select(scored, size=2)
 
 
+def test_what_could_not_be_predicted_is_counted_in_words():
+    scored = Dataset.from_dict({"mtld": [0.0, None, 2.0], "prompt": ["a", "b", "c"], "completion": ["x", "y", "z"]})
+    text = Selector(LossEstimator.from_coefficients({"mtld": 1.0})).select(scored, size=1).card.text
+    assert "1 row has no prediction, for want of an indicator, and could not be selected. 0 exact duplicates" in text
+    assert "# Curated instruction data: 1 of 3 examples\n\nThe 1 row (33.33%) of a pool of 3 instruct" in text
+
+
 def test_it_says_what_the_options_kept_out_and_how_to_ask_for_them_again():
     text = constrained("web", "mmlu").card.text
-    assert "1 hold a prompt of an evaluation set (eval_sets)" in text
-    assert "1 have a longer response (max_response_tokens=700)" in text
+    assert "1 holds a prompt of an evaluation set (eval_sets)" in text
+    assert "1 has a longer response (max_response_tokens=700)" in text
     assert "0 are too similar to a selected row (max_similarity=0.9)" in text
     assert "those that hold one were left out: mmlu in 1." in text
     snippet = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)[1]
@@ -162,8 +149,7 @@ def test_what_options_are_called_stays_text(hostile):
         code, rest = snippet.split("\n```", 1)
         compile(code, "card", "exec")
         prose += rest
-    for pattern in ("<", "{{", "{%", "http://evil", "https://evil", "www.evil"):
-        assert pattern not in prose
+    assert acted_on(prose) == []
     assert "\x1b" not in card.text and "\u202e" not in card.text
 
 
@@ -188,29 +174,4 @@ def test_what_the_data_is_called_stays_text(hostile):
     assert card.text.count("\n") == calm.text.count("\n")
     assert len(rows_of(card.text, "How it was chosen")) == 5
     assert all(len(row) == 7 for row in rows_of(card.text, "How it was chosen"))
-    for pattern in ("<", "{{", "{%", "http://evil", "https://evil", "www.evil", "\x1b", "\u202e"):
-        assert pattern not in card.text
-
-
-@pytest.mark.parametrize("hostile", HOSTILE)
-def test_markdown_renders_it_as_it_is_written(hostile):
-    markdown_it = pytest.importorskip("markdown_it", reason="pip install markdown-it-py")
-    markdown = markdown_it.MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
-    rendered = markdown.render(f"| a | b |\n| - | - |\n| {escape(hostile)} | end |\n")
-    cell = rendered.split("<tbody>\n<tr>\n<td>")[1].split("</td>\n<td>end</td>")[0]
-    assert "<" not in cell
-    assert html.unescape(cell) == printable(hostile)
-
-
-def test_escape_keeps_ordinary_names_legible():
-    for name in ("self-instruct", "OpenOrca/1M-GPT4", "wiki.how (en)", "Fragen & Größen"[:6], "データ", "v1.2"):
-        assert escape(name) == name
-    assert escape("self_instruct") == r"self\_instruct"
-
-
-@pytest.mark.parametrize(
-    "rows, category",
-    [(1, "n<1K"), (999, "n<1K"), (1000, "1K<n<10K"), (99_999, "10K<n<100K"), (10**6, "1M<n<10M"), (10**9, "n>1B")],
-)
-def test_size_category(rows, category):
-    assert size_category(rows) == category
+    assert acted_on(card.text) == []

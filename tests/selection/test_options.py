@@ -70,8 +70,9 @@ def test_it_is_the_greedy_walk(seed, size, bound):
     selector = Selector(RULE, embeddings=embeddings, max_similarity=bound)
     if len(taken) < size:
         told = refusal(selector, scored, size=size)
-        assert f"size={size} is above the {len(taken)} rows that can be selected" in told
-        assert f"{passed} are too similar to a selected row (max_similarity={bound})" in told
+        rows, verb = "row" if len(taken) == 1 else "rows", "is" if passed == 1 else "are"
+        assert f"size={size} is above the {len(taken)} {rows} that can be selected" in told
+        assert f"{passed} {verb} too similar to a selected row (max_similarity={bound})" in told
         assert "raise max_similarity or ask for less" in told
         return
     selection = selector.select(scored, size=size)
@@ -85,7 +86,7 @@ def test_a_row_without_an_embedding_cannot_be_compared_and_is_left_out():
     selection = Selector(RULE, embeddings=embeddings, max_similarity=0.9).select(scored, size=2)
     assert selection.indices.tolist() == [0, 4]
     assert selection.skipped == {"embeddings": 2, "max_similarity": 1}
-    assert "2 have no embedding, 1 are too similar to a selected row (max_similarity=0.9)" in selection.summary()
+    assert "2 have no embedding, 1 is too similar to a selected row (max_similarity=0.9)" in selection.summary()
     assert Selector(RULE, embeddings=embeddings).select(scored, size=2).indices.tolist() == [0, 1], "none needed"
 
 
@@ -200,7 +201,7 @@ def test_responses_longer_than_the_cap_are_left_out():
     assert selection.indices.tolist() == [0, 3]
     assert selection.skipped == {"output_length": 1, "max_response_tokens": 1}
     told = refusal(Selector(RULE, max_response_tokens=10), scored, size=2)
-    assert "size=2 is above the 1 rows that can be selected: of 4 rows" in told
+    assert "size=2 is above the 1 row that can be selected: of 4 rows" in told
     assert "2 have a longer response (max_response_tokens=10)" in told
     assert told.endswith("raise max_response_tokens or ask for less")
 
@@ -262,8 +263,8 @@ def test_rows_with_an_evaluation_prompt_are_left_out_and_told_by_set():
     assert selection.indices.tolist() == [0, 2]
     assert selection.contaminated == {"lakes": 1, "sums": 0}
     assert selection.skipped == {"eval_sets": 1}
-    assert "Evaluation prompts found: lakes in 1 rows, sums in 0 rows" in selection.summary()
-    assert "1 hold a prompt of an evaluation set" in refusal(Selector(RULE, eval_sets=sets), scored, size=3)
+    assert "Evaluation prompts found: lakes in 1 row, sums in 0 rows" in selection.summary()
+    assert "1 holds a prompt of an evaluation set" in refusal(Selector(RULE, eval_sets=sets), scored, size=3)
 
 
 # --- Together -----------------------------------------------------------------------------------------------------

@@ -167,7 +167,7 @@ def test_a_row_of_unknown_length_cannot_be_paid_with_tokens():
         ({"size": "two"}, "size='two' has to be a whole number"),
         (
             {"size": 5},
-            "above the 2 rows that can be selected: of 5 rows, 1 have no prediction, 1 are exact duplicates",
+            "above the 2 rows that can be selected: of 5 rows, 1 has no prediction, 1 is an exact duplicate",
         ),
         ({"fraction": 1.5}, "fraction=1.5 has to be above 0 and at most 1"),
         ({"fraction": 0}, "fraction=0.0 has to be above 0"),

@@ -70,8 +70,11 @@ def add_options(verbs: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Runs the verb."""
     from ..data.inputs import load_pool, parse_mapping
+    from ..outputs.records import Records
+    from ..sweep.manifest import MANIFEST
 
     columns = parse_mapping(args.columns)
+    Records(args.output_dir).check_unclaimed(MANIFEST)  # before a rule's embeddings are made
     recipe, eval_sets = read_finetuning(args)
     scored = load_pool(args.input, **pick(args, load_pool))
     strategies = read_strategies(args, scored, columns)

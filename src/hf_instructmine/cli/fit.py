@@ -7,6 +7,7 @@ from typing import Any
 import hf_instructmine as him
 
 from ..errors import InstructMineError
+from ..outputs.folder import check_output_folder
 from .options import add_verb, pick
 
 
@@ -56,6 +57,7 @@ def run(args: argparse.Namespace) -> None:
     """Runs the verb."""
     from ..data.inputs import load_pool
 
+    check_output_folder(args.output_dir, overwrite=True)
     runs = him.load_runs(args.runs) if Path(args.runs, "sweep.json").is_file() else load_pool([args.runs])
     targets = args.target or [name for name in runs.column_names if name.startswith("loss_")][:1]
     if not targets:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..errors import InstructMineError
+from ..errors import InstructMineError, one_line
 from . import compare, demo, finetune, fit, push, score, search_size, select, sweep
 
 
@@ -70,7 +70,7 @@ def _read_config(verb: argparse.ArgumentParser, path: str) -> dict[str, Any]:
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     except (OSError, yaml.YAMLError) as error:
-        verb.error(f"cannot read --config {path}: {' '.join(str(error).split())}")
+        verb.error(f"cannot read --config {path}: {one_line(error)}")
     if not isinstance(values, dict):
         verb.error(f"--config {path} must hold 'option: value' lines")
     values = {key.replace("-", "_"): value for key, value in values.items()}

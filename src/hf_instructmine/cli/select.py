@@ -7,6 +7,7 @@ from typing import Any
 import hf_instructmine as him
 
 from ..errors import InstructMineError
+from ..outputs.folder import check_output_folder
 from .options import add_inputs, add_rule, add_verb, pick
 from .values import embed, load_rule
 
@@ -62,6 +63,7 @@ def run(args: argparse.Namespace) -> None:
         raise InstructMineError(f"{option} compares embeddings: name a sentence encoder with --encoder")
     rule, quotas = load_rule(args.rule), parse_quotas(args.quota)
     eval_sets = load_eval_sets(args.eval_set) if args.eval_set else None
+    check_output_folder(args.output_dir, args.overwrite)
     scored = load_pool(args.input, **pick(args, load_pool))
 
     embeddings = embed(args.encoder, scored, columns) if compares else None

@@ -3,17 +3,20 @@
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..outputs.plots import GREEN, GREY, RED, canvas, save
 from .statistics import Outcome
 
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 FIGURE = "comparison.png"
-_COLORS = {"better": "#1a7f37", "worse": "#b3261e", "no different": "#5f6673"}
+_COLORS = {"better": GREEN, "worse": RED, "no different": GREY}
 
 
 @dataclass
@@ -32,19 +35,19 @@ def plot_differences(panels: Sequence[Sequence[Panel]], path: str | Path | io.By
         path (`str`, `Path` or file): Gets the PNG, 1400 pixels wide.
         baseline (`str`): The strategy at 0.
     """
-    from matplotlib.figure import Figure
+    save(partial(_figure, panels, baseline), path, dpi=200)
 
+
+def _figure(panels: Sequence[Sequence[Panel]], baseline: str) -> "Figure":
     heights = [1.2 + max(len(panel.outcomes) for panel in line) for line in panels]
-    figure = Figure(figsize=(7, 0.6 + 0.27 * sum(heights)), dpi=200, layout="constrained")
-    grid = figure.subplots(
-        len(panels), len(panels[0]), squeeze=False, sharex="col", gridspec_kw={"height_ratios": heights}
-    )
+    height = 0.6 + 0.27 * sum(heights)
+    figure, grid = canvas(height, len(panels), len(panels[0]), sharex="col", height_ratios=heights)
     for line, axes_line in zip(panels, grid):
         for panel, axes in zip(line, axes_line):
             _draw(axes, panel.outcomes[::-1])
             axes.set_title(panel.title, loc="left", fontsize=9)
     figure.supxlabel(f"loss less that of {baseline} (nats per token), 95 % interval", fontsize=8)
-    figure.savefig(path, format="png", metadata={"Software": None})
+    return figure
 
 
 def _draw(axes: "Axes", outcomes: Sequence[Outcome]) -> None:
@@ -58,4 +61,3 @@ def _draw(axes: "Axes", outcomes: Sequence[Outcome]) -> None:
     axes.set_ylim(-0.6, len(outcomes) - 0.4)
     axes.tick_params(axis="x", labelsize=7)
     axes.locator_params(axis="x", nbins=4)
-    axes.spines[["top", "right"]].set_visible(False)

@@ -11,7 +11,7 @@ import numpy as np
 from datasets import Dataset
 
 from ..errors import InstructMineError
-from ..outputs.markdown import CardSection, escape
+from ..outputs.markdown import CardSection, count, escape
 from .figure import FIGURE, Panel, plot_differences
 from .statistics import Difference, Outcome, compare_losses, holm
 from .strategies import FULL, RANDOM
@@ -180,10 +180,10 @@ class StrategyComparison:
         model = escape(next(iter(set(self.runs["base_model"]))))
         hours = sum(seconds or 0 for seconds in self.runs["seconds"]) / 3600
         parts = [
-            f"{len(self.runs):,} finetunes of {model} ({hours:.1f} hours) on what each strategy chooses. Differences "
-            "in loss (Σ NLL / Σ response tokens, nats) to a random choice of the same amount; the interval resamples "
-            "finetunes and evaluation examples; p is the larger of a permutation test over either, and Holm's "
-            "correction is over the strategies of a table.",
+            f"{count(len(self.runs), 'finetune')} of {model} ({hours:.1f} hours) on what each strategy chooses. "
+            "Differences in loss (Σ NLL / Σ response tokens, nats) to a random choice of the same amount; the "
+            "interval resamples finetunes and evaluation examples; p is the larger of a permutation test over either, "
+            "and Holm's correction is over the strategies of a table.",
             f"![Difference in loss of each strategy to random]({FIGURE})",
         ]
         for amount in self.amounts:

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..data.columns import column_in_pool, column_names
 from ..errors import InstructMineError
+from ..outputs.markdown import count
 from ..regression.choice import r_squared
 from ..regression.diagnostics import spearman
 from ..regression.runs import read_runs, run_ids
@@ -52,7 +53,7 @@ class Comparison:
     def __str__(self) -> str:
         width = max(len(rule.name) for rule in self.rules) + 2
         lines = [
-            f"log {self.target} of {self.n} runs; every rule's predictions are of runs it was not fitted on",
+            f"log {self.target} of {count(self.n, 'run')}; every rule's predictions are of runs it was not fitted on",
             f"{'':<{width}}{'R²':>9}{'shifted':>9}{'r² signed':>11}{'Spearman':>10}",
         ]
         for rule in self.rules:
@@ -61,7 +62,7 @@ class Comparison:
                 continue
             cells = [rule.r2, rule.shifted_r2, rule.scaled_r2, rule.spearman]
             shown = ["–" if cell is None else f"{cell:.3f}" for cell in cells]
-            held = f"   cross-validated on {rule.seen} runs it was fitted on" if rule.seen else ""
+            held = f"   cross-validated on {count(rule.seen, 'run')} it was fitted on" if rule.seen else ""
             lines.append(f"{rule.name:<{width}}{shown[0]:>9}{shown[1]:>9}{shown[2]:>11}{shown[3]:>10}{held}")
         return "\n".join(lines)
 

@@ -15,6 +15,7 @@ import numpy as np
 from datasets import Dataset
 
 from ..errors import InstructMineError
+from ..outputs.markdown import count
 from .conversation import Conversation, check_text_columns, read_conversations, read_turns
 
 
@@ -71,7 +72,7 @@ class Overlaps:
         return {name: sum(overlap.eval_set == name for overlap in self.found) for name in self.prompts}
 
     def __str__(self) -> str:
-        return ", ".join(f"{name} in {count:,} rows" for name, count in self.counts.items())
+        return ", ".join(f"{name} in {count(rows, 'row')}" for name, rows in self.counts.items())
 
 
 def find_contaminated(

@@ -8,7 +8,7 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict, Features, Value, concatenate_datasets, load_dataset, load_from_disk
 
-from ..errors import InstructMineError
+from ..errors import InstructMineError, one_line
 
 
 _FORMATS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
@@ -40,7 +40,7 @@ def load_pool(inputs: Sequence[str], split: str = "train", sample: int | None = 
         pool = concatenate_datasets(parts) if len(parts) > 1 else parts[0]
     except ValueError as error:
         raise InstructMineError(
-            f"the inputs do not join into one pool: {_first_line(error)}; rename or cast that column in one of them"
+            f"the inputs do not join into one pool: {_cause(error)}; rename or cast that column in one of them"
         ) from error
     return pool if sample is None else _sampled(pool, sample, seed)
 
@@ -58,7 +58,7 @@ def _load_one(name: str, split: str) -> Dataset:
         raise
     except Exception as error:  # `datasets` raises a dozen kinds here; each is said in one line, with its cause kept
         raise InstructMineError(
-            f"cannot open '{name}': {_first_line(error)}; give a .json, .jsonl, .parquet or .csv file, a saved "
+            f"cannot open '{name}': {_cause(error)}; give a .json, .jsonl, .parquet or .csv file, a saved "
             "dataset, or a Hub dataset id (which needs a network)"
         ) from error
 
@@ -77,7 +77,7 @@ def _load_file(path: Path, format: str) -> Dataset:
     except Exception as error:  # as above
         if "corresponds to no data" in str(error) or _is_blank(path):
             raise InstructMineError(_EMPTY.format(path)) from error
-        fault = (_first_fault(path) if path.suffix == ".jsonl" else None) or _first_line(error)
+        fault = (_first_fault(path) if path.suffix == ".jsonl" else None) or _cause(error)
         raise InstructMineError(f"cannot read '{path}': {fault}; mend the file") from error
     # In a CSV file a column without any value might hold text as well as numbers; pandas takes it for numbers.
     empty = [n for n in pool.column_names if format == "csv" and pool.data[n].null_count == len(pool)]
@@ -169,11 +169,11 @@ def _sampled(pool: Dataset, sample: int, seed: int) -> Dataset:
     return pool.select(np.sort(np.random.default_rng(seed).choice(len(pool), sample, replace=False)))
 
 
-def _first_line(error: BaseException) -> str:
+def _cause(error: BaseException) -> str:
     # `datasets` wraps what went wrong ("An error occurred while generating the dataset"): the cause is what helps.
     while error.__cause__ is not None:
         error = error.__cause__
-    return str(error).strip().split("\n")[0] or type(error).__name__
+    return one_line(error, first=True)
 
 
 def parse_mapping(text: str | dict | None) -> dict[str, Any] | None:
@@ -194,4 +194,4 @@ def parse_mapping(text: str | dict | None) -> dict[str, Any] | None:
     try:
         return {key.strip(): yaml.safe_load(value) for key, _, value in (pair.partition("=") for pair in pairs)}
     except yaml.YAMLError as error:
-        raise InstructMineError(f"'{text}' cannot be read: {' '.join(str(error).split())}") from error
+        raise InstructMineError(f"'{text}' cannot be read: {one_line(error)}") from error

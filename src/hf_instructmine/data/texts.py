@@ -1,14 +1,15 @@
 """The texts of a pool, to tell duplicates and rows without a response by."""
 
-import hashlib
 import json
 from collections.abc import Mapping
+from itertools import chain
 
 import numpy as np
 from datasets import Dataset, Value
 from tqdm.auto import tqdm
 
 from ..errors import InstructMineError
+from ..outputs.digests import fast_digest, row_digest
 from .columns import SOURCE
 from .conversation import check_text_columns, find_layouts, read_conversations
 
@@ -51,8 +52,7 @@ class TextKeys:
             batch = {name: self._batch[name][place] for name in self._names}
             (read,) = read_conversations(batch, self._columns, first_row=row)
             content = json.dumps([read.prompt, read.response], sort_keys=True, default=str)
-            digest = hashlib.blake2b(content.encode(), digest_size=16).digest()
-            self._known[row] = digest if read.problem is None else None
+            self._known[row] = row_digest(content) if read.problem is None else None
         return self._known[row]
 
 
@@ -105,12 +105,8 @@ def has_text(dataset: Dataset, columns: Mapping[str, str] | None) -> bool:
 
 def pool_digest(pool: Dataset) -> str:
     """A digest of a pool's column names and values, in order; the same however the pool was loaded."""
-    import xxhash
-
-    digest = xxhash.xxh64(json.dumps(pool.column_names).encode())
-    for start in range(0, len(pool), 1000):
-        digest.update(json.dumps(pool[start : start + 1000], default=str).encode())
-    return f"xxh64:{digest.hexdigest()}"
+    rows = (json.dumps(pool[start : start + 1000], default=str) for start in range(0, len(pool), 1000))
+    return fast_digest(chain([json.dumps(pool.column_names)], rows))
 
 
 def _text_columns(pool: Dataset, columns: Mapping[str, str] | None) -> Dataset:

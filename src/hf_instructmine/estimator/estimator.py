@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InstructMineError
+from ..outputs.folder import staged_folder
 from ..regression.fit import FitOptions, fit_rule
 from ..regression.runs import read_runs
 from ..regression.terms import Term
@@ -203,7 +204,8 @@ class LossEstimator(Rule):
         Raises:
             [`InstructMineError`]: Where the folder cannot be written, or for an AutoML rule.
         """
-        self._save(Path(save_directory))
+        with staged_folder(save_directory, overwrite=True) as stage:
+            self._write(stage)
 
     def push_to_hub(self, repo_id: str, private: bool = False, token: str | None = None) -> str:
         """Pushes the files of [`~LossEstimator.save_pretrained`] to a model repository, as one commit.
@@ -224,7 +226,7 @@ class LossEstimator(Rule):
         token = require_token(token)
         check_repo_id(repo_id)
         with TemporaryDirectory() as folder:
-            self._save(Path(folder), repo_id)
+            self._write(Path(folder), repo_id)
             return push_folder(
                 folder,
                 repo_id,
@@ -257,13 +259,8 @@ class LossEstimator(Rule):
         path = estimator_file.find(source, revision, token, repo_type)
         return cls(**estimator_file.read(path.read_text("utf-8"), f"'{path}'"))
 
-    def _save(self, folder: Path, repo_id: str | None = None) -> None:
+    def _write(self, folder: Path, repo_id: str | None = None) -> None:
         from .card import write_card
 
-        text = self.to_json()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / estimator_file.FILE_NAME).write_text(text, "utf-8")
-            write_card(self, folder, repo_id)
-        except OSError as error:
-            raise InstructMineError(f"the folder '{folder}' cannot be written: {error.strerror or error}") from error
+        (folder / estimator_file.FILE_NAME).write_text(self.to_json(), "utf-8")
+        write_card(self, folder, repo_id)

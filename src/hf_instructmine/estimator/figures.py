@@ -1,10 +1,12 @@
 """Figures of a fitted rule, readable at 700 pixels."""
 
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
+
+from ..outputs.plots import BLUE, GREY, RED, canvas, save
 
 
 if TYPE_CHECKING:
@@ -30,7 +32,6 @@ CAPTIONS = {
     "correlation": "Correlation of the candidate indicators, with their variance inflation factors",
     "added_variable": "Added-variable plots: target and regressor, both less what the other regressors explain",
 }
-_BLUE, _RED, _GREY = "#1f5fa8", "#b3342d", "#8a8a8a"
 
 
 def draw(rule: "Rule", folder: str | Path) -> list[Path]:
@@ -52,29 +53,10 @@ def draw(rule: "Rule", folder: str | Path) -> list[Path]:
         figures |= {"leverage": _leverage, "added_variable": _added_variable}
     if len(d.candidates) > 1:
         figures["correlation"] = _correlation
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    return [_save(figures[name], rule, Path(folder, f"{name}.png")) for name in CAPTIONS if name in figures]
-
-
-def _save(plot: Callable[["Rule"], "Figure"], rule: "Rule", path: Path) -> Path:
-    from matplotlib import rc_context
-
-    # Names from data are text: neither mathematics nor TeX is to be read into them.
-    with rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "text.usetex": False}):
-        figure = plot(rule)
-        for text in figure.findobj(lambda artist: hasattr(artist, "set_parse_math")):
-            text.set_parse_math(False)
-        figure.savefig(path, dpi=100)
-    return path
-
-
-def _figure(height: float, columns: int = 1, rows: int = 1, **options) -> tuple["Figure", np.ndarray]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+    paths = {name: Path(folder, f"{name}.png") for name in CAPTIONS if name in figures}
+    for name, path in paths.items():
+        save(partial(figures[name], rule), path)
+    return list(paths.values())
 
 
 def _unit(rule: "Rule") -> str:
@@ -83,18 +65,18 @@ def _unit(rule: "Rule") -> str:
 
 def _predicted_measured(rule: "Diagnosed") -> "Figure":
     d = rule.diagnostics
-    figure, ((axes,),) = _figure(5)
+    figure, ((axes,),) = canvas(5)
     predicted, measured = np.array(d.held_out), np.array(d.measured)
     reach = None
     if d.leverage is not None:
         from scipy.stats import t
 
         reach = t.ppf(0.975, rule.fitted.df) * np.sqrt(rule.fitted.residual_variance * (1 + np.array(d.leverage)))
-    axes.errorbar(predicted, measured, xerr=reach, fmt="none", ecolor=_GREY, elinewidth=0.6, alpha=0.5)
-    axes.plot(predicted, measured, "o", color=_BLUE, markersize=4.5, markeredgecolor="white", markeredgewidth=0.5)
+    axes.errorbar(predicted, measured, xerr=reach, fmt="none", ecolor=GREY, elinewidth=0.6, alpha=0.5)
+    axes.plot(predicted, measured, "o", color=BLUE, markersize=4.5, markeredgecolor="white", markeredgewidth=0.5)
     ends = np.array([min(predicted.min(), measured.min()), max(predicted.max(), measured.max())])
-    axes.plot(ends, ends, color=_RED, linewidth=1, label="predicted = measured")
-    axes.axhline(measured.mean(), color=_GREY, linewidth=0.8, linestyle=":", label="mean of the runs")
+    axes.plot(ends, ends, color=RED, linewidth=1, label="predicted = measured")
+    axes.axhline(measured.mean(), color=GREY, linewidth=0.8, linestyle=":", label="mean of the runs")
     ceiling = "unknown" if d.noise_ceiling is None else f"{d.noise_ceiling:.2f}"
     axes.set_title(f"held-out R² {d.nested_cv_r2:.2f} (noise ceiling {ceiling}), {d.n} runs")
     axes.set_xlabel(f"predicted {_unit(rule)}, by a rule that had not seen the mixture")
@@ -109,23 +91,23 @@ def _coefficients(rule: "Diagnosed") -> "Figure":
     names = [c.name for c in table]
     left_out = sorted((n for n in d.chosen_share if n not in names), key=d.chosen_share.__getitem__)
     rows = [*left_out, *names]
-    figure, ((axes, share),) = _figure(1.4 + 0.34 * len(rows), columns=2, sharey=True, width_ratios=[3, 1.2])
+    figure, ((axes, share),) = canvas(1.4 + 0.34 * len(rows), columns=2, sharey=True, width_ratios=[3, 1.2])
     for row, c in enumerate(table, start=len(left_out)):
         # The interval in standardised units is that of the estimate, in proportion.
         scale = (c.standardized or 0.0) / c.estimate if c.estimate else 0.0
         ends = sorted([c.low * scale, c.high * scale])
-        axes.plot(ends, [row, row], color=_BLUE, linewidth=2)
-        axes.plot(c.standardized, row, "o", color=_BLUE, markersize=6)
-    axes.axvline(0, color=_GREY, linewidth=0.8)
+        axes.plot(ends, [row, row], color=BLUE, linewidth=2)
+        axes.plot(c.standardized, row, "o", color=BLUE, markersize=6)
+    axes.axvline(0, color=GREY, linewidth=0.8)
     axes.set_yticks(range(len(rows)), [name[:28] for name in rows])
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.set_xlabel(f"sd of {'log ' if rule.log_target else ''}loss per sd of the regressor")
     if d.chosen_share:
-        colors = [_BLUE if name in d.chosen_share else _GREY for name in rows]  # a covariate is in every rule
+        colors = [BLUE if name in d.chosen_share else GREY for name in rows]  # a covariate is in every rule
         share.barh(range(len(rows)), [d.chosen_share.get(name, 1.0) for name in rows], color=colors, height=0.5)
         share.set_xlabel("share of resamples\nthat choose it")
     else:
-        share.barh(range(len(rows)), [c.sign_stability or 0.0 for c in table], color=_BLUE, height=0.5)
+        share.barh(range(len(rows)), [c.sign_stability or 0.0 for c in table], color=BLUE, height=0.5)
         share.set_xlabel("share of resamples\nwith this sign")
     share.set_xlim(0, 1)
     return figure
@@ -135,16 +117,16 @@ def _residuals(rule: "Diagnosed") -> "Figure":
     from scipy.stats import norm
 
     d = rule.diagnostics
-    figure, ((against, normal),) = _figure(3.6, columns=2)
+    figure, ((against, normal),) = canvas(3.6, columns=2)
     residuals = np.array(d.residuals)
     _dots(against, d.fitted, residuals)
-    against.axhline(0, color=_RED, linewidth=1)
+    against.axhline(0, color=RED, linewidth=1)
     against.set_xlabel(f"fitted {_unit(rule)}")
     against.set_ylabel("residual (nats)")
     ranks = (np.argsort(np.argsort(residuals)) + 0.625) / (len(residuals) + 0.25)
     _dots(normal, norm.ppf(ranks), residuals / residuals.std(ddof=1))
     ends = norm.ppf([0.4 / len(residuals), 1 - 0.4 / len(residuals)])
-    normal.plot(ends, ends, color=_RED, linewidth=1)
+    normal.plot(ends, ends, color=RED, linewidth=1)
     normal.set_xlabel("normal quantile")
     normal.set_ylabel("standardised residual")
     return figure
@@ -152,7 +134,7 @@ def _residuals(rule: "Diagnosed") -> "Figure":
 
 def _leverage(rule: "Diagnosed") -> "Figure":
     d = rule.diagnostics
-    figure, ((axes,),) = _figure(4.5)
+    figure, ((axes,),) = canvas(4.5)
     leverage = np.array(d.leverage)
     spread = np.sqrt(rule.fitted.residual_variance * np.maximum(1 - leverage, 1e-12))
     studentized = np.array(d.residuals) / spread
@@ -163,9 +145,9 @@ def _leverage(rule: "Diagnosed") -> "Figure":
         curve = np.sqrt(level * (d.p + 1) * (1 - grid) / grid)
         for side in (1, -1):
             label = f"Cook's distance {level:g}" if side == 1 else None
-            axes.plot(grid, side * curve, linestyle=style, color=_RED, linewidth=1, label=label)
+            axes.plot(grid, side * curve, linestyle=style, color=RED, linewidth=1, label=label)
     axes.set_ylim(-high, high)
-    axes.axhline(0, color=_GREY, linewidth=0.8)
+    axes.axhline(0, color=GREY, linewidth=0.8)
     for run in np.argsort(d.cooks_distance)[-3:]:
         axes.annotate(f"run {run}", (leverage[run], studentized[run]), (5, 3), textcoords="offset points", fontsize=9)
     axes.set_xlabel("leverage")
@@ -177,7 +159,7 @@ def _leverage(rule: "Diagnosed") -> "Figure":
 def _correlation(rule: "Diagnosed") -> "Figure":
     d = rule.diagnostics
     matrix = np.array(d.correlation)
-    figure, ((axes,),) = _figure(5.6)
+    figure, ((axes,),) = canvas(5.6)
     shown = axes.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1)
     labels = [name[:24] for name in d.candidates]
     axes.set_xticks(range(len(labels)), labels, rotation=40, ha="right", rotation_mode="anchor")
@@ -196,7 +178,7 @@ def _added_variable(rule: "Diagnosed") -> "Figure":
     names = [c.name for c in d.coefficients[1:]]
     columns = min(len(names), 3)
     rows = -(-len(names) // columns)
-    figure, grid = _figure(0.5 + 2.5 * rows, columns=columns, rows=rows, sharey=True)
+    figure, grid = canvas(0.5 + 2.5 * rows, columns=columns, rows=rows, sharey=True)
     for k, axes in enumerate(grid.ravel()):
         if k >= len(names):
             axes.axis("off")
@@ -206,7 +188,7 @@ def _added_variable(rule: "Diagnosed") -> "Figure":
         both -= others @ np.linalg.lstsq(others, both, rcond=None)[0]
         _dots(axes, both[:, 0], both[:, 1], 3.5)
         ends = np.array([both[:, 0].min(), both[:, 0].max()])
-        axes.plot(ends, ends * (both[:, 0] @ both[:, 1]) / (both[:, 0] @ both[:, 0]), color=_RED, linewidth=1)
+        axes.plot(ends, ends * (both[:, 0] @ both[:, 1]) / (both[:, 0] @ both[:, 0]), color=RED, linewidth=1)
         axes.set_xlabel(f"{names[k][:24]} | others (sd)")
         if k % columns == 0:
             axes.set_ylabel(f"{'log ' if rule.log_target else ''}loss | others (nats)")
@@ -214,4 +196,4 @@ def _added_variable(rule: "Diagnosed") -> "Figure":
 
 
 def _dots(axes: "Axes", x, y, size: float = 4.5) -> None:
-    axes.plot(x, y, "o", color=_BLUE, markersize=size, markeredgecolor="white", markeredgewidth=0.5)
+    axes.plot(x, y, "o", color=BLUE, markersize=size, markeredgecolor="white", markeredgewidth=0.5)

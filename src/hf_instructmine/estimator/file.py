@@ -4,7 +4,6 @@ Its schema is documented in `docs/estimator.md`. A checksum over the content ref
 since coefficients, covariance and diagnostics belong together.
 """
 
-import hashlib
 import json
 import math
 from dataclasses import asdict
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InstructMineError
+from ..outputs.digests import digest_of_text
 from ..regression.diagnostics import Diagnostics
 from ..regression.fit import Fit
 from ..regression.terms import Term
@@ -185,4 +185,4 @@ def _plain(value: Any) -> Any:
 
 def _checksum(content: dict[str, Any]) -> str:
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-    return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
+    return f"sha256:{digest_of_text(canonical, 64)}"

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from ..errors import InstructMineError
+from ..errors import InstructMineError, one_line
 from ..models.loading import LoadedModel, check_dtype, load_tokenizer
 from .recipe import Arguments
 
@@ -47,8 +47,7 @@ def load_base(arguments: Arguments) -> LoadedModel:
             **cast("dict[str, Any]", sft.model_init_kwargs or {}),  # text has become a dict in SFTConfig
         )
     except (ImportError, OSError, TypeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InstructMineError(f"cannot load the base model '{name}': {reason}") from error
+        raise InstructMineError(f"cannot load the base model '{name}': {one_line(error, first=True)}") from error
     if info["missing_keys"]:  # transformers fills them with random numbers and a warning
         raise InstructMineError(f"the base model '{name}' is no language model: it lacks {min(info['missing_keys'])}")
     if quantization is None:

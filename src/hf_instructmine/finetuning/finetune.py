@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..data.conversation import Conversation
-from ..errors import InstructMineError
+from ..errors import InstructMineError, one_line
 from ..models.engine import own_forward
 from ..models.loading import LoadedModel
 from .evaluation import EncodedSet, EvaluationLoss, evaluation_loss
@@ -104,7 +104,7 @@ def train(
             peft_config=get_peft_config(arguments.model),
         )
     except (ImportError, RuntimeError, ValueError) as error:
-        raise InstructMineError(f"TRL refuses the recipe: {' '.join(str(error).split())}") from error
+        raise InstructMineError(f"TRL refuses the recipe: {one_line(error)}") from error
     check_processes(arguments.own, trainer.accelerator.num_processes)
     loss = trainer.train(resume_from_checkpoint=arguments.sft.resume_from_checkpoint).training_loss
     if not math.isfinite(loss):

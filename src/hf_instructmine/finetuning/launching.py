@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import InstructMineError
+from ..errors import InstructMineError, one_line
 from .recipe import Recipe
 
 
@@ -73,5 +73,4 @@ def _configured_processes(path: str | Path) -> int | None:
     try:
         return yaml.safe_load(Path(path).read_text(encoding="utf-8")).get("num_processes")
     except (OSError, AttributeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise InstructMineError(f"cannot read the Accelerate configuration '{path}': {reason}") from error
+        raise InstructMineError(f"cannot read the Accelerate configuration '{path}': {one_line(error)}") from error

@@ -2,7 +2,6 @@
 
 import argparse
 import difflib
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -10,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..errors import InstructMineError
+from ..errors import InstructMineError, one_line
+from ..outputs.digests import digest
 from ..outputs.files import shipped
 
 
@@ -122,7 +122,7 @@ class Recipe:
         try:
             settings = yaml.safe_load(_find(recipe).read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError) as error:
-            raise InstructMineError(f"cannot read the recipe '{recipe}': {' '.join(str(error).split())}") from error
+            raise InstructMineError(f"cannot read the recipe '{recipe}': {one_line(error)}") from error
         if not isinstance(settings, dict):
             raise InstructMineError(f"the recipe '{recipe}' must hold 'option: value' lines")
         return cls(settings)
@@ -144,7 +144,7 @@ class Recipe:
     @property
     def hash(self) -> str:
         """Digest of what makes two runs comparable."""
-        return hashlib.sha256(json.dumps(self.comparable, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        return digest(self.comparable)
 
     def difference(self, other: "Recipe") -> list[str]:
         """Names the options that differ, as `learning_rate: 1e-4 → 2e-4`."""
@@ -183,7 +183,7 @@ class Recipe:
                     "this recipe trains in bf16 on a GPU, but no GPU that can is visible: run it where there is one, "
                     "choose a recipe for CPUs, or set use_cpu: true (slow)"
                 ) from error
-            raise InstructMineError(f"the recipe is not valid: {' '.join(str(error).split())}") from error
+            raise InstructMineError(f"the recipe is not valid: {one_line(error)}") from error
         return Arguments(*parsed)
 
 

@@ -4,11 +4,8 @@ The paper embeds with SentenceBERT and does not settle between distance and simi
 so larger means lonelier.
 """
 
-import hashlib
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +17,9 @@ from ..data.conversation import Conversation, find_layouts, read_conversations
 from ..errors import InstructMineError
 from ..models.neighbors import HNSW_SEARCH, import_faiss, neighbor_distances
 from ..models.sentence_encoder import SentenceEncoder
-from ..outputs.files import cache_dir
+from ..outputs.digests import row_digest
+from ..outputs.files import cache_dir, written_whole
+from ..outputs.folder import staged_folder
 from .base import Indicator
 
 
@@ -251,8 +250,7 @@ def _text(conversation: Conversation) -> str:
 
 
 def _digest(text: str | bytes) -> bytes:
-    data = text.encode() if isinstance(text, str) else text
-    return hashlib.blake2b(data, digest_size=16).hexdigest().encode()
+    return row_digest(text).hex().encode()
 
 
 def _open(folder: Path, name: str) -> np.ndarray:
@@ -260,26 +258,22 @@ def _open(folder: Path, name: str) -> np.ndarray:
 
 
 def _write(path: Path, array: np.ndarray) -> None:
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+    with written_whole(path) as partial, partial.open("wb") as file:
         np.save(file, array)
-    os.replace(file.name, path)
 
 
 def _assemble(chunks: list[Path], texts: _Texts, folder: Path) -> None:
-    unfinished = Path(tempfile.mkdtemp(dir=folder.parent))
     truncated = np.zeros(len(texts.digests), bool)
     shape = (len(texts.digests), np.load(chunks[0], mmap_mode="r").shape[1] - 1)
-    vectors = np.lib.format.open_memmap(unfinished / "vectors.npy", "w+", np.float32, shape)
-    start = 0
-    for chunk in chunks:
-        block = np.load(chunk)
-        vectors[start : start + len(block)] = block[:, :-1]
-        truncated[start : start + len(block)] = block[:, -1]
-        start += len(block)
-    vectors.flush()
-    for name, array in (("digests", texts.digests), ("counts", texts.counts), ("truncated", truncated)):
-        np.save(unfinished / f"{name}.npy", array)
-    try:
-        unfinished.rename(folder)
-    except OSError:  # another process finished first; its embeddings are the same
-        shutil.rmtree(unfinished)
+    # Another process may finish first; its embeddings are the same.
+    with staged_folder(folder, overwrite=True) as stage:
+        vectors = np.lib.format.open_memmap(stage / "vectors.npy", "w+", np.float32, shape)
+        start = 0
+        for chunk in chunks:
+            block = np.load(chunk)
+            vectors[start : start + len(block)] = block[:, :-1]
+            truncated[start : start + len(block)] = block[:, -1]
+            start += len(block)
+        vectors.flush()
+        for name, array in (("digests", texts.digests), ("counts", texts.counts), ("truncated", truncated)):
+            np.save(stage / f"{name}.npy", array)

@@ -20,7 +20,9 @@ from ..data.conversation import check_text_columns, read_turns
 from ..data.provenance import set_provenance
 from ..data.texts import _text_columns, pool_digest
 from ..errors import InstructMineError
+from ..outputs.digests import fast_digest
 from ..outputs.files import written_whole
+from ..outputs.records import Records, differences
 
 
 if TYPE_CHECKING:
@@ -129,16 +131,13 @@ def _open_work(folder: Path, pool: Dataset, overwrite: bool) -> Path:
     manifest = folder / _WORK / "pool.json"
     this = {"rows": len(pool), "digest": pool_digest(pool)}
     try:
+        if not overwrite:
+            Records(folder).check_unclaimed(f"{_WORK}/pool.json", beside=(_WORK,))
         before = json.loads(manifest.read_text()) if manifest.exists() else None
-        others = sorted(path.name for path in folder.iterdir()) if folder.exists() and before is None else []
-        if others and not overwrite:
+        if before is not None and (changed := differences(before, this)) and not overwrite:
             raise InstructMineError(
-                f"'{folder}' holds other files ('{others[0]}', …): choose an empty output_dir, or overwrite=True"
-            )
-        if before not in (None, this) and not overwrite:
-            raise InstructMineError(
-                f"'{folder}' holds the scores of another pool ({before['rows']} rows, {before['digest']}; this one: "
-                f"{this['rows']} rows, {this['digest']}): choose another output_dir, or pass overwrite=True"
+                f"'{folder}' holds the scores of another pool ({'; '.join(changed)}): choose another output_dir, or "
+                "pass overwrite=True"
             )
         if before != this:  # neither the shards nor the columns that are there belong to this pool
             for stale in [folder / "indicators.json", *manifest.parent.rglob("*.parquet")]:
@@ -155,11 +154,9 @@ def _score_one(
     pool: Dataset, indicator: "Indicator", configuration: Mapping[str, Any], work: Path | None, num_proc: int
 ) -> pa.Table:
     """Scores the shards that are not there yet, keeps each, and returns the columns and the notes of all rows."""
-    import xxhash
-
     # Columns count too: the same model makes one or several (perplexity, and IFD beside it), of this text or that.
     identity = json.dumps([indicator.names, indicator.columns, configuration], sort_keys=True)
-    key = xxhash.xxh64(identity.encode()).hexdigest()
+    key = fast_digest([identity]).removeprefix("xxh64:")
     texts = _text_columns(pool, indicator.columns)
     rows = max(_SHARD_ROWS, -(-len(pool) // _MOST_SHARDS))
     starts = list(range(0, len(pool), rows))

@@ -1,13 +1,14 @@
 """Models by Hub id, local folder, PEFT adapter, or already loaded; each loaded once and only when it is needed."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from ..errors import InstructMineError
+from ..errors import InstructMineError, one_line
+from ..outputs.digests import fast_digest
 from ..versions import check_versions
 
 
@@ -243,34 +244,32 @@ def describe_source(name: str, revision: str | None, what: str = "model") -> dic
 def weights_digest(model: Any) -> str:
     """A digest of a loaded model's weights: two models with the same name and other weights are two models."""
     import torch
-    import xxhash
 
-    digest = xxhash.xxh64()
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return f"xxh64:{digest.hexdigest()}"
+    def parts() -> Iterator[Any]:
+        for name, tensor in model.state_dict().items():
+            yield name
+            yield tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+
+    return fast_digest(parts())
 
 
 def chat_digest(tokenizer: Any) -> str:
     """A digest of what a loaded tokenizer makes of a text: its vocabulary, special tokens and chat template."""
-    import xxhash
-
     parts = (sorted(tokenizer.get_vocab().items()), tokenizer.special_tokens_map, tokenizer.chat_template)
-    return f"xxh64:{xxhash.xxh64(repr(parts).encode('utf-8', 'surrogatepass')).hexdigest()}"
+    return fast_digest([repr(parts)])
 
 
 def files_digest(folder: Path, files: Iterable[Path]) -> str:
     """A digest of files of a folder: their names in it and their contents."""
-    import xxhash
 
-    digest = xxhash.xxh64()
-    for path in sorted(set(files)):
-        digest.update(path.relative_to(folder).as_posix().encode())
-        with path.open("rb") as file:
-            while block := file.read(1 << 24):
-                digest.update(block)
-    return f"xxh64:{digest.hexdigest()}"
+    def parts() -> Iterator[str | bytes]:
+        for path in sorted(set(files)):
+            yield path.relative_to(folder).as_posix()
+            with path.open("rb") as file:
+                while block := file.read(1 << 24):
+                    yield block
+
+    return fast_digest(parts())
 
 
 def _resolved_commit(name: str, revision: str | None, what: str) -> str:
@@ -293,7 +292,7 @@ def default_device() -> str:
 
 def unavailable(what: str, name: str, error: Exception) -> InstructMineError:
     """The error for what cannot be loaded, in one line."""
-    first_line = str(error).strip().split("\n")[0]
     return InstructMineError(
-        f"cannot load the {what} '{name}': {first_line}; give a Hub id (with a network) or a folder that holds it"
+        f"cannot load the {what} '{name}': {one_line(error, first=True)}; give a Hub id (with a network) or a folder "
+        "that holds it"
     )

@@ -5,12 +5,11 @@ all-MiniLM-L6-v2. The package's GGUF weights are dequantised once and kept in th
 """
 
 import importlib.util
-import shutil
-import tempfile
 from pathlib import Path
 
 from ..errors import InstructMineError
 from ..outputs.files import cache_dir
+from ..outputs.folder import staged_folder
 
 
 def smollm2_135m() -> str:
@@ -52,11 +51,7 @@ def _convert_gguf(folder: Path, gguf_file: str, target: Path) -> None:
     dropped = {"quantization_config", "_name_or_path", "architectures", "dtype", "transformers_version"}
     model = LlamaForCausalLM(LlamaConfig(**{k: v for k, v in source.config.to_dict().items() if k not in dropped}))
     model.load_state_dict(source.state_dict())
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=target.parent))
-    model.to(torch.bfloat16).save_pretrained(partial)  # type: ignore[arg-type]  # transformers' decorator hides `self`
-    AutoTokenizer.from_pretrained(folder, gguf_file=gguf_file).save_pretrained(partial)
-    try:
-        partial.rename(target)
-    except OSError:  # another process finished first; its copy is the same
-        shutil.rmtree(partial)
+    # Another process may finish first; its copy is the same.
+    with staged_folder(target, overwrite=True) as stage:
+        model.to(torch.bfloat16).save_pretrained(stage)  # type: ignore[arg-type]  # transformers hides `self`
+        AutoTokenizer.from_pretrained(folder, gguf_file=gguf_file).save_pretrained(stage)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from ..errors import InstructMineError
+from ..outputs.digests import fast_digest
 from ..versions import check_versions
 from .engine import run_sorted
 from .loading import (
@@ -186,8 +187,5 @@ def _checked(model: "SentenceTransformer", token_budget: int) -> LoadedModel:
 
 
 def _loaded_digest(model: "SentenceTransformer") -> str:
-    import xxhash
-
     # Neither pooling nor the window are among the weights.
-    parts = (weights_digest(model), repr(model), str(model.max_seq_length))
-    return f"xxh64:{xxhash.xxh64('|'.join(parts).encode()).hexdigest()}"
+    return fast_digest(["|".join((weights_digest(model), repr(model), str(model.max_seq_length)))])

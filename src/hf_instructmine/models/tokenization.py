@@ -12,7 +12,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 from ..data.conversation import Conversation
-from ..errors import InstructMineError
+from ..errors import InstructMineError, one_line
+from ..outputs.digests import fast_digest
 from .loading import LoadedModel
 
 
@@ -93,7 +94,7 @@ def _encode_chat(
     except TemplateError as error:
         roles = " → ".join(m["role"] for m in messages) or "none"
         raise InstructMineError(
-            f"the chat template of '{tokenizer.name_or_path}' refuses the turns {roles}: {error}"
+            f"the chat template of '{tokenizer.name_or_path}' refuses the turns {roles}: {one_line(error)}"
         ) from error
     return guard.encode(cast(str, text))  # ids only where it is asked to tokenize
 
@@ -191,8 +192,6 @@ def count_tokens(tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> list
 
 def tokens_digest(tokenizer: "PreTrainedTokenizerBase") -> str:
     """A digest of all that decides how text is cut into tokens; the same in every process."""
-    import xxhash
-
     if tokenizer.is_fast:
         state = json.loads(tokenizer.backend_tokenizer.to_str())
         # Whoever called the tokenizer last left these behind.
@@ -200,7 +199,7 @@ def tokens_digest(tokenizer: "PreTrainedTokenizerBase") -> str:
     else:
         added = {i: str(token) for i, token in tokenizer.added_tokens_decoder.items()}
         state = [type(tokenizer).__name__, tokenizer.get_vocab(), added]
-    return f"xxh64:{xxhash.xxh64(json.dumps(state, sort_keys=True).encode()).hexdigest()}"
+    return fast_digest([json.dumps(state, sort_keys=True)])
 
 
 def encode_pair(

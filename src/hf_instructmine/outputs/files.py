@@ -21,10 +21,9 @@ def written_whole(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield partial
-            with partial.open("rb+") as file:
-                os.fsync(file.fileno())
+            sync(partial)
             partial.replace(path)
-            _sync_folder(path.parent)
+            sync(path.parent)
         finally:
             partial.unlink(missing_ok=True)
 
@@ -44,11 +43,11 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _sync_folder(folder: Path) -> None:
-    """Makes a rename last through a loss of power."""
-    if os.name == "nt":  # which neither opens folders nor needs it
+def sync(path: Path) -> None:
+    """Makes what was written to a file, or a rename in a folder, last through a loss of power."""
+    if path.is_dir() and os.name == "nt":  # which neither opens folders nor needs it
         return
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:

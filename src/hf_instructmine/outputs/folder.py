@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import InstructMineError
+from .files import sync
 
 
 def check_output_folder(folder: str | Path, overwrite: bool = False) -> None:
@@ -17,7 +18,11 @@ def check_output_folder(folder: str | Path, overwrite: bool = False) -> None:
         [`InstructMineError`]: Where the folder cannot be written, is a file, or holds files already and `overwrite` is
             `False`.
     """
-    _make_stage(_resolve(folder), overwrite).rmdir()
+    target = _resolve(folder)
+    absent = [parent for parent in target.parents if not parent.exists()]
+    _make_stage(target, overwrite).rmdir()
+    for parent in absent:
+        parent.rmdir()
 
 
 @contextmanager
@@ -25,7 +30,7 @@ def staged_folder(folder: str | Path, overwrite: bool = False) -> Iterator[Path]
     """Gives a hidden folder to write to, and moves what was written to `folder` once the block ends without an error.
 
     A new folder appears by one rename. In a folder that exists, files are replaced one by one, `README.md` last, and
-    files of other names stay as they are; but a subfolder that is written to may hold none, because `load_dataset`
+    files of other names stay as they are; but a `data` folder that is written to may hold none, because `load_dataset`
     would read them too.
 
     Args:
@@ -39,14 +44,14 @@ def staged_folder(folder: str | Path, overwrite: bool = False) -> Iterator[Path]
     stage = _make_stage(target, overwrite)
     try:
         yield stage
-        if target.is_dir():
+        for file in _files(stage):
+            sync(file)
+        if not _appears(stage, target):
             _refuse_mixture(stage, target)
             for file in sorted(_files(stage), key=lambda file: file.name == "README.md"):
                 destination = target / file.relative_to(stage)
                 destination.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(file, destination)
-        else:
-            os.rename(stage, target)
     except OSError as error:
         raise InstructMineError(f"could not write '{target}', nothing was kept: {error}") from error
     finally:
@@ -61,21 +66,33 @@ def _files(folder: Path) -> list[Path]:
     return [file for file in folder.rglob("*") if file.is_file()]
 
 
+def _appears(stage: Path, target: Path) -> bool:
+    """Whether the stage could take its place by one rename: not where a folder is, be it another process's since."""
+    try:
+        os.rename(stage, target)
+    except OSError:
+        if target.is_dir():
+            return False
+        raise
+    sync(target.parent)
+    return True
+
+
 def _refuse_mixture(stage: Path, target: Path) -> None:
-    for subfolder in (entry for entry in stage.iterdir() if entry.is_dir()):
-        written = {file.relative_to(stage) for file in _files(subfolder)}
-        held = {file.relative_to(target) for file in _files(target / subfolder.name)}
-        if held - written:
-            raise InstructMineError(
-                f"'{target / subfolder.name}' holds a file that is not of a selection ({min(held - written).name}): "
-                "remove it, or name another folder"
-            )
+    written, held = (
+        {file.relative_to(folder / "data") for file in _files(folder / "data")} for folder in (stage, target)
+    )
+    if written and held - written:
+        raise InstructMineError(
+            f"'{target / 'data'}' holds a file that is not of a selection ({min(held - written).name}): remove it, or "
+            "name another folder"
+        )
 
 
 def _make_stage(target: Path, overwrite: bool) -> Path:
     try:
         if target.exists() and not target.is_dir():
-            raise InstructMineError(f"'{target}' is a file: name a folder")
+            raise InstructMineError(f"'{target}' is a file: name a folder, for files cannot be written into it")
         held = sorted(entry.name for entry in target.iterdir()) if target.is_dir() else []
         if held and not overwrite:
             some = ", ".join(held[:3]) + (", …" if len(held) > 3 else "")

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from ..errors import InstructMineError
+from ..errors import InstructMineError, one_line
 from ..versions import check_versions
 
 
@@ -48,7 +48,7 @@ def check_repo_id(repo_id: str) -> None:
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise InstructMineError(f"{repo_id!r} is no repository id: {_one_line(error)}") from error
+        raise InstructMineError(f"{repo_id!r} is no repository id: {one_line(error)}") from error
 
 
 def create_repo(repo_id: str, *, repo_type: str, private: bool = False, token: str | None = None) -> str:
@@ -134,12 +134,12 @@ def _one_line_errors(repo_id: str) -> Iterator[None]:
     except OfflineModeIsEnabled as error:
         raise InstructMineError("offline mode is on: unset HF_HUB_OFFLINE to push to the Hub") from error
     except HfHubHTTPError as error:
-        raise InstructMineError(f"the Hub refused to push to '{repo_id}': {_one_line(error)}") from error
+        raise InstructMineError(f"the Hub refused to push to '{repo_id}': {one_line(error)}") from error
     except RuntimeError as error:  # what huggingface_hub makes of any failure while it uploads a large file
-        raise InstructMineError(f"nothing was pushed to '{repo_id}': {_one_line(error)} Try again later") from error
+        raise InstructMineError(f"nothing was pushed to '{repo_id}': {one_line(error)} Try again later") from error
     except HTTPError as error:  # of httpx or, since huggingface_hub 2.0, httpx2
         raise InstructMineError(
-            f"the Hub at {constants.ENDPOINT} cannot be reached ({_one_line(error)}): nothing was pushed; "
+            f"the Hub at {constants.ENDPOINT} cannot be reached ({one_line(error)}): nothing was pushed; "
             "try again later"
         ) from error
 
@@ -157,7 +157,3 @@ def _with_retries(request: Callable[[], T]) -> T:
             pass
         time.sleep(delay)
     return request()
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

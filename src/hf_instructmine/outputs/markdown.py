@@ -12,12 +12,6 @@ SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M"
 MAX_TEXT = 200
 
 
-def fenced(text: str) -> str:
-    """A code block that no run of backticks in the text can close."""
-    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
-    return f"{fence}text\n{text}\n{fence}"
-
-
 class Evidence(Protocol):
     """Anything that can be told in a section of a card."""
 
@@ -59,7 +53,28 @@ def printable(text: Any) -> str:
     text = " ".join(str(text).split())
     if len(text) > MAX_TEXT:
         text = text[: MAX_TEXT - 1] + "…"
-    return "".join("�" if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co", "Cn") else c for c in text)
+    return _visible(text)
+
+
+def fenced(text: str) -> str:
+    """A code block that no run of backticks in the text can close, with "�" for what [`printable`] replaces."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return "\n".join([f"{fence}text", *map(_visible, text.split("\n")), fence])
+
+
+def _visible(line: str) -> str:
+    return "".join("�" if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co", "Cn") else c for c in line)
+
+
+def count(number: int, one: str, many: str | None = None) -> str:
+    """A number with what is counted, such as "1 row" or "2,000 rows".
+
+    Args:
+        number (`int`): How many there are.
+        one (`str`): What one is called, with its verb where there is one: "row has".
+        many (`str`, *optional*): What several, and none, are called; `one` with an s without it.
+    """
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
 
 
 def size_category(rows: int) -> str:
@@ -67,7 +82,14 @@ def size_category(rows: int) -> str:
     return next((name for power, name in enumerate(SIZES, start=3) if rows < 10**power), "n>1B")
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]], text_columns: int = 1) -> str:
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], text_columns: int = 1) -> str:
+    """A table in Markdown.
+
+    Args:
+        header (`Sequence[str]`): Names of the columns, as Markdown.
+        rows (`Iterable[Sequence[str]]`): Cells, as Markdown: whatever comes from data has been through [`escape`].
+        text_columns (`int`, defaults to 1): How many columns are text; those after them are numbers, to the right.
+    """
     numbers = len(header) - text_columns
     lines = [header, ["---"] * text_columns + ["---:"] * numbers, *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,6 +1,5 @@
 """A folder of records: one file per run, written whole or not at all, checked when read."""
 
-import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ..errors import InstructMineError
+from .digests import digest
 from .files import writing, written_whole
 
 
@@ -21,9 +21,10 @@ _PATIENCE = 0.5
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Names what differs between two requests as `name: before → now`; keys that only `before` has do not count."""
+    """Names what differs between two requests as `name: before → now`; a key that one of them lacks is None there."""
     plain = json.loads(json.dumps(now, default=str))
-    return [f"{name}: {before.get(name)} → {value}" for name, value in plain.items() if before.get(name) != value]
+    names = dict.fromkeys([*plain, *before])
+    return [f"{n}: {before.get(n)} → {plain.get(n)}" for n in names if before.get(n) != plain.get(n)]
 
 
 class Records:
@@ -100,9 +101,9 @@ class Records:
         Raises:
             [`InstructMineError`]: Where the disk is full or the folder read-only; what is finished is kept.
         """
-        body = json.dumps(content, sort_keys=True, default=str)
+        plain = json.loads(json.dumps(content, sort_keys=True, default=str))
         with written_whole(path) as partial:
-            partial.write_text(json.dumps({"checksum": _checksum(body), **json.loads(body)}))
+            partial.write_text(json.dumps({"checksum": digest(plain), **plain}))
 
     def path_of(self, run_id: str) -> Path:
         """The file that holds, or will hold, the record of a run."""
@@ -117,7 +118,7 @@ class Records:
             return None
         except (ValueError, KeyError, AttributeError, TypeError):  # not JSON, or JSON of another shape
             checksum, content = None, {}
-        if checksum != _checksum(json.dumps(content, sort_keys=True)):
+        if checksum != digest(content):
             if path not in self._reported:
                 logger.warning("'%s' is damaged: it counts as missing", path)
             self._reported.add(path)
@@ -156,7 +157,3 @@ class Records:
             return False
         with self.lock(run_id, patience=0) as free:
             return not free
-
-
-def _checksum(body: str) -> str:
-    return hashlib.sha256(body.encode()).hexdigest()[:16]

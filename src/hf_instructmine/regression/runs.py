@@ -1,6 +1,5 @@
 """A table of runs (one row per finetune), read and checked before anything is fitted to it."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ import numpy as np
 
 from ..data.columns import column_names, indicator_of, numeric_column, row_count
 from ..errors import InstructMineError
+from ..outputs.digests import digest, digest_of_text
 
 
 @dataclass
@@ -58,7 +58,7 @@ class RunTable:
     @property
     def hash(self) -> str:
         """Of all runs, whatever their order."""
-        return hashlib.sha256("".join(sorted(self.ids)).encode()).hexdigest()[:16]
+        return digest_of_text("".join(sorted(self.ids)))
 
 
 def read_runs(
@@ -142,7 +142,7 @@ def run_ids(
     names = column_names(table)
     parts = [numeric_column(table, name)[rows].tolist() for name in (*targets, *sorted(indicators))]
     parts += [[str(v) for v in _values(table, name, rows)] for name in ("mixture_id", "seed") if name in names]
-    return [hashlib.sha256(json.dumps(row).encode()).hexdigest()[:16] for row in zip(*parts)]
+    return [digest(row) for row in zip(*parts)]
 
 
 def _recognised(table: Any, names: list[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """What a size search shows: the best size, those that cannot be told apart from it, and selected against random."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,13 +9,13 @@ import numpy as np
 from datasets import Dataset
 
 from ..errors import InstructMineError
+from ..outputs.markdown import count
+from ..outputs.plots import BLUE, GREY, RED, canvas, save
 from .curve import SizeCurve, fit_size_curve
 
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-_BLUE, _RED, _GREY = "#1f5fa8", "#b3342d", "#8a8a8a"
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,8 @@ class SizeReport:
         failed = sum(status != "done" for status in self.trials["status"])
         tokens, seconds = (sum(v or 0 for v in self.trials[name]) for name in ("train_tokens", "seconds"))
         lines = [
-            f"Size search: {len(self.trials)} runs, {failed} failed; {tokens:,} response tokens, {seconds:,.0f} s",
+            f"Size search: {count(len(self.trials), 'run')}, {failed} failed; {tokens:,} response tokens, "
+            f"{seconds:,.0f} s",
             f"{self.target} in nats, mean over seeds; SE: standard error of the difference",
             "",
             *_table(self.comparisons),
@@ -112,9 +114,7 @@ class SizeReport:
 
     def save_figure(self, path: str | Path) -> None:
         """Draws loss against size as a PNG, 700 pixels wide."""
-        figure = _draw(self)
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=100)
+        save(partial(_draw, self), path)
 
     def words(self) -> str:
         """What follows from it, in a few sentences."""
@@ -271,42 +271,32 @@ def _table(comparisons: list[SizeComparison]) -> list[str]:
 
 
 def _draw(report: SizeReport) -> "Figure":
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.ticker import NullLocator
 
     curve = report.curve
     done = [row for row in report.trials if row["status"] == "done"]
-    with rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "text.usetex": False}):
-        figure = Figure(figsize=(7, 4.6), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.subplots()
-        for k, (low, high) in enumerate(report.ranges):
-            label = "cannot be told apart from the best" if k == 0 else None
-            axes.axvspan(low, high, color=_BLUE, alpha=0.12, linewidth=0, label=label)
-        axes.fill_between(curve.sizes, curve.low, curve.high, color=_BLUE, alpha=0.18, linewidth=0)
-        axes.plot(
-            curve.sizes, curve.mean, color=_BLUE, linewidth=1.5, label=f"fitted curve, {curve.confidence:.0%} band"
-        )
-        for strategy, color, shift in (("selected", _BLUE, 1.0), ("random", _RED, 1.02)):
-            _seeds(axes, _groups(done, "grid", strategy, report.target), strategy, color, shift, curve.confidence)
-        searched = [row for row in done if row["kind"] == "search"]
-        if searched:
-            x, y = [row["size"] for row in searched], [row[report.target] for row in searched]
-            axes.plot(x, y, "o", color="white", markeredgecolor=_BLUE, markersize=4, label="trials of the search")
-        if report.full_pool is not None:
-            axes.axhline(report.full_pool, color=_GREY, linestyle="--", linewidth=1, label="the whole pool")
-        axes.set_xscale("log")
-        sizes = sorted({c.size for c in report.comparisons} or {int(curve.sizes[0]), int(curve.sizes[-1])})
-        axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xlabel("rows trained on (log scale)")
-        axes.set_ylabel(f"{report.target} (nats)")
-        axes.set_title(f"best {report.best_size:,} rows by the curve, {len(report.trials)} runs")
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
-        for text in figure.findobj(lambda artist: hasattr(artist, "set_parse_math")):
-            text.set_parse_math(False)
+    figure, ((axes,),) = canvas(4.6)
+    for k, (low, high) in enumerate(report.ranges):
+        label = "cannot be told apart from the best" if k == 0 else None
+        axes.axvspan(low, high, color=BLUE, alpha=0.12, linewidth=0, label=label)
+    axes.fill_between(curve.sizes, curve.low, curve.high, color=BLUE, alpha=0.18, linewidth=0)
+    axes.plot(curve.sizes, curve.mean, color=BLUE, linewidth=1.5, label=f"fitted curve, {curve.confidence:.0%} band")
+    for strategy, color, shift in (("selected", BLUE, 1.0), ("random", RED, 1.02)):
+        _seeds(axes, _groups(done, "grid", strategy, report.target), strategy, color, shift, curve.confidence)
+    searched = [row for row in done if row["kind"] == "search"]
+    if searched:
+        x, y = [row["size"] for row in searched], [row[report.target] for row in searched]
+        axes.plot(x, y, "o", color="white", markeredgecolor=BLUE, markersize=4, label="trials of the search")
+    if report.full_pool is not None:
+        axes.axhline(report.full_pool, color=GREY, linestyle="--", linewidth=1, label="the whole pool")
+    axes.set_xscale("log")
+    sizes = sorted({c.size for c in report.comparisons} or {int(curve.sizes[0]), int(curve.sizes[-1])})
+    axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("rows trained on (log scale)")
+    axes.set_ylabel(f"{report.target} (nats)")
+    axes.set_title(f"best {report.best_size:,} rows by the curve, {len(report.trials)} runs")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     return figure
 
 

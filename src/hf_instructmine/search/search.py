@@ -16,6 +16,7 @@ from ..data.evaluation_sets import EvaluationSet
 from ..errors import InstructMineError
 from ..estimator.estimator import LossEstimator
 from ..finetuning.recipe import Recipe
+from ..outputs.digests import digest
 from ..outputs.files import written_whole
 from ..outputs.records import Records
 from ..selection.selector import Selector
@@ -23,7 +24,7 @@ from ..sweep.executors import Execution
 from .blend_search import TrialOutcome, blend_search
 from .jobs import Job, JobRunner
 from .space import Space, feature, read_point, read_space
-from .subsets import Subsets, digest
+from .subsets import Subsets
 
 
 TRIALS = "trials.parquet"
@@ -129,7 +130,7 @@ def search_size(
         "min_size": sizes[0], "max_size": sizes[-1], "target": search.target, "cost": cost, "space": searched.values,
         "grid_size": grid_size, "grid_seeds": grid_seeds, "points_to_evaluate": points, "concurrency": concurrency,
         "low_cost_start": low_cost_start, "seed": seed,
-        "selection": digest([job.indices for job in grid if job.strategy == "selected"]),
+        "selection": digest([job.indices for job in grid if job.strategy == "selected"], 8),
     }  # fmt: skip
     records = Records(folder)
     records.claim(_REQUEST, request, "search")
@@ -207,7 +208,7 @@ class _Search:
 
     def _trial(self, config: dict[str, Any], number: int) -> Job:
         size, (options, knobs) = config["size"], self.space.split(config)
-        name = f"select-{size}-{digest(knobs)}" if knobs else f"select-{size}"
+        name = f"select-{size}-{digest(knobs, 8)}" if knobs else f"select-{size}"
         indices, problem = [], None
         try:
             indices = self.subsets.selected(size, knobs)

@@ -1,8 +1,6 @@
 """Which rows a trial of the size search trains on: the selector's best, random ones, or all."""
 
-import hashlib
 import inspect
-import json
 import logging
 import sys
 import warnings
@@ -137,8 +135,3 @@ class Subsets:
     def all(self) -> list[int]:
         """Every row with a response."""
         return self.usable.tolist()
-
-
-def digest(value: Any) -> str:
-    """Eight hexadecimal digits for plain data."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:8]

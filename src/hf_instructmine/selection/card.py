@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..data.columns import indicator_names
 from ..data.provenance import get_provenance
-from ..outputs.markdown import PARQUET_FILE, CardSection, _table, escape, size_category
+from ..outputs.markdown import PARQUET_FILE, CardSection, count, escape, size_category, table
 
 
 if TYPE_CHECKING:
@@ -54,14 +54,14 @@ def build_card(selection: "SelectionRecord", repo_id: str | None = None) -> "Dat
     return DatasetCard.from_template(
         data,
         template_path=str(TEMPLATE),
-        title=f"Curated instruction data: {selection.num_selected:,} of {selection.num_pool:,} examples",
+        title=f"Curated instruction data: {selection.num_selected:,} of {count(selection.num_pool, 'example')}",
         opening=_opening(selection),
         figure=FIGURE_FILE,
         how_to_load=_how_to_load(repo_id),
         choice=_choice(selection),
         counts=_counts(selection),
         rule=f"**{escape(rule.name)}**, for the target {escape(rule.target)}: {escape(rule.origin)}",
-        coefficients=_table(
+        coefficients=table(
             ["term", "coefficient"], [[escape(term), f"{value:.6g}"] for term, value in rule.coefficients.items()]
         ),
         indicators=_indicators(selection),
@@ -75,7 +75,8 @@ def _opening(selection: "SelectionRecord") -> str:
     share = selection.num_selected / selection.num_pool
     pool = ", ".join(escape(name) for name in selection.source_datasets)
     return (
-        f"The {selection.num_selected:,} rows ({share:.2%}) of a pool of {selection.num_pool:,} instruction examples"
+        f"The {count(selection.num_selected, 'row')} ({share:.2%}) of a pool of "
+        f"{count(selection.num_pool, 'instruction example')}"
         f"{f' ({pool})' if pool else ''} for which the rule {escape(selection.estimator.name)} predicts the lowest "
         "log loss of a model finetuned on them ([InstructMining](https://arxiv.org/abs/2307.06290)). "
         "Chosen with hf-instructmine."
@@ -85,16 +86,16 @@ def _opening(selection: "SelectionRecord") -> str:
 def _choice(selection: "SelectionRecord") -> str:
     if selection.duplicates_checked:
         duplicates = (
-            f"{selection.skipped_duplicates:,} exact duplicates of an already selected prompt and response and "
-            f"{selection.skipped_empty:,} rows without a response were passed over on the way."
+            f"{count(selection.skipped_duplicates, 'exact duplicate')} of an already selected prompt and response and "
+            f"{count(selection.skipped_empty, 'row')} without a response were passed over on the way."
         )
     else:
         duplicates = "Duplicates were not looked for."
     sentences = [
         f"Asked for: {', '.join(escape(f'{name}={value!r}') for name, value in selection.request.items())}.",
         _order(selection),
-        f"{selection.skipped_unscored:,} rows have no prediction, for want of an indicator, and could not be "
-        "selected.",
+        f"{count(selection.skipped_unscored, 'row has', 'rows have')} no prediction, for want of an indicator, and "
+        "could not be selected.",
         duplicates,
         f"Of the others, {selection.describe_skipped()}." if selection.skipped else "",
         _contamination(selection) if selection.contaminated else "",
@@ -104,10 +105,10 @@ def _choice(selection: "SelectionRecord") -> str:
 
 
 def _contamination(selection: "SelectionRecord") -> str:
-    found = ", ".join(f"{escape(name)} in {count:,}" for name, count in selection.contaminated.items())
+    told = ", ".join(f"{escape(name)} in {found:,}" for name, found in selection.contaminated.items())
     return (
         "The rows of the pool were searched for prompts of evaluation sets by 8-grams, as Tülu 3 does "
-        f"([arXiv 2411.15124](https://arxiv.org/abs/2411.15124)), and those that hold one were left out: {found}."
+        f"([arXiv 2411.15124](https://arxiv.org/abs/2411.15124)), and those that hold one were left out: {told}."
     )
 
 
@@ -128,21 +129,21 @@ def _order(selection: "SelectionRecord") -> str:
 
 
 def _counts(selection: "SelectionRecord") -> str:
-    def row(count: Any, name: str) -> list[str]:
-        skipped = (count.unscored, count.duplicates, count.empty)
-        return [name, f"{count.pool:,}", f"{count.selected:,}", f"{count.selected / count.pool:.1%}"] + [
+    def row(source: Any, name: str) -> list[str]:
+        skipped = (source.unscored, source.duplicates, source.empty)
+        return [name, f"{source.pool:,}", f"{source.selected:,}", f"{source.selected / source.pool:.1%}"] + [
             f"{number:,}" for number in skipped
         ]
 
-    named = sorted(selection.sources, key=lambda count: (-count.pool, count.name))
-    rows = [row(count, escape(count.name) or "(empty)") for count in named[:MAX_SOURCES]]
-    table = _table(
+    named = sorted(selection.sources, key=lambda source: (-source.pool, source.name))
+    rows = [row(source, escape(source.name) or "(empty)") for source in named[:MAX_SOURCES]]
+    text = table(
         ["source", "in", "out", "kept", "without prediction", "duplicates", "without response"],
         [*rows, row(selection.total, "**all**")],
     )
     if len(named) > MAX_SOURCES:
-        table += f"\n\nThe {MAX_SOURCES} largest of {len(named):,} sources are listed."
-    return table
+        text += f"\n\nThe {MAX_SOURCES} largest of {len(named):,} sources are listed."
+    return text
 
 
 def _indicators(selection: "SelectionRecord") -> str:
@@ -156,9 +157,9 @@ def _indicators(selection: "SelectionRecord") -> str:
         made_by = found.pop("model", None) or found.get("tokenizer") or kind or "not recorded"
         details = ", ".join(f"{key}={value}" for key, value in found.items()) or "–"
         rows.append([escape(column), "yes" if column in rule.indicators else "no", escape(made_by), escape(details)])
-    table = _table(["column", "in the rule", "made by", "configuration"], rows, text_columns=4)
+    made = table(["column", "in the rule", "made by", "configuration"], rows, text_columns=4)
     warnings = [_mismatch(column, rule.provenance.get(column, {}), provenance.get(column)) for column in columns]
-    return "\n\n".join([table, *filter(None, warnings)])
+    return "\n\n".join([made, *filter(None, warnings)])
 
 
 def _mismatch(column: str, expected: dict[str, Any], found: dict[str, Any] | None) -> str | None:
@@ -192,7 +193,7 @@ def _how_to_reproduce(selection: "SelectionRecord", repo_id: str | None) -> str:
     arguments = ", ".join(f"{name}={value!r}" for name, value in selection.asked.items())
     return (
         "import hf_instructmine as him\n\n"
-        f"scored = him.score(pool, indicators)  # {selection.num_pool:,} rows\n"
+        f"scored = him.score(pool, indicators)  # {count(selection.num_pool, 'row')}\n"
         f"rule = him.LossEstimator.from_pretrained({source})  # estimator.json\n"
         f"{made}selection = {selector}.select(scored, {arguments})"
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..data.provenance import get_provenance
 from ..estimator import file as estimator_file
 from ..outputs.folder import staged_folder
-from ..outputs.markdown import PARQUET_FILE
+from ..outputs.markdown import PARQUET_FILE, count
 from .card import FIGURE_FILE, build_card
 from .figures import plot_predicted_log_loss
 from .record import SelectionRecord
@@ -84,7 +84,7 @@ class Selection(SelectionRecord):
                 folder,
                 full_id,
                 repo_type="dataset",
-                commit_message=f"Add {self.num_selected:,} rows chosen by hf-instructmine",
+                commit_message=f"Add {count(self.num_selected, 'row')} chosen by hf-instructmine",
                 private=private,
                 token=token,
             )

@@ -1,12 +1,18 @@
 """Figures of a dataset card: legible at the 700 pixels that the Hub gives them, and drawn without a display."""
 
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..outputs.plots import BLUE, GREY, canvas, save
 
-POOL_COLOR = "#8a8f98"
-SELECTION_COLOR = "#c2571a"
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
 # Rules with a length term give a few rows predictions far above the rest, which would squeeze all others into one bar.
 SHOWN_SHARE = 99.5
 
@@ -19,19 +25,21 @@ def plot_predicted_log_loss(pool: np.ndarray, selected: np.ndarray, path: str | 
         selected (`np.ndarray` of shape `(k,)`): Predictions for the selected rows.
         path (`str` or `Path`): Of the PNG, 1400 pixels wide.
     """
-    from matplotlib.figure import Figure
+    save(partial(_figure, pool, selected), path, dpi=200)
 
+
+def _figure(pool: np.ndarray, selected: np.ndarray) -> "Figure":
     pool = pool[np.isfinite(pool)]
     low = pool.min()
     high = max(np.percentile(pool, SHOWN_SHARE), selected.max())
     edges = np.linspace(low, high, 61) if high > low else np.linspace(low - 0.5, low + 0.5, 61)
     beyond = int((pool > edges[-1]).sum())
 
-    figure = Figure(figsize=(7, 4.2), dpi=200, layout="constrained")
-    axes = figure.subplots(2, 1, sharex=True)
+    figure, grid = canvas(4.2, rows=2, sharex=True)
+    axes = grid[:, 0]
     for ax, values, name, color in (
-        (axes[0], pool, "Pool", POOL_COLOR),
-        (axes[1], selected, "Selection", SELECTION_COLOR),
+        (axes[0], pool, "Pool", GREY),
+        (axes[1], selected, "Selection", BLUE),
     ):
         ax.hist(np.minimum(values, edges[-1]) if name == "Selection" else values, bins=edges, color=color)
         median = float(np.median(values))
@@ -42,6 +50,5 @@ def plot_predicted_log_loss(pool: np.ndarray, selected: np.ndarray, path: str | 
         ax.set_title(title, loc="left", fontsize=10)
         ax.set_ylabel("rows")
         ax.yaxis.get_major_locator().set_params(integer=True, nbins=4)
-        ax.spines[["top", "right"]].set_visible(False)
     axes[1].set_xlabel("predicted log loss: ln of the loss in nats (lower is better)")
-    figure.savefig(path, metadata={"Software": None})
+    return figure

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from datasets import Dataset
 
-from ..outputs.markdown import CardSection, printable
-from .walk import REASONS, Walk
+from ..outputs.markdown import CardSection, count, printable
+from .walk import Walk, passed_over
 
 
 if TYPE_CHECKING:
@@ -146,11 +146,11 @@ class SelectionRecord:
         pool = self.pool_log_loss[np.isfinite(self.pool_log_loss)]
         asked = ", ".join(f"{name}={value}" for name, value in self.request.items())
         lines = [
-            f"Selected {self.num_selected:,} of {self.num_pool:,} rows with {self.estimator.name} ({asked})",
+            f"Selected {self.num_selected:,} of {count(self.num_pool, 'row')} with {self.estimator.name} ({asked})",
             f"Predicted log loss: median {np.median(self.log_loss):.4f}, at most {self.log_loss[-1]:.4f}; "
             f"pool median {np.median(pool):.4f}",
             f"Passed over: {self.skipped_unscored:,} without a prediction, "
-            + (f"{self.skipped_duplicates:,} exact duplicates, " if self.duplicates_checked else "")
+            + (f"{count(self.skipped_duplicates, 'exact duplicate')}, " if self.duplicates_checked else "")
             + f"{self.skipped_empty:,} without a response",
         ]
         if self.skipped:
@@ -159,25 +159,24 @@ class SelectionRecord:
             lines.append(f"Evaluation prompts found: {self.describe_contaminated()}")
         if self.leverage is not None:
             lines.append(self.describe_leverage())
-        names = [printable(count.name) for count in self.sources]
+        names = [printable(source.name) for source in self.sources]
         width = max(map(len, names), default=0)
         lines += [f"  {name:<{width}}  {c.selected:>9,} of {c.pool:,}" for name, c in zip(names, self.sources)]
         return "\n".join(lines)
 
     def describe_skipped(self) -> str:
         """How many rows each option passed over, such as "12 have a longer response (max_response_tokens=800)"."""
-        return ", ".join(
-            f"{count:,} {REASONS[name].format(self.options.get(name))}" for name, count in self.skipped.items()
-        )
+        return ", ".join(passed_over(reason, rows, self.options) for reason, rows in self.skipped.items())
 
     def describe_contaminated(self) -> str:
         """In how many rows of the pool each evaluation set was found, such as "mmlu in 0 rows"."""
-        return ", ".join(f"{printable(name)} in {count:,} rows" for name, count in self.contaminated.items())
+        return ", ".join(f"{printable(name)} in {count(rows, 'row')}" for name, rows in self.contaminated.items())
 
     def describe_leverage(self) -> str:
         """One sentence on whether the rule was tested where the selection lies."""
         most = self.estimator.max_leverage
         assert self.leverage is not None and most is not None  # only a rule with runs has either
         place = "within" if self.leverage <= most else "beyond"
-        left_out = f"; {self.skipped_far:,} rows far from the runs were left out" if self.skipped_far else ""
+        far = count(self.skipped_far, "row far from the runs was", "rows far from the runs were")
+        left_out = f"; {far} left out" if self.skipped_far else ""
         return f"Leverage {self.leverage:.3g}, {place} the runs' largest of {most:.3g}{left_out}"

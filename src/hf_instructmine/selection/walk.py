@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..errors import InstructMineError
+from ..outputs.markdown import count
 from .budget import Budget
 from .shares import Shares
 
@@ -28,12 +29,21 @@ REASONS = {
     "length_bins": "are of a length that has its share (length_bins={})",
     "set_level": "have no prediction at their distance inside the set (set_level)",
 }
+# How a reason begins where it is told of one row.
+_SINGULAR = {"are exact duplicates": "is an exact duplicate", "are": "is", "have": "has", "hold": "holds"}
 _MENDS = {
     "max_response_tokens": "raise max_response_tokens",
     "max_similarity": "raise max_similarity",
     "quotas": "raise the quotas' maxima",
     "length_bins": "lower length_bins",
 }
+
+
+def passed_over(reason: str, rows: int, options: Mapping[str, Any]) -> str:
+    """How many rows a reason passed over, such as "1 has a longer response (max_response_tokens=800)"."""
+    many = REASONS[reason]
+    head = next(head for head in _SINGULAR if many.startswith(head))
+    return count(rows, _SINGULAR[head] + many.removeprefix(head), many).format(options.get(reason))
 
 
 @dataclass
@@ -158,10 +168,7 @@ class Terms:
         """How many rows were passed over, and why, the most frequent reason of an option first."""
         counts = {reason: len(list(rows)) for reason, rows in passed.items()}
         rest = sorted((r for r in counts if r not in ("duplicates", "empty") and counts[r]), key=lambda r: -counts[r])
-        return [
-            f"{counts.get(reason, 0):,} {REASONS[reason].format(self.options.get(reason))}"
-            for reason in ["duplicates", "empty", *rest]
-        ]
+        return [passed_over(reason, counts.get(reason, 0), self.options) for reason in ["duplicates", "empty", *rest]]
 
 
 class Descent:
@@ -299,7 +306,7 @@ class Descent:
             why, unit = ", ".join(self.terms.told(passed)), self.terms.budget.unit
             raise InstructMineError(
                 f"quotas ask for at least {share.least[group]:,.0f} {unit} of '{share.names[group]}', and "
-                f"{spent[group]:,.0f} can be selected: of its {rows.sum():,} rows, {why}; "
+                f"{spent[group]:,.0f} can be selected: of its {count(rows.sum(), 'row')}, {why}; "
                 f"lower its least share, or ask for less than {self.terms.budget}"
             )
 
@@ -328,12 +335,13 @@ class Descent:
     def _unfilled(self) -> str:
         """Why the budget could not be filled, and what mends it: what the option that bound most rows asks."""
         budget, taken, passed = self.terms.budget, self.walk.taken, self.walk.passed
-        reached = f"{self.walk.spent:,.0f} response tokens" if budget.kind == "tokens" else f"{len(taken):,} rows"
-        reasons = [f"{self.terms.unscored:,} have no prediction", *self.terms.told(passed)]
+        spent = round(self.walk.spent)
+        reached = count(spent, "response token") if budget.kind == "tokens" else count(len(taken), "row")
+        reasons = [f"{count(self.terms.unscored, 'has', 'have')} no prediction", *self.terms.told(passed)]
         short = [account.share.shortest(account.spent) for account in self._accounts]
         binding = max(_MENDS, key=lambda reason: len(passed.get(reason, ())))
         mend = f"{_MENDS[binding]} or ask for less" if passed.get(binding) else "ask for less"
         return (
-            f"{budget} is above the {reached} that can be selected: of {len(self.terms.costs):,} rows, "
+            f"{budget} is above the {reached} that can be selected: of {count(len(self.terms.costs), 'row')}, "
             f"{', '.join(reasons[:-1])} and {reasons[-1]}; {'; '.join([*filter(None, short), mend])}"
         )

@@ -3,9 +3,9 @@
 import json
 import re
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset
 
@@ -13,12 +13,17 @@ from ..data.provenance import get_provenance
 from ..errors import InstructMineError
 from ..finetuning.recipe import Recipe
 from ..outputs.hub import push_folder
-from ..outputs.markdown import PARQUET_FILE, escape, size_category
+from ..outputs.markdown import PARQUET_FILE, count, escape, size_category, table
 from ..outputs.records import Records
 from .manifest import MANIFEST
 from .runs import load_runs, pure_error
 
 
+if TYPE_CHECKING:
+    from huggingface_hub import DatasetCard
+
+
+TEMPLATE = Path(__file__).with_name("runs_card.md")
 MAX_RUNS = 200
 
 
@@ -44,10 +49,10 @@ def push_runs(folder: str | Path, repo_id: str, private: bool = False, token: st
     if manifest is None:
         raise InstructMineError(f"'{folder}' holds no sound sweep.json, so what its runs are of cannot be told")
     with tempfile.TemporaryDirectory() as stage:
-        data, card = Path(stage, PARQUET_FILE), Path(stage, "README.md")
+        data = Path(stage, PARQUET_FILE)
         data.parent.mkdir()
         runs.to_parquet(data)
-        card.write_text(build_runs_card(runs, manifest), encoding="utf-8")
+        build_runs_card(runs, manifest).save(Path(stage, "README.md"))
         return push_folder(
             stage,
             repo_id,
@@ -58,14 +63,17 @@ def push_runs(folder: str | Path, repo_id: str, private: bool = False, token: st
         )
 
 
-def build_runs_card(runs: Dataset, manifest: Mapping[str, Any]) -> str:
+def build_runs_card(runs: Dataset, manifest: Mapping[str, Any]) -> "DatasetCard":
     """The card: recipe, base model, evaluation sets, runs with their losses, indicators and versions.
 
     Args:
         runs (`Dataset`): From [`load_runs`].
         manifest (`dict`): The sweep's `sweep.json`.
+
+    Returns:
+        `DatasetCard`: With metadata that the Hub accepts.
     """
-    from huggingface_hub import DatasetCardData
+    from huggingface_hub import DatasetCard, DatasetCardData
 
     data = DatasetCardData(
         size_categories=[size_category(len(runs))],
@@ -73,38 +81,35 @@ def build_runs_card(runs: Dataset, manifest: Mapping[str, Any]) -> str:
         configs=[{"config_name": "default", "data_files": [{"split": "train", "path": PARQUET_FILE}]}],
     )
     done = runs.select([i for i, status in enumerate(runs["status"]) if status == "done"])
-    sets = manifest["evaluation_sets"]
     base_model = runs[0]["base_model"]
     settings = {**Recipe(manifest["recipe"]).comparable, "model_name_or_path": base_model}
-    recipe = [[escape(name), escape(_without_paths(value))] for name, value in settings.items()]
-    evaluation = [
+    versions = sorted({f"{k} {v}" for text in runs["versions"] for k, v in json.loads(text).items() if v})
+    return DatasetCard.from_template(
+        data,
+        template_path=str(TEMPLATE),
+        finetunes=count(len(runs), "finetune"),
+        base_model=escape(base_model),
+        pool=escape(manifest["pool"]),
+        counts=f"{count(len(done), 'run is', 'runs are')} done, {len(runs) - len(done):,} failed",
+        recipe=table(
+            ["option", "value"],
+            [[escape(name), escape(_without_paths(value))] for name, value in settings.items()],
+            text_columns=2,
+        ),
+        evaluation_sets=_evaluation_sets(runs, done, manifest["evaluation_sets"]),
+        runs=_runs(runs, list(manifest["evaluation_sets"])),
+        indicators=_indicators(runs),
+        versions=", ".join(map(escape, versions)),
+    )
+
+
+def _evaluation_sets(runs: Dataset, done: Dataset, sets: Mapping[str, str]) -> str:
+    header = ["set", "examples", "untrained loss", "SD between mixtures", "SD of replicates"]
+    rows = [
         [escape(name), escape(digest), _number(runs[0][f"base_loss_{name}"]), *_spread(done, name)]
         for name, digest in sets.items()
     ]
-    indicators = [[escape(name), escape(json.dumps(made))] for name, made in get_provenance(runs).items()]
-    versions = sorted({f"{k} {v}" for text in runs["versions"] for k, v in json.loads(text).items() if v})
-    name = escape(base_model)
-    parts = [
-        f"---\n{data.to_yaml()}\n---",
-        f"# {len(runs):,} finetunes of {name}",
-        f"Each row is one finetune of {name} on a subset of an instruction pool ({escape(manifest['pool'])}), with "
-        "the subset's rows (`indices`), its mean indicators, and the loss on each evaluation set: Σ NLL / Σ response "
-        "tokens, in nats, of the set (`loss_…`) and of each example (`example_nll_…`, a sum). "
-        f"{len(done):,} runs are done, {len(runs) - len(done):,} failed (`reason` says why). Made with "
-        "hf-instructmine ([InstructMining](https://arxiv.org/abs/2307.06290)).",
-        "## Recipe",
-        _table(["option", "value"], recipe),
-        "## Evaluation sets",
-        _table(["set", "examples", "untrained loss", "SD between mixtures", "SD of replicates"], evaluation),
-        "SD: of the log loss; of replicates, around their mixture's mean (pure error).",
-        "## Runs",
-        _table(["mixture", "seed", "status", *map(escape, sets), "response tokens", "seconds"], _run_rows(runs, sets)),
-        *([f"The first {MAX_RUNS} of {len(runs):,} are listed."] if len(runs) > MAX_RUNS else []),
-        *(["## Indicators", _table(["column", "configuration"], indicators)] if indicators else []),
-        "## Versions",
-        ", ".join(map(escape, versions)),
-    ]
-    return "\n\n".join(parts) + "\n"
+    return table(header, rows, text_columns=2)
 
 
 def _spread(done: Dataset, name: str) -> list[str]:
@@ -112,12 +117,23 @@ def _spread(done: Dataset, name: str) -> list[str]:
     return ["–" if spread is None else f"{spread:.5f}" for spread in (between, within)]
 
 
-def _run_rows(runs: Dataset, sets: Iterable[str]) -> Iterable[list[str]]:
+def _runs(runs: Dataset, sets: list[str]) -> str:
+    rows = []
     for row in runs.select(range(min(MAX_RUNS, len(runs)))):
         status = row["status"] if row["reason"] is None else f"{row['status']}: {row['reason']}"
         losses = [_number(row[f"loss_{name}"]) for name in sets]
         tokens = "–" if row["train_tokens"] is None else f"{row['train_tokens']:,}"
-        yield [escape(row["mixture_id"]), str(row["seed"]), escape(status), *losses, tokens, f"{row['seconds']:.1f}"]
+        rows.append(
+            [escape(row["mixture_id"]), str(row["seed"]), escape(status), *losses, tokens, f"{row['seconds']:.1f}"]
+        )
+    text = table(["mixture", "seed", "status", *map(escape, sets), "response tokens", "seconds"], rows, text_columns=3)
+    return text + (f"\n\nThe first {MAX_RUNS} of {len(runs):,} are listed." if len(runs) > MAX_RUNS else "")
+
+
+def _indicators(runs: Dataset) -> str | None:
+    made = get_provenance(runs)
+    rows = [[escape(name), escape(json.dumps(configuration))] for name, configuration in made.items()]
+    return table(["column", "configuration"], rows, text_columns=2) if rows else None
 
 
 def _number(value: float | None) -> str:
@@ -128,7 +144,3 @@ def _without_paths(value: Any) -> Any:
     """Leaves the last name of every path of this machine."""
     path = r"(?<![\w/.~-])(?:~|\.{1,2})?/(?:[^\s/'\":;,]+/)*([^\s/'\":;,]+)"
     return re.sub(path, r"\1", value) if isinstance(value, str) else value
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(line)} |" for line in [header, ["---"] * len(header), *rows])

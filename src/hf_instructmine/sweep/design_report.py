@@ -8,6 +8,7 @@ import numpy as np
 from datasets import Dataset, Value
 
 from ..errors import InstructMineError
+from ..outputs.markdown import count
 from ..regression.regressors import leverage, vif
 from .scored_pool import ScoredPool, SubsetSize
 
@@ -83,8 +84,8 @@ class DesignReport:
         unit = "log loss" if self.pure_error else "SDs of a run's noise"
         width = max(map(len, [*self.indicators, "indicator"]))
         lines = [
-            f"{self.num_mixtures} mixtures and {self.num_replicates} replicates of {each}, from {self.pool_rows} rows "
-            f"({self.excluded_rows} more have a NaN indicator)",
+            f"{count(self.num_mixtures, 'mixture')} and {count(self.num_replicates, 'replicate')} of {each}, from "
+            f"{count(self.pool_rows, 'row')} ({count(self.excluded_rows, 'more has', 'more have')} a NaN indicator)",
             f"log det {self.log_det:.2f}, largest VIF {self.max_vif:.1f} ({worst}), condition number "
             f"{self.condition_number:.1f}",
             f"spread between mixtures over that of random subsets: median {np.median([*spreads.values()]):.1f}, least "

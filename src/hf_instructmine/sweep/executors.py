@@ -1,6 +1,5 @@
 """Where the runs of a sweep run: in this process, in a subprocess each, or as Ray tasks. All give the same result."""
 
-import hashlib
 import io
 import json
 import os
@@ -25,6 +24,7 @@ from ..finetuning.launching import launch_command
 from ..finetuning.recipe import Recipe
 from ..finetuning.training_data import encode_training_set
 from ..models.loading import LoadedModel
+from ..outputs.digests import digest
 from ..outputs.records import Records
 
 
@@ -127,7 +127,7 @@ class Inline:
         numbers = sorted(self.conversations)
         rows = encode_training_set(loaded, [self.conversations[i] for i in numbers], sft.max_length).input_ids
         sequences = [ids for e in self.encoded.values() for ids in e.sequences] + rows
-        texts = hashlib.sha256(json.dumps(sequences).encode()).hexdigest()[:16]
+        texts = digest(sequences)
         with Records(self.folder).lock("trunk", patience=-1):
             trunk = compute_trunk(loaded, num_layers, sequences, self.folder / "trunk" / texts, sft.bf16)
         cut_to_last_layers(loaded, num_layers, next(iter(self.encoded.values())), trunk, sft.bf16)

@@ -4,8 +4,6 @@ A finished run is one file, written whole. Killed at any instant, the same call 
 """
 
 import errno
-import hashlib
-import json
 import logging
 import math
 import re
@@ -24,9 +22,10 @@ from ..data.conversation import Conversation, check_text_columns, read_conversat
 from ..data.evaluation_sets import EvaluationSet
 from ..data.provenance import get_provenance
 from ..data.texts import pool_digest
-from ..errors import InstructMineError
+from ..errors import InstructMineError, one_line
 from ..finetuning.recipe import Recipe
 from ..models.loading import describe_source
+from ..outputs.digests import digest
 from ..outputs.records import Records
 from .executors import Execution, Inline, Subprocess, ray_session, run_command
 from .manifest import DESIGN, MANIFEST, MIXTURES, describe_difference, environment
@@ -256,7 +255,7 @@ class SweepSession:
         reason: str | None
         if isinstance(outcome, Exception):
             kind = "" if isinstance(outcome, InstructMineError) else f"{type(outcome).__name__}: "
-            reason = " ".join(f"{kind}{outcome}".split())
+            reason = f"{kind}{one_line(outcome)}"
             result = {"losses": {}, "examples": {}, "seconds": seconds}
         else:
             reason, result = _divergence(outcome["losses"], self._base), outcome
@@ -282,7 +281,7 @@ class SweepSession:
 
 def hash_indices(indices: Sequence[int]) -> str:
     """Digest of the rows of a subset, in order."""
-    return hashlib.sha256(json.dumps(list(indices)).encode()).hexdigest()[:16]
+    return digest(list(indices))
 
 
 def _divergence(losses: Mapping[str, float], base: Mapping[str, Any]) -> str | None:
@@ -356,8 +355,8 @@ def _read_rows(pool: Dataset, numbers: Sequence[int], columns: Mapping[str, str]
 
 
 def _set_digest(examples: EvaluationSet) -> str:
-    text = json.dumps([[turn.prompt, turn.response] for turn in examples.turns], sort_keys=True, default=str)
-    return f"{len(examples.rows)} examples, {hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    texts = [[turn.prompt, turn.response] for turn in examples.turns]
+    return f"{len(examples.rows)} examples, {digest(texts)}"
 
 
 def _check_recorded(records: Records, runs: Sequence[dict[str, Any]]) -> None:

@@ -1,0 +1,89 @@
+"""The card of a sweep's runs says what they are, and whatever names the data brings along stay text in it."""
+
+import json
+
+import pytest
+import yaml
+from datasets import Dataset
+from hostile import HOSTILE, acted_on, cells
+from huggingface_hub import DatasetCard
+
+from hf_instructmine.data.provenance import set_provenance
+from hf_instructmine.sweep.card import MAX_RUNS, build_runs_card
+
+
+def card_of(name: str, runs: int = 2) -> DatasetCard:
+    """The card of runs of which every name is the same, and the last failed."""
+    done, failed = runs - 1, 1
+    table = {
+        "mixture_id": [name] * runs,
+        "seed": list(range(runs)),
+        "status": ["done"] * done + ["failed"],
+        "reason": [None] * done + [name],
+        "base_model": [name] * runs,
+        "versions": [json.dumps({f"torch {name}": f"2 {name}"})] * runs,
+        f"base_loss_{name}": [2.5] * runs,
+        f"loss_{name}": [1.5] * done + [None] * failed,
+        "train_tokens": [1200] * done + [None] * failed,
+        "seconds": [3.0] * runs,
+        f"mtld {name}": [70.0] * runs,
+    }
+    made = {f"mtld {name}": {"indicator": "MTLD", name: name}}
+    manifest = {
+        "evaluation_sets": {name: f"3 examples, {name}"},
+        "pool": f"24 rows, {name}",
+        "recipe": {"learning_rate": 1e-3, "chat_template_path": name},
+    }
+    return build_runs_card(set_provenance(Dataset.from_dict(table), made), manifest)
+
+
+def test_it_says_what_the_runs_are():
+    card = card_of("calm", 3)
+    assert yaml.safe_load(card.content.split("---\n")[1]) == {
+        "size_categories": ["n<1K"],
+        "tags": ["instructmining", "instruction-tuning", "data-selection", "hf-instructmine"],
+        "configs": [
+            {
+                "config_name": "default",
+                "data_files": [{"split": "train", "path": "data/train-00000-of-00001.parquet"}],
+            }
+        ],
+    }
+    assert "# 3 finetunes of calm\n\nEach row is one finetune of calm on a subset" in card.text
+    assert "an instruction pool (24 rows, calm)" in card.text
+    assert "2 runs are done, 1 failed (`reason` says why)" in card.text
+    assert "| learning\\_rate | 0.001 |" in card.text
+    assert "| calm | 3 examples, calm | 2.5000 | – | 0.00000 |" in card.text
+    assert "| calm | 0 | done | 1.5000 | 1,200 | 3.0 |\n" in card.text
+    assert "| calm | 2 | failed: calm | – | – | 3.0 |\n" in card.text
+    assert '| mtld calm | \\{"calm": "calm", "indicator": "MTLD"\\} |\n' in card.text
+    assert card.content.endswith("\n\n## Versions\n\ntorch calm 2 calm\n")
+
+
+def test_one_run_is_counted_as_one():
+    assert "1 run is done, 1 failed" in card_of("calm").text
+    assert "# 1 finetune of calm\n" in card_of("calm", 1).text
+
+
+def test_runs_without_indicators_have_no_table_of_them():
+    runs = Dataset.from_dict(
+        {"mixture_id": ["m"], "seed": [0], "status": ["failed"], "reason": ["full"], "base_model": ["b"]}
+        | {"versions": ["{}"], "train_tokens": [None], "seconds": [1.0]}
+    )
+    text = build_runs_card(runs, {"evaluation_sets": {}, "pool": "1 row", "recipe": {}}).text
+    assert "## Indicators" not in text and "failed: full | – | 1.0 |\n\n## Versions\n" in text
+
+
+def test_many_runs_are_cut():
+    text = card_of("calm", MAX_RUNS + 1).text
+    assert f"\n\nThe first {MAX_RUNS} of {MAX_RUNS + 1} are listed.\n\n## Indicators" in text
+    assert f"| calm | {MAX_RUNS} |" not in text
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_what_the_data_is_called_stays_text(hostile):
+    calm, card = card_of("calm"), card_of(hostile)
+    assert card.data.to_dict() == calm.data.to_dict()
+    assert card.content.count("\n") == calm.content.count("\n")
+    assert cells(card.text) == cells(calm.text)
+    assert acted_on(card.text) == []
