@@ -12,6 +12,7 @@ from ..outputs.plots import BLUE, GREY, RED, canvas, save
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from numpy.typing import ArrayLike
 
     from ..regression.diagnostics import Diagnostics
     from ..regression.fit import Fit
@@ -148,7 +149,7 @@ def _leverage(rule: "Diagnosed") -> "Figure":
             axes.plot(grid, side * curve, linestyle=style, color=RED, linewidth=1, label=label)
     axes.set_ylim(-high, high)
     axes.axhline(0, color=GREY, linewidth=0.8)
-    for run in np.argsort(d.cooks_distance)[-3:]:
+    for run in np.argsort(np.array(d.cooks_distance))[-3:]:
         axes.annotate(f"run {run}", (leverage[run], studentized[run]), (5, 3), textcoords="offset points", fontsize=9)
     axes.set_xlabel("leverage")
     axes.set_ylabel("studentised residual")
@@ -195,5 +196,5 @@ def _added_variable(rule: "Diagnosed") -> "Figure":
     return figure
 
 
-def _dots(axes: "Axes", x, y, size: float = 4.5) -> None:
+def _dots(axes: "Axes", x: "ArrayLike", y: "ArrayLike", size: float = 4.5) -> None:
     axes.plot(x, y, "o", color=BLUE, markersize=size, markeredgecolor="white", markeredgewidth=0.5)
