@@ -120,7 +120,7 @@ def compare(
 
 
 def _unseen(
-    rule: LossEstimator, runs: Any, names: list[str], rows: np.ndarray, predicted: np.ndarray
+    rule: "LossEstimator", runs: Any, names: list[str], rows: np.ndarray, predicted: np.ndarray
 ) -> tuple[np.ndarray, int]:
     """Puts a rule's cross-validated predictions in the place of those of runs it was fitted on."""
     if rule.fitted is None:
