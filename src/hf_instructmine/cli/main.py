@@ -49,7 +49,8 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser, verbs = parsers()
-    args, args.options = parser.parse_known_args(argv)
+    args, options = parser.parse_known_args(argv)
+    args.options = options
     if args.options and args.verb != "finetune":  # which passes them on
         parser.error(f"unrecognized arguments: {' '.join(args.options)}")
     if getattr(args, "config", None) is not None:

@@ -127,7 +127,7 @@ def choose_all(
     usable = usable_rows(scored, columns, copies=False)
     usable = usable[np.isfinite(lengths[usable])]
     means = {name: numeric_column(scored, name) for name in indicator_names(scored)}
-    rows = []
+    rows: list[dict[str, Any]] = []
 
     def add(name: str, amount: str, indices: np.ndarray, draw: int | None, seeds: Sequence[int]) -> None:
         unknown = indices[~np.isfinite(lengths[indices])]

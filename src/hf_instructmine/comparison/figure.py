@@ -53,6 +53,7 @@ def _figure(panels: Sequence[Sequence[Panel]], baseline: str) -> "Figure":
 def _draw(axes: "Axes", outcomes: Sequence[Outcome]) -> None:
     for row, outcome in enumerate(outcomes):
         d, color = outcome.difference, _COLORS[outcome.verdict]
+        assert d is not None  # the baseline is the line at 0
         axes.plot([d.low, d.high], [row, row], color=color, linewidth=2)
         axes.plot(d.estimate, row, "o", color=color, markersize=5)
     axes.axvline(0, color="black", linewidth=0.8)

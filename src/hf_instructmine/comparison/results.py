@@ -35,6 +35,7 @@ class StrategyComparison:
 
     @cached_property
     def eval_sets(self) -> list[str]:
+        """The evaluation sets that every finetune was measured on."""
         return [name.removeprefix("example_nll_") for name in self.runs.column_names if name.startswith("example_nll")]
 
     @cached_property
@@ -119,6 +120,7 @@ class StrategyComparison:
 
     def _sentence(self, mine: Outcome, baseline: str, comparisons: int) -> str:
         d = mine.difference
+        assert d is not None  # the baseline itself gets no sentence
         fitted = self.fitted_on.get(mine.strategy)
         seen = "" if fitted is None else f" ({'fitted to' if mine.eval_set in fitted else 'never seen'})"
         found = {

@@ -119,13 +119,16 @@ def compare(
     return Comparison(target, len(y), compared)
 
 
-def _unseen(rule, runs, names, rows, predicted: np.ndarray) -> tuple[np.ndarray, int]:
+def _unseen(
+    rule: "LossEstimator", runs: Any, names: list[str], rows: np.ndarray, predicted: np.ndarray
+) -> tuple[np.ndarray, int]:
     """Puts a rule's cross-validated predictions in the place of those of runs it was fitted on."""
     if rule.fitted is None:
         return predicted, 0
     targets, record = rule.target.split(" + "), rule.fitted.runs
     if not all(name in names for name in (*targets, *record["columns"])):
         return predicted, 0
+    assert rule.diagnostics is not None  # as the fit is there
     known = dict(zip(record["ids"], rule.diagnostics.held_out))
     ids = run_ids(runs, rows, targets, record["columns"])
     return np.array([known.get(i, p) for i, p in zip(ids, predicted)]), sum(i in known for i in ids)

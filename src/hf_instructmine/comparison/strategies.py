@@ -91,7 +91,8 @@ def choose_rows(
         return usable
     if isinstance(strategy, LossEstimator | Selector):
         selector = strategy if isinstance(strategy, Selector) else Selector(strategy)
-        return np.sort(selector.select(scored, columns=columns, **budget).indices)
+        chosen = selector.select(scored, size=budget.get("size"), tokens=budget.get("tokens"), columns=columns)
+        return np.sort(chosen.indices)
     if callable(strategy):
         return _checked(strategy(scored, **budget), len(scored))
     ((kind, amount),) = budget.items()
@@ -122,7 +123,9 @@ def take(order: np.ndarray, costs: np.ndarray, amount: int, what: str) -> np.nda
 
 
 def _ranked(scored: Dataset, strategy: str) -> np.ndarray:
-    end, column, limit = _BY_COLUMN.fullmatch(strategy).groups()
+    found = _BY_COLUMN.fullmatch(strategy)
+    assert found is not None  # other names are refused first
+    end, column, limit = found.groups()
     values = numeric_column(scored, column)
     known = np.isfinite(values)
     if limit is not None:
@@ -137,7 +140,7 @@ def _column(strategy: str) -> str | None:
 
 
 def _checked(rows: Sequence[int], pool_size: int) -> np.ndarray:
-    rows = np.unique(np.asarray(rows, dtype=np.int64))
-    if not len(rows) or rows[0] < 0 or rows[-1] >= pool_size:
+    chosen = np.unique(np.asarray(rows, dtype=np.int64))
+    if not len(chosen) or chosen[0] < 0 or chosen[-1] >= pool_size:
         raise InstructMineError(f"a strategy chose no row, or one outside the pool's {pool_size}")
-    return rows
+    return chosen

@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -12,8 +12,17 @@ from ..outputs.plots import BLUE, GREY, RED, canvas, save
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from numpy.typing import ArrayLike
 
+    from ..regression.diagnostics import Diagnostics
+    from ..regression.fit import Fit
     from .rule import Rule
+
+    class Diagnosed(Rule):
+        """A rule that was fitted."""
+
+        diagnostics: Diagnostics
+        fitted: Fit
 
 
 CAPTIONS = {
@@ -36,6 +45,7 @@ def draw(rule: "Rule", folder: str | Path) -> list[Path]:
     Returns:
         `list[Path]`: The PNG files. A rule without regressors has no coefficients, and so fewer figures.
     """
+    rule = cast("Diagnosed", rule)
     d = rule.diagnostics
     figures = {"predicted_measured": _predicted_measured, "residuals": _residuals}
     if d.coefficients and d.p:
@@ -54,7 +64,7 @@ def _unit(rule: "Rule") -> str:
     return "log loss (nats)" if rule.log_target else "loss (nats)"
 
 
-def _predicted_measured(rule: "Rule") -> "Figure":
+def _predicted_measured(rule: "Diagnosed") -> "Figure":
     d = rule.diagnostics
     figure, ((axes,),) = canvas(5)
     predicted, measured = np.array(d.held_out), np.array(d.measured)
@@ -76,16 +86,16 @@ def _predicted_measured(rule: "Rule") -> "Figure":
     return figure
 
 
-def _coefficients(rule: "Rule") -> "Figure":
+def _coefficients(rule: "Diagnosed") -> "Figure":
     d = rule.diagnostics
-    table = sorted(d.coefficients[1:], key=lambda c: abs(c.standardized))
+    table = sorted(d.coefficients[1:], key=lambda c: abs(c.standardized or 0.0))
     names = [c.name for c in table]
-    left_out = sorted((n for n in d.chosen_share if n not in names), key=d.chosen_share.get)
+    left_out = sorted((n for n in d.chosen_share if n not in names), key=d.chosen_share.__getitem__)
     rows = [*left_out, *names]
     figure, ((axes, share),) = canvas(1.4 + 0.34 * len(rows), columns=2, sharey=True, width_ratios=[3, 1.2])
     for row, c in enumerate(table, start=len(left_out)):
         # The interval in standardised units is that of the estimate, in proportion.
-        scale = c.standardized / c.estimate if c.estimate else 0.0
+        scale = (c.standardized or 0.0) / c.estimate if c.estimate else 0.0
         ends = sorted([c.low * scale, c.high * scale])
         axes.plot(ends, [row, row], color=BLUE, linewidth=2)
         axes.plot(c.standardized, row, "o", color=BLUE, markersize=6)
@@ -104,7 +114,7 @@ def _coefficients(rule: "Rule") -> "Figure":
     return figure
 
 
-def _residuals(rule: "Rule") -> "Figure":
+def _residuals(rule: "Diagnosed") -> "Figure":
     from scipy.stats import norm
 
     d = rule.diagnostics
@@ -123,7 +133,7 @@ def _residuals(rule: "Rule") -> "Figure":
     return figure
 
 
-def _leverage(rule: "Rule") -> "Figure":
+def _leverage(rule: "Diagnosed") -> "Figure":
     d = rule.diagnostics
     figure, ((axes,),) = canvas(4.5)
     leverage = np.array(d.leverage)
@@ -139,7 +149,7 @@ def _leverage(rule: "Rule") -> "Figure":
             axes.plot(grid, side * curve, linestyle=style, color=RED, linewidth=1, label=label)
     axes.set_ylim(-high, high)
     axes.axhline(0, color=GREY, linewidth=0.8)
-    for run in np.argsort(d.cooks_distance)[-3:]:
+    for run in np.argsort(np.array(d.cooks_distance))[-3:]:
         axes.annotate(f"run {run}", (leverage[run], studentized[run]), (5, 3), textcoords="offset points", fontsize=9)
     axes.set_xlabel("leverage")
     axes.set_ylabel("studentised residual")
@@ -147,7 +157,7 @@ def _leverage(rule: "Rule") -> "Figure":
     return figure
 
 
-def _correlation(rule: "Rule") -> "Figure":
+def _correlation(rule: "Diagnosed") -> "Figure":
     d = rule.diagnostics
     matrix = np.array(d.correlation)
     figure, ((axes,),) = canvas(5.6)
@@ -163,7 +173,7 @@ def _correlation(rule: "Rule") -> "Figure":
     return figure
 
 
-def _added_variable(rule: "Rule") -> "Figure":
+def _added_variable(rule: "Diagnosed") -> "Figure":
     d = rule.diagnostics
     x, y = np.array(d.regressors), np.array(d.measured)
     names = [c.name for c in d.coefficients[1:]]
@@ -186,5 +196,5 @@ def _added_variable(rule: "Rule") -> "Figure":
     return figure
 
 
-def _dots(axes: "Axes", x, y, size: float = 4.5) -> None:
+def _dots(axes: "Axes", x: "ArrayLike", y: "ArrayLike", size: float = 4.5) -> None:
     axes.plot(x, y, "o", color=BLUE, markersize=size, markeredgecolor="white", markeredgewidth=0.5)

@@ -67,7 +67,7 @@ def content_of(rule: "Rule") -> dict[str, Any]:
 def fields_of(content: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a rule, from the fields of the file."""
 
-    def terms(entries):
+    def terms(entries: list[dict[str, Any]]) -> list[Term]:
         return [Term(**{k: v for k, v in entry.items() if k != "coefficient"}) for entry in entries]
 
     numbers = [content["intercept"], *(t["coefficient"] for t in (*content["terms"], *content["covariates"]))]

@@ -41,11 +41,13 @@ class SubsetPrediction:
     @property
     def extrapolates(self) -> bool:
         """Whether the set lies further out than any run: the rule was not tested there."""
-        return self.leverage is not None and self.leverage > self.max_run_leverage * (1 + 1e-9)
+        if self.leverage is None or self.max_run_leverage is None:
+            return False
+        return self.leverage > self.max_run_leverage * (1 + 1e-9)
 
     def __str__(self) -> str:
         lines = [f"Predicted log loss of {self.size:,} examples: {self.log_loss:.4f}"]
-        if self.mean_interval is not None:
+        if self.mean_interval is not None and self.observation_interval is not None:
             lines[0] += f" (95 % {self.mean_interval[0]:.4f} … {self.mean_interval[1]:.4f}"
             lines[0] += f"; one finetune {self.observation_interval[0]:.4f} … {self.observation_interval[1]:.4f})"
         if self.leverage is not None:
@@ -54,8 +56,10 @@ class SubsetPrediction:
         return "\n".join(lines)
 
 
-def set_means(values: Mapping[str, np.ndarray], rows: int, indices: Sequence[int] | None):
-    """Mean of each indicator over a set, and how many values were missing.
+def set_means(
+    values: Mapping[str, np.ndarray], rows: int, indices: Sequence[int] | None
+) -> tuple[dict[str, np.ndarray], dict[str, int], int]:
+    """Mean of each indicator over a set, how many values were missing, and how many examples the set has.
 
     Raises:
         [`InstructMineError`]: Where the set is empty, an index is not a row, or an indicator is missing throughout.
@@ -165,6 +169,7 @@ class Rule:
     def _apply(self, matrix: np.ndarray) -> np.ndarray:
         if self.regressor is None:
             return self.intercept + matrix @ np.asarray(self.weights)
+        assert self.fitted is not None  # a regressor is kept nowhere: it was fitted here
         known = ~np.isnan(matrix).any(axis=1)
         predicted = np.full(len(matrix), np.nan)
         z = (matrix[known] - self.fitted.mean[: len(self.terms)]) / self.fitted.sd[: len(self.terms)]
@@ -236,20 +241,24 @@ class Rule:
         """As [`~Rule.leverage`], of indicators that [`~Rule.read`] gave, each of shape (rows,)."""
         self._check_leverage()
         means, _, size = set_means(values, rows, indices)
-        return self._leverage(self._regressors(means, size, None))
+        found = self._leverage(self._regressors(means, size, None))
+        assert found is not None  # as was checked
+        return found
 
     def leverage_of_rows(self, values: Mapping[str, np.ndarray], rows: int) -> np.ndarray:
         """As [`~Rule.row_leverages`], of indicators that [`~Rule.read`] gave, each of shape (rows,)."""
-        self._check_leverage()
+        fit = self._check_leverage()
         # Covariates stay at their means over the runs, where they are 0.
         held = np.zeros((rows, len(self.covariates)))
         regressors = np.column_stack([held, design(self.terms, values)]) if self.terms else held
-        u = np.column_stack([np.ones(rows), (regressors - self.fitted.mean) / self.fitted.sd])
-        return leverage(u, np.asarray(self.fitted.gram_inverse))
+        u = np.column_stack([np.ones(rows), (regressors - fit.mean) / fit.sd])
+        return leverage(u, np.asarray(fit.gram_inverse))
 
-    def _check_leverage(self) -> None:
-        if self.max_leverage is None:
+    def _check_leverage(self) -> Fit:
+        """What leverage is measured by."""
+        if self.fitted is None or self.fitted.max_leverage is None:
             raise InstructMineError(f"the rule '{self.name}' was not fitted by least squares here: it has no leverage")
+        return self.fitted
 
     @property
     def max_leverage(self) -> float | None:
@@ -316,6 +325,7 @@ class Rule:
         return np.concatenate([held, design(self.terms, means)[0] if self.terms else []])
 
     def _standardized(self, regressors: np.ndarray) -> np.ndarray:
+        assert self.fitted is not None  # its callers have looked
         return np.concatenate([[1.0], (regressors - self.fitted.mean) / self.fitted.sd])
 
     def _leverage(self, regressors: np.ndarray) -> float | None:

@@ -38,6 +38,7 @@ def summarize(rule: "Rule") -> str:
 def in_words(rule: "Rule") -> str:
     """The last paragraph of the summary: what carries the rule, whether it predicts, whether to use it."""
     d = rule.diagnostics
+    assert d is not None  # it is asked of fitted rules alone
     return " ".join([*_carried_by(rule, d), *_worth(rule, d), *_doubts(rule, d), verdict(d)])
 
 
@@ -62,7 +63,9 @@ def verdict(d: Diagnostics) -> str:
 
 
 def _heading(rule: "Rule", d: Diagnostics) -> str:
-    how = ORIGIN.get(rule.fitted.options.get("select"), rule.fitted.options.get("select", "").upper())
+    assert rule.fitted is not None  # as its diagnostics are there
+    select = rule.fitted.options.get("select", "")
+    how = ORIGIN.get(select, select.upper())
     rows = [
         ("Target", f"{'log ' if rule.log_target else ''}{rule.target}", "R²", d.r2),
         ("Model", f"{rule.model}, {how} of {len(d.candidates)} candidates", "adjusted R²", d.adj_r2),
@@ -115,7 +118,7 @@ def _held_out(d: Diagnostics) -> str:
     ]
     if d.permutation_p is not None:
         lines.append(f"  permutation p          {d.permutation_p:.4f} ({d.permutations:,} permutations)")
-    if d.noise_ceiling is None:
+    if d.noise_ceiling is None or d.noise_ceiling_interval is None:
         lines.append("  noise ceiling          unknown: no mixture was run twice")
     else:
         low, high = d.noise_ceiling_interval
@@ -137,9 +140,9 @@ def _tests(d: Diagnostics) -> str:
         lines.append(f"  equal variances (BP)   p = {d.breusch_pagan['p']:.3f}")
     if d.jarque_bera is not None:
         lines.append(f"  normal residuals (JB)  p = {d.jarque_bera['p']:.3f}")
-    if d.cooks_distance is not None:
-        worst = max(range(d.n), key=lambda i: d.cooks_distance[i])
-        lines.append(f"  largest Cook's distance {d.cooks_distance[worst]:.2f} (finished run {worst})")
+    if (distances := d.cooks_distance) is not None:
+        worst = max(range(d.n), key=distances.__getitem__)
+        lines.append(f"  largest Cook's distance {distances[worst]:.2f} (finished run {worst})")
     return "\n".join(lines) if len(lines) > 1 else "No tests: they belong to least squares."
 
 
@@ -175,7 +178,7 @@ def _carried_by(rule: "Rule", d: Diagnostics) -> list[str]:
     if not rule.terms:
         return ["No indicator was worth keeping: the rule is the mean of the runs."]
     table = {c.name: c for c in d.coefficients}
-    carried = sorted((table[t.name] for t in rule.terms), key=lambda c: -abs(c.standardized))
+    carried = sorted((table[t.name] for t in rule.terms), key=lambda c: -abs(c.standardized or 0.0))
     parts = [f"{c.name} (loss {'rises' if c.estimate > 0 else 'falls'} with it)" for c in carried]
     words = [f"The rule rests on {_listed(parts)}."]
     for kept, other in d.interchangeable:
@@ -193,7 +196,7 @@ def _worth(rule: "Rule", d: Diagnostics) -> list[str]:
     chance = "" if d.permutation_p is None else f"; permutation p {d.permutation_p:.3f}"
     does = "It predicts unseen mixtures better" if beats_the_mean(d) else "It does not predict unseen mixtures better"
     words = [f"{does} than their mean does ({share}{chance})."]
-    if d.noise_ceiling is None:
+    if d.noise_ceiling is None or d.noise_ceiling_interval is None:
         words.append("What is attainable is unknown, since no mixture was run twice.")
     else:
         words.append(
@@ -207,6 +210,7 @@ def _worth(rule: "Rule", d: Diagnostics) -> list[str]:
 
 def _doubts(rule: "Rule", d: Diagnostics) -> list[str]:
     words = []
+    assert rule.fitted is not None  # as its diagnostics are there
     if rule.fitted.options.get("select") == "p-value":
         words.append("Its regressors were chosen by in-sample p-values, as in the paper: its p-values mean little.")
     terms = {term.name for term in rule.terms}

@@ -1,7 +1,8 @@
 """The base model of a finetune, as the recipe says: precision, template, and which layers train."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import InstructMineError, one_line
 from ..models.loading import LoadedModel, check_dtype, load_tokenizer
@@ -30,9 +31,12 @@ def load_base(arguments: Arguments) -> LoadedModel:
     if quantization is not None and not torch.cuda.is_available():
         raise InstructMineError("this recipe loads a quantised model, which needs a CUDA GPU: none is visible")
     name = model.model_name_or_path
+    assert name is not None  # a recipe that names no model is refused
     tokenizer = load_tokenizer(name, model.model_revision, sft.trust_remote_code)
+    # The stub knows no output_loading_info.
+    load = cast("Callable[..., tuple[PreTrainedModel, dict[str, Any]]]", AutoModelForCausalLM.from_pretrained)
     try:
-        base, info = AutoModelForCausalLM.from_pretrained(
+        base, info = load(
             name,
             revision=model.model_revision,
             trust_remote_code=sft.trust_remote_code,
@@ -40,7 +44,7 @@ def load_base(arguments: Arguments) -> LoadedModel:
             dtype=model.dtype,
             quantization_config=quantization,
             output_loading_info=True,
-            **(sft.model_init_kwargs or {}),
+            **cast("dict[str, Any]", sft.model_init_kwargs or {}),  # text has become a dict in SFTConfig
         )
     except (ImportError, OSError, TypeError, ValueError) as error:
         raise InstructMineError(f"cannot load the base model '{name}': {one_line(error, first=True)}") from error
@@ -53,7 +57,9 @@ def load_base(arguments: Arguments) -> LoadedModel:
         freeze_all_but_last(base, own.train_last_layers)
     # What is quantised is on its GPU already; FSDP and DeepSpeed spread the weights themselves.
     stays = quantization is not None or sft.deepspeed_plugin is not None or is_fsdp_enabled()
-    return LoadedModel(base if stays else base.to(sft.device), tokenizer, own.eval_token_budget)
+    if not stays:
+        base.to(sft.device)  # type: ignore[arg-type]  # the stub binds no `self`
+    return LoadedModel(base, tokenizer, own.eval_token_budget)
 
 
 def _set_template(tokenizer: "PreTrainedTokenizerBase", sft: "SFTConfig") -> None:
@@ -89,7 +95,7 @@ def decoder_layers(model: "PreTrainedModel") -> "torch.nn.ModuleList":
         raise InstructMineError(
             f"train_last_layers does not know where {type(model).__name__} keeps its layers: use LoRA (use_peft)"
         )
-    return layers
+    return cast("torch.nn.ModuleList", layers)
 
 
 def freeze_all_but_last(model: "PreTrainedModel", n: int) -> None:

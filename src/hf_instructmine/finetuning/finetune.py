@@ -134,6 +134,7 @@ def _prepared(arguments: Arguments, subset: TrainingSet) -> "SFTConfig":
     sft.model_init_kwargs = None
     sft.logging_nan_inf_filter = False  # it would replace a NaN by the mean of the losses before it
     if own.budget == "tokens":
+        assert own.train_tokens is not None  # a recipe without it is refused
         sft.num_train_epochs = own.train_tokens / subset.response_tokens
     return sft
 
@@ -172,7 +173,7 @@ def finetune(
     evaluating_from = time.perf_counter()
     trained = LoadedModel(trainer.accelerator.unwrap_model(trainer.model), loaded.tokenizer, loaded.token_budget)
     losses: dict[str, EvaluationLoss] = {}
-    with own_forward(trained.model), evaluating(trained.model, sft.bf16):
+    with own_forward(trained.model), evaluating(trained.model, bool(sft.bf16)):
         for name, encoded in eval_sets.items():
             losses[name] = evaluation_loss(trained, encoded, (eval_embeddings or {}).get(name))
     for name, measured in losses.items():

@@ -51,7 +51,7 @@ def launch_command(
         num_processes = num_processes or configured
     elif num_processes is None and not on_cpu:
         flags = []
-    elif (num_processes or 1) == 1:
+    elif num_processes is None or num_processes == 1:
         num_processes = 1
         flags = ["--num_processes", "1", *(["--cpu"] if on_cpu else [])]
     else:

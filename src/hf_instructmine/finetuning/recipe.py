@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import InstructMineError, one_line
 from ..outputs.digests import digest
@@ -203,10 +203,12 @@ def _parser() -> "TrlParser":
     from trl import ModelConfig, SFTConfig, TrlParser
 
     class Parser(TrlParser):
-        def error(self, message: str) -> None:
+        def error(self, message: str) -> NoReturn:
             raise InstructMineError(f"the recipe is not valid: {message}")
 
-    return Parser((FinetuningArguments, SFTConfig, ModelConfig), prog="finetuning", allow_abbrev=False)
+    kinds = (FinetuningArguments, SFTConfig, ModelConfig)
+    # Transformers' `DataClassType` is a NewType, which no dataclass is of.
+    return Parser(kinds, prog="finetuning", allow_abbrev=False)  # type: ignore[arg-type]
 
 
 def _as_defaults(parser: argparse.ArgumentParser, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -246,14 +248,7 @@ def _as_named_here(settings: Mapping[str, Any], known: Mapping[str, argparse.Act
     return named
 
 
-def check_arguments(own: FinetuningArguments, sft: "SFTConfig", model: "ModelConfig") -> None:
-    """Refuses contradictions before a model is loaded.
-
-    Raises:
-        [`InstructMineError`]: Names the options.
-    """
-    if model.model_name_or_path is None:
-        raise InstructMineError("the recipe names no model: set model_name_or_path")
+def _check_budget(own: FinetuningArguments, sft: "SFTConfig") -> None:
     if own.budget not in BUDGETS:
         raise InstructMineError(f"budget must be one of {', '.join(BUDGETS)}, not {own.budget!r}")
     if own.budget == "steps" and sft.max_steps < 1:
@@ -262,6 +257,17 @@ def check_arguments(own: FinetuningArguments, sft: "SFTConfig", model: "ModelCon
         raise InstructMineError("budget: tokens needs train_tokens")
     if own.budget != "steps" and sft.max_steps > 0:
         raise InstructMineError(f"max_steps is set, but budget is {own.budget}: set budget: steps, or drop max_steps")
+
+
+def check_arguments(own: FinetuningArguments, sft: "SFTConfig", model: "ModelConfig") -> None:
+    """Refuses contradictions before a model is loaded.
+
+    Raises:
+        [`InstructMineError`]: Names the options.
+    """
+    if model.model_name_or_path is None:
+        raise InstructMineError("the recipe names no model: set model_name_or_path")
+    _check_budget(own, sft)
     if own.train_last_layers is not None and (own.train_last_layers < 1 or model.use_peft):
         raise InstructMineError("train_last_layers must be at least 1, and does not go with use_peft")
     if own.cached_trunk and own.train_last_layers is None:

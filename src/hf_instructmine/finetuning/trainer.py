@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from trl import SFTTrainer
+from trl import SFTConfig, SFTTrainer
 
 from ..errors import InstructMineError
 from ..models.engine import LOGIT_ROWS, head_on, own_forward, token_nll
@@ -22,12 +22,14 @@ class ResponseNLL(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The negative log-likelihood of each target."""
         nll = token_nll(logits, targets)
         ctx.save_for_backward(logits, targets, nll)
         return nll
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        """The gradient of the logits, written over them; targets have none."""
         logits, targets, nll = ctx.saved_tensors
         targets = targets[:, None]
         log_normalizers = nll[:, None] + logits.gather(1, targets)
@@ -49,6 +51,8 @@ class Trainer(SFTTrainer):
     Attributes:
         response_tokens (`torch.Tensor`): Labels that this process has trained on, repeats included.
     """
+
+    args: SFTConfig  # transformers' trainer declares less
 
     def __init__(self, embeddings: Sequence[torch.Tensor] | None = None, **kwargs: Any):
         super().__init__(**kwargs)

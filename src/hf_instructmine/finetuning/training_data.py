@@ -41,6 +41,7 @@ class TrainingSet:
 
     @property
     def response_tokens(self) -> int:
+        """How many tokens are learnt from."""
         return sum(label != MASKED for labels in self.labels for label in labels)
 
 

@@ -7,7 +7,7 @@ last n layers that is fed with it.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -59,9 +59,9 @@ class Trunk:
         bits = np.array(self.arrays[file][start : start + self.lengths[i]])
         return torch.from_numpy(bits).view(torch.bfloat16).to(self.dtype)
 
-    def select(self, numbers: Sequence[int]) -> "Selected":
+    def select(self, numbers: Sequence[int]) -> "Sequence[torch.Tensor]":
         """Some of the texts, in the order of `numbers`."""
-        return Selected(self, numbers)
+        return cast("Sequence[torch.Tensor]", Selected(self, numbers))  # length and items are all that is asked of it
 
 
 class Selected:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
     from matplotlib.figure import Figure
+    from matplotlib.typing import RcKeyType
 
 # Blue is what was selected, predicted or fitted; red what it is held against; grey what both come from.
 BLUE, RED, GREY, GREEN = "#1f5fa8", "#b3342d", "#8a8a8a", "#1a7f37"
-_STYLE = {
+_STYLE: "dict[RcKeyType, int]" = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,

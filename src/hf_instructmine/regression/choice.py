@@ -5,7 +5,7 @@ Every subset's fit comes from its parent's by one step of Gaussian elimination o
 are all the same computation with other row weights or other targets. Nothing is refitted from the rows.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,7 +51,7 @@ class Problem:
     select: str = "cv"
     max_vif: float | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.select == "none":
             self.subsets = np.ones((1, len(self.requires)), bool)
         else:
@@ -121,7 +121,7 @@ def subset_scores(problem: Problem, y: np.ndarray, training: np.ndarray, rng: np
     return information_criterion(problem.select, n, k, rss)
 
 
-def information_criterion(kind: str, n, k, rss):
+def information_criterion(kind: str, n: np.ndarray, k: np.ndarray, rss: np.ndarray) -> np.ndarray:
     """AIC or BIC as statsmodels counts them, or AICc; infinite where AICc is not defined.
 
     AIC and BIC do not count the error variance among the k parameters. AICc's correction counts it, as its derivation
@@ -151,6 +151,7 @@ def fold_errors(
     train = _Moments.of(problem.x, y, np.concatenate(fit))
     held_out = _Moments.of(problem.x, y, np.concatenate(test))
     for _, left in _walk(train, held_out, problem):
+        assert left is not None  # the walk was given test sets
         yield left.yy.reshape(len(training), -1, y.shape[1])
 
 
@@ -184,7 +185,11 @@ def least_squares(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarr
 
 
 def cross_fit(
-    held_out, problem: Problem, y: np.ndarray, partitions: list[np.ndarray], rng: np.random.Generator
+    held_out: Callable[..., np.ndarray],
+    problem: Problem,
+    y: np.ndarray,
+    partitions: list[np.ndarray],
+    rng: np.random.Generator,
 ) -> np.ndarray:
     """Predicts each row by a rule that never saw its mixture: neither in its fit nor in its choice of regressors.
 
@@ -292,7 +297,9 @@ def _walk(train: _Moments, test: _Moments | None, problem: Problem) -> Iterator[
     for column in range(in_every):
         train, test = _step(train, test, 0, floors[column])
 
-    def children(train, test, first, taken):
+    def children(
+        train: _Moments, test: _Moments | None, first: int, taken: tuple[int, ...]
+    ) -> Iterator[tuple[_Moments, _Moments | None]]:
         yield train, test
         for c in range(first, q - in_every):
             if problem.requires[c] is None or problem.requires[c] in taken:
@@ -305,7 +312,7 @@ def _walk(train: _Moments, test: _Moments | None, problem: Problem) -> Iterator[
 def _enumerate(requires: list[int | None]) -> Iterator[np.ndarray]:
     """The subsets of the candidates in the order of [`_walk`], as rows of a boolean matrix."""
 
-    def children(first, taken):
+    def children(first: int, taken: tuple[int, ...]) -> Iterator[np.ndarray]:
         yield np.isin(np.arange(len(requires)), taken)
         for c in range(first, len(requires)):
             if requires[c] is None or requires[c] in taken:

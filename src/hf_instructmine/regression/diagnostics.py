@@ -133,7 +133,8 @@ class Diagnostics:
         permutations (`int`): Targets dealt anew.
         bootstraps (`int`): Resamples.
         set_effects (`dict[str, float]`): Of a joint rule: each evaluation set's distance from the common prediction.
-        set_slopes_p (`dict[str, float]`): Of a joint rule: the p-value that each set's slopes are the common ones.
+        set_slopes_p (`dict[str, float or None]`): Of a joint rule: the p-value of a set's slopes being the common
+            ones.
         notes (`list[str]`): What a reader should know besides.
     """
 
@@ -185,7 +186,7 @@ class Diagnostics:
     permutations: int
     bootstraps: int
     set_effects: dict[str, float] = field(default_factory=dict)
-    set_slopes_p: dict[str, float] = field(default_factory=dict)
+    set_slopes_p: dict[str, float | None] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
@@ -198,7 +199,9 @@ class Diagnostics:
         return cls(**{**content, "coefficients": [Coefficient(**c) for c in content["coefficients"]]})
 
 
-def jackknife_covariance(x: np.ndarray, residuals: np.ndarray, weights: np.ndarray, mixtures: np.ndarray):
+def jackknife_covariance(
+    x: np.ndarray, residuals: np.ndarray, weights: np.ndarray, mixtures: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Covariance of least-squares coefficients, robust to unequal variances and to the likeness of replicates.
 
     CR3: the sum over mixtures of (β₍₋g₎ − β)(β₍₋g₎ − β)ᵀ. It is HC3 where every mixture has one run.
@@ -241,7 +244,7 @@ def noise_ceiling(y: np.ndarray, mixtures: np.ndarray) -> dict[str, Any]:
     harmonic = len(codes) / (1 / counts).sum()
     ratio = harmonic * means.var(ddof=1) / max(variance, 1e-300)
 
-    def share(value):
+    def share(value: float) -> float:
         return float(np.clip((value - 1) / (value - 1 + harmonic), 0, 1))
 
     tail = (1 - LEVEL) / 2

@@ -62,7 +62,7 @@ class FitOptions:
     permutations: int | None
     bootstraps: int | None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.model not in penalized.MODELS:
             raise InstructMineError(f"no model '{self.model}': there are {', '.join(penalized.MODELS)}")
         if self.select not in CRITERIA:
@@ -72,10 +72,16 @@ class FitOptions:
         if self.max_vif is not None and self.model != "ols":
             raise InstructMineError(f"max_vif restricts the choice of regressors, and model='{self.model}' makes none")
         self.select = self.select if self.model == "ols" else "none"
-        if self.permutations is None:
-            self.permutations = PERMUTATIONS.get(self.model, 0)
-        if self.bootstraps is None:
-            self.bootstraps = BOOTSTRAPS.get(self.model, OTHER_BOOTSTRAPS)
+
+    @property
+    def num_permutations(self) -> int:
+        """The permutations asked for, or the model's own number."""
+        return PERMUTATIONS.get(self.model, 0) if self.permutations is None else self.permutations
+
+    @property
+    def num_bootstraps(self) -> int:
+        """The bootstrap samples asked for, or the model's own number."""
+        return BOOTSTRAPS.get(self.model, OTHER_BOOTSTRAPS) if self.bootstraps is None else self.bootstraps
 
     @property
     def kept(self) -> dict[str, Any]:
@@ -165,10 +171,10 @@ def fit_rule(runs: RunTable, options: FitOptions) -> FittedRule:
     prepared = prepare(runs, options)
     rng = np.random.default_rng([options.seed, 0])
     if options.model == "ols":
-        estimate = estimate_least_squares(prepared.problem, options.bootstraps, rng)
+        estimate = estimate_least_squares(prepared.problem, options.num_bootstraps, rng)
         held_out = choice.held_out
     else:
-        estimate = estimate_model(options.model, prepared.problem, options.bootstraps, rng)
+        estimate = estimate_model(options.model, prepared.problem, options.num_bootstraps, rng)
         held_out = penalized.held_out_by(options.model)
     return assemble(prepared, estimate, validate(prepared, estimate, held_out, options), options)
 
@@ -213,7 +219,7 @@ def fit_terms(runs: RunTable, options: FitOptions) -> tuple[list[Term], list[Ter
     if wrong := [name for name in logged if name not in columns]:
         raise InstructMineError(f"logged names {', '.join(map(repr, wrong))}, which is no indicator or covariate here")
 
-    def term(name, power=1, centered=False):
+    def term(name: str, power: int = 1, centered: bool = False) -> Term:
         plain = Term(name, log=name in logged)
         values = plain(columns[name])
         if np.isnan(values).any():
@@ -279,11 +285,11 @@ def validate(
         leave_one_source_out_r2=leave_one_source_out(held_out, problem, runs, options.seed),
         other_evaluation_sets={},
         covariance_type="bootstrap" if estimate.gram_inverse is None else "CR3" if replicated else "HC3",
-        bootstraps=options.bootstraps,
+        bootstraps=options.num_bootstraps,
         notes=runs.notes,
         **vars(estimate.in_sample),
         **held_out_statistics(
-            held_out, problem, REPEATS.get(options.model, OTHER_REPEATS), options.permutations, options.seed
+            held_out, problem, REPEATS.get(options.model, OTHER_REPEATS), options.num_permutations, options.seed
         ),
     )
     diagnostics.other_evaluation_sets = other_evaluation_sets(
@@ -296,7 +302,7 @@ def validate(
 
 def assemble(prepared: Prepared, estimate: Estimate, diagnostics: Diagnostics, options: FitOptions) -> FittedRule:
     """The fields of the rule, with its coefficients in the terms' own units."""
-    runs, least_squares = prepared.runs, estimate.gram_inverse is not None
+    runs, gram_inverse = prepared.runs, estimate.gram_inverse
     u, mean, sd = prepared.regressors(estimate.subset)
     estimates = [coefficient.estimate for coefficient in diagnostics.coefficients]
     first = 1 + len(prepared.in_every)
@@ -311,10 +317,10 @@ def assemble(prepared: Prepared, estimate: Estimate, diagnostics: Diagnostics, o
             mean=mean.tolist(),
             sd=sd.tolist(),
             covariance=estimate.covariance.tolist() if estimate.covariance is not None else None,
-            gram_inverse=estimate.gram_inverse.tolist() if least_squares else None,
+            gram_inverse=gram_inverse.tolist() if gram_inverse is not None else None,
             residual_variance=estimate.residual_variance,
             df=estimate.df,
-            max_leverage=float(leverage(u, estimate.gram_inverse).max()) if least_squares else None,
+            max_leverage=float(leverage(u, gram_inverse).max()) if gram_inverse is not None else None,
             runs={"hash": runs.hash, "n": len(runs), "ids": runs.ids, "columns": runs.indicators, **runs.facts},
             options=options.kept,
         ),
@@ -326,11 +332,13 @@ def coefficient_table(prepared: Prepared, estimate: Estimate) -> list[Coefficien
     """The coefficients in the terms' own units, from those of the standardised regressors."""
     from scipy.stats import t
 
+    beta, covariance = estimate.beta, estimate.covariance
+    assert beta is not None and covariance is not None and estimate.draws is not None  # AutoML alone has none
     u, mean, sd = prepared.regressors(estimate.subset)
     back = np.diag(np.concatenate([[1.0], 1 / sd]))
     back[0, 1:] = -mean / sd
-    value = back @ estimate.beta
-    error = np.sqrt(np.diag(back @ estimate.covariance @ back.T))
+    value = back @ beta
+    error = np.sqrt(np.diag(back @ covariance @ back.T))
     draws = estimate.draws @ back.T
     if estimate.gram_inverse is not None:
         reach = t.ppf((1 + LEVEL) / 2, estimate.df) * error
@@ -350,11 +358,11 @@ def coefficient_table(prepared: Prepared, estimate: Estimate) -> list[Coefficien
             low=float(low[k]),
             high=float(high[k]),
             p=None if p[k] is None else float(p[k]),
-            standardized=float(estimate.beta[k] / spread) if k else None,
+            standardized=float(beta[k] / spread) if k else None,
             vif=float(inflation[k - 1]) if k else None,
-            sign_stability=None if stable[k] is None else float(stable[k]),
+            sign_stability=None if share is None else float(share),
         )
-        for k, name in enumerate(("intercept", *names))
+        for k, (name, share) in enumerate(zip(("intercept", *names), stable))
     ]
 
 

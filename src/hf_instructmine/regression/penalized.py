@@ -62,7 +62,9 @@ def tune(model: str, problem: Problem, y: np.ndarray, weights: np.ndarray, rng: 
     return candidates[int(np.argmin(errors))]
 
 
-def _ridge_paths(x: np.ndarray, y: np.ndarray, weights: np.ndarray, new: np.ndarray, penalties: np.ndarray):
+def _ridge_paths(
+    x: np.ndarray, y: np.ndarray, weights: np.ndarray, new: np.ndarray, penalties: np.ndarray
+) -> np.ndarray:
     """Predictions of `new` at every penalty, shape (rows, penalties), from one factorisation."""
     from sklearn.linear_model import ridge_regression
 

@@ -22,12 +22,12 @@ class RunTable:
         indicators (`list[str]`): The indicators among them.
         mixtures (`np.ndarray` of shape (n,)): Code of the mixture; replicates share it.
         weights (`np.ndarray` of shape (n,)): With mean 1.
+        rows (`np.ndarray` of shape (n,)): Where the runs are in the table.
         groups (`list`): Per run, the value of the grouping column; empty without one.
         sources (`list[str]`): The sources of the subsets, where recorded.
         shares (`np.ndarray` of shape (n, sources)): The proportion of each source in each subset, where recorded.
         other_losses (`dict[str, np.ndarray]`): The other evaluation sets, those measured on every run.
         provenance (`dict[str, dict]`): The configuration behind each indicator, where recorded.
-        rows (`np.ndarray` of shape (n,)): Where the runs are in the table.
         ids (`list[str]`): A hash of each run.
         failed (`int`): How many rows were left out because their status is "failed".
         left_out (`int`): How many were left out because they contain a source that was to be left out.
@@ -40,12 +40,12 @@ class RunTable:
     indicators: list[str]
     mixtures: np.ndarray
     weights: np.ndarray
+    rows: np.ndarray
     groups: list[Any] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
     shares: np.ndarray | None = None
     other_losses: dict[str, np.ndarray] = field(default_factory=dict)
     provenance: dict[str, dict[str, Any]] = field(default_factory=dict)
-    rows: np.ndarray | None = None
     ids: list[str] = field(default_factory=list)
     failed: int = 0
     left_out: int = 0
@@ -87,8 +87,8 @@ def read_runs(
     names = column_names(table)
     for name in filter(None, (*targets, *(indicators or ()), *covariates, weights, group)):
         if name not in names:
-            losses = ", ".join(n for n in names if n.startswith("loss_")) or "none"
-            hint = f"; the losses there are: {losses}" if name in targets else ""
+            known = ", ".join(n for n in names if n.startswith("loss_")) or "none"
+            hint = f"; the losses there are: {known}" if name in targets else ""
             raise InstructMineError(f"the runs have no column '{name}'{hint}")
     chosen = list(indicators) if indicators is not None else _recognised(table, names)
     if not chosen and not constant:
@@ -135,7 +135,9 @@ def read_runs(
     return runs
 
 
-def run_ids(table: Any, rows: Sequence[int], targets: Sequence[str], indicators: Sequence[str]) -> list[str]:
+def run_ids(
+    table: Any, rows: Sequence[int] | np.ndarray, targets: Sequence[str], indicators: Sequence[str]
+) -> list[str]:
     """A hash of what each run was and gave, to tell later whether a rule has seen it."""
     names = column_names(table)
     parts = [numeric_column(table, name)[rows].tolist() for name in (*targets, *sorted(indicators))]
@@ -266,7 +268,7 @@ def _one_setting(
     table: Any, names: list[str], kept: np.ndarray, groups: list[Any], group: str | None
 ) -> dict[str, Any]:
     """Refuses runs of several base models or recipes, unless each group has one. Returns what they are."""
-    facts = {}
+    facts: dict[str, Any] = {}
     for name in ("base_model", "recipe_hash"):
         if name not in names:
             continue

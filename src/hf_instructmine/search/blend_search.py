@@ -85,7 +85,8 @@ def blend_search(
 
 
 def _ask(searcher: Any, names: Iterator[str], count: int) -> list[tuple[str, dict[str, Any]]]:
-    asked, skipped = [], 0
+    asked: list[tuple[str, dict[str, Any]]] = []
+    skipped = 0
     while len(asked) < count and skipped < _PATIENCE:
         name = next(names)
         config = searcher.suggest(name)  # None: it has just been tried, or a local search has come to its end
@@ -117,7 +118,7 @@ def _searcher(
     sampler = OptunaSearch(
         partial(define_by_run_func, space=domains), metric="loss", mode="min", seed=(seed - 10) % 2**32
     )
-    sampler.space = domains
+    sampler.space = domains  # type: ignore[attr-defined]  # BlendSearch reads it, and FLAML's class does not declare it
     return BlendSearch(
         metric="loss",
         mode="min",

@@ -80,24 +80,24 @@ def fit_size_curve(
     Raises:
         [`InstructMineError`]: Where the sizes are too few, or a loss is not finite.
     """
-    sizes, losses = np.asarray(sizes), np.asarray(losses, dtype=np.float64)
-    distinct = np.unique(sizes)
+    tried, y = np.asarray(sizes), np.asarray(losses, dtype=np.float64)
+    distinct = np.unique(tried)
     if len(distinct) < MIN_SIZES:
         raise InstructMineError(
             f"runs of {len(distinct)} different sizes do not show a curve: {MIN_SIZES} sizes are needed"
         )
-    if not np.isfinite(losses).all():
+    if not np.isfinite(y).all():
         raise InstructMineError("a loss is not finite: leave that run out")
     if not 0 < confidence < 1:
         raise InstructMineError(f"confidence must be between 0 and 1, not {confidence}")
     start, reach = np.log(distinct[0]), np.log(distinct[-1] / distinct[0])
-    x = (np.log(sizes) - start) / reach
+    x = (np.log(tried) - start) / reach
     grid = np.linspace(0, 1, _GRID)
     # What is narrower than half the widest gap between the sizes, no run need have met.
     lengths = np.geomspace(np.diff((np.log(distinct) - start) / reach).max() / 2, _LONGEST, _LENGTHS)
-    scale = losses.std() or 1.0
-    draws, noise = _posterior_draws(x, (losses - losses.mean()) / scale, grid, lengths, np.random.default_rng(seed))
-    draws = losses.mean() + scale * draws
+    scale = y.std() or 1.0
+    draws, noise = _posterior_draws(x, (y - y.mean()) / scale, grid, lengths, np.random.default_rng(seed))
+    draws = y.mean() + scale * draws
     mean = draws.mean(axis=0)
     best = int(mean.argmin())
     as_good = (draws <= draws[:, [best]]).mean(axis=0)

@@ -42,6 +42,7 @@ class SizeComparison:
 
     @property
     def verdict(self) -> str:
+        """Which of the two is lower, where they can be told apart."""
         if not self.told_apart:
             return "not told apart"
         return "selected lower" if self.difference < 0 else "random lower"
@@ -78,14 +79,17 @@ class SizeReport:
 
     @property
     def best_size(self) -> int:
+        """The size at which the curve is lowest."""
         return self.curve.best
 
     @property
     def ranges(self) -> list[tuple[int, int]]:
+        """The sizes that cannot be told apart from the best, as (first, last)."""
         return self.curve.ranges
 
     @property
     def place(self) -> str:
+        """Where the ranges lie, as documented above."""
         sizes = self.curve.sizes
         at_low, at_high = self.ranges[0][0] == round(sizes[0]), self.ranges[-1][1] == round(sizes[-1])
         if at_low and at_high:

@@ -102,14 +102,14 @@ class Subsets:
         with warnings.catch_warnings(record=True) as noted:
             warnings.simplefilter("always")
             if isinstance(self.selector, Selector | LossEstimator):
-                rows = self._select(knobs, size=size).indices
+                chosen = self._select(knobs, size=size).indices
             else:
-                rows = self.selector(self.scored, size, **knobs)
+                chosen = self.selector(self.scored, size, **knobs)
         for note in noted:  # each of many trials would say the same
             if (note.filename, note.lineno) not in self._warned:
                 self._warned.add((note.filename, note.lineno))
                 logger.warning("selecting %d rows: %s", size, note.message)
-        rows = [int(row) for row in rows]
+        rows = [int(row) for row in chosen]
         if len(rows) != size or len(set(rows)) != size:
             raise InstructMineError(f"the selector was asked for {size} rows and gave {len(set(rows))} different ones")
         mute = next((row for row in rows if row not in self._usable), None)
@@ -117,11 +117,16 @@ class Subsets:
             raise InstructMineError(f"the selector gave row {mute}, which is not in the pool or has no response")
         return rows
 
-    def _select(self, knobs: Mapping[str, Any], **amount: float) -> Selection:
+    def _select(
+        self, knobs: Mapping[str, Any], *, size: int | None = None, max_log_loss: float | None = None
+    ) -> Selection:
         options = {**self.options, **knobs}
         own = {name: options.pop(name) for name in _SELECTOR_OPTIONS if name in options}
-        selector = self.selector if isinstance(self.selector, Selector) else Selector(self.selector, **own)
-        return selector.select(self.scored, columns=self.columns, **amount, **options)
+        selector = self.selector
+        if not isinstance(selector, Selector):
+            assert isinstance(selector, LossEstimator)  # a function chooses by itself
+            selector = Selector(selector, **own)
+        return selector.select(self.scored, size=size, max_log_loss=max_log_loss, columns=self.columns, **options)
 
     def random(self, size: int, draw: int) -> list[int]:
         """Random rows with a response. Those of a smaller size are among those of a larger one of the same draw."""

@@ -79,7 +79,10 @@ class Budget:
             rows (`int`): Of the pool.
             lengths (`np.ndarray` of shape `(rows,)`, *optional*): Response tokens, for a budget of tokens.
         """
-        return lengths if self.kind == "tokens" else np.full(rows, 0.0 if self.kind == "max_log_loss" else 1.0)
+        if self.kind == "tokens":
+            assert lengths is not None  # they are read for such a budget
+            return lengths
+        return np.full(rows, 0.0 if self.kind == "max_log_loss" else 1.0)
 
     def rank(self, log_loss: np.ndarray, costs: np.ndarray) -> np.ndarray:
         """Row numbers that may be taken, lowest predicted log loss first, equal ones in the order of the pool.

@@ -65,9 +65,9 @@ class Options:
         given = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
         given = {name: value for name, value in given.items() if value is not None and value is not False}
         if "embeddings" in given:
-            given["embeddings"] = tuple(np.shape(self.embeddings))
+            given["embeddings"] = tuple(np.shape(given["embeddings"]))
         if "eval_sets" in given:
-            given["eval_sets"] = list(self.eval_sets)
+            given["eval_sets"] = list(given["eval_sets"])
         return given
 
     def check_pool(self, dataset: Dataset, budget: Budget) -> None:
@@ -116,11 +116,12 @@ class Options:
         if overlaps is not None:
             reasons["eval_sets"] = np.isin(np.arange(len(costs)), overlaps.rows)
         if self.by_length:
+            assert lengths is not None  # they are read where they matter
             reasons["output_length"] = np.isnan(lengths)
-        if self.max_response_tokens is not None:
-            reasons["max_response_tokens"] = lengths > self.max_response_tokens
-        if self.max_similarity is not None or self.set_level:
-            reasons["embeddings"] = np.isnan(self.unit_embeddings).any(axis=1)
+            if self.max_response_tokens is not None:
+                reasons["max_response_tokens"] = lengths > self.max_response_tokens
+        if (vectors := self.unit_embeddings) is not None:
+            reasons["embeddings"] = np.isnan(vectors).any(axis=1)
         excluded = {}
         for reason, mask in reasons.items():
             excluded[reason] = np.sort(ranking[mask[ranking]])
@@ -152,6 +153,7 @@ class Options:
         if self.quotas:
             shares.append(quota_shares(self.quotas, *sources, limit))
         if self.length_bins is not None and len(ranking):
+            assert lengths is not None  # as above
             shares.append(bin_shares(lengths, ranking, self.length_bins, costs, limit))
         return shares
 

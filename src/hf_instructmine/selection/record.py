@@ -46,7 +46,7 @@ def count_by_source(
         walk ([`Walk`]): Which rows were taken and passed over.
         unscored (`np.ndarray`): Rows that cannot be ranked.
     """
-    fates = {
+    fates: dict[str, slice | np.ndarray | list[int]] = {
         "pool": slice(None),
         "selected": walk.taken,
         "unscored": unscored,
@@ -175,6 +175,7 @@ class SelectionRecord:
     def describe_leverage(self) -> str:
         """One sentence on whether the rule was tested where the selection lies."""
         most = self.estimator.max_leverage
+        assert self.leverage is not None and most is not None  # only a rule with runs has either
         place = "within" if self.leverage <= most else "beyond"
         far = count(self.skipped_far, "row far from the runs was", "rows far from the runs were")
         left_out = f"; {far} left out" if self.skipped_far else ""

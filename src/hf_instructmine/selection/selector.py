@@ -229,6 +229,7 @@ class Selector:
         def walk_at(level: float | None) -> Walk:
             if self.options.set_level:
                 vectors = self.options.unit_embeddings
+                assert vectors is not None  # set_level is refused without embeddings
                 return terms.walk(SetRanking(self.rule, pool.values, vectors, rows, log_loss, terms.costs, level))
             order = np.argsort(price(log_loss[rows], terms.costs[rows], level), kind="stable")
             return terms.walk(FixedRanking(rows[order], log_loss))

@@ -256,7 +256,7 @@ class Descent:
                 return account.share.option
         return None
 
-    def _pass_over(self, rows: Iterable[int], reason: str) -> None:
+    def _pass_over(self, rows: np.ndarray | list[int], reason: str) -> None:
         self.open[rows] = False
         self.walk.passed.setdefault(reason, []).extend(rows)
 
@@ -275,7 +275,8 @@ class Descent:
             return "empty"
         if key in self._seen:
             return "duplicates"
-        if self._compares and near > self.terms.max_similarity + _ROUNDING:
+        most = self.terms.max_similarity
+        if most is not None and near > most + _ROUNDING:
             return "max_similarity"
         return None
 
@@ -287,9 +288,11 @@ class Descent:
         near = np.full(len(block), -np.inf)
         if not self._compares:
             return near, None
-        vectors = self.terms.embeddings[block]
+        embeddings = self.terms.embeddings
+        assert embeddings is not None  # max_similarity is refused without them
+        vectors = embeddings[block]
         for start in range(0, len(self.walk.taken), 4 * BLOCK):
-            taken = self.terms.embeddings[self.walk.taken[start : start + 4 * BLOCK]]
+            taken = embeddings[self.walk.taken[start : start + 4 * BLOCK]]
             np.maximum(near, (vectors @ taken.T).max(axis=1), out=near)
         return near, vectors @ vectors.T
 

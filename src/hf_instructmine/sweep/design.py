@@ -52,8 +52,8 @@ def design_once(
             )
         return Dataset.from_parquet(str(records.folder / MIXTURES), keep_in_memory=True), None
     records.check_unclaimed(MANIFEST, beside=(DESIGN, MIXTURES))
-    measured = embed is not None and any(name.startswith("knn_") for name in scored.column_names)
-    embeddings = embed() if measured else None
+    in_set = any(name.startswith("knn_") for name in scored.column_names)
+    embeddings = embed() if embed is not None and in_set else None
     source_column = "source" if "source" in scored.column_names else None
     with warnings.catch_warnings(record=True) as noted:
         warnings.simplefilter("always")

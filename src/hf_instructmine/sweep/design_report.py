@@ -73,13 +73,14 @@ class DesignReport:
 
     @property
     def max_vif(self) -> float:
+        """The largest variance inflation factor of an indicator."""
         return max(indicator.vif for indicator in self.indicators.values())
 
     def __str__(self) -> str:
         each = f"{self.budget.rows} rows" if self.budget.rows else f"{self.budget.tokens} response tokens"
         worst = max(self.indicators, key=lambda name: self.indicators[name].vif)
         spreads = {name: indicator.spread_over_noise for name, indicator in self.indicators.items()}
-        least = min(spreads, key=spreads.get)
+        least = min(spreads, key=spreads.__getitem__)
         unit = "log loss" if self.pure_error else "SDs of a run's noise"
         width = max(map(len, [*self.indicators, "indicator"]))
         lines = [

@@ -103,34 +103,36 @@ class Inline:
         self.loaded: LoadedModel | None = None
         self.load()
 
-    def load(self) -> None:
+    def load(self) -> LoadedModel:
         """Loads the base model and, where the recipe asks for it, puts the cached trunk under its last layers."""
         arguments = self.recipe.arguments()
         own, sft = arguments.own, arguments.sft
-        self.loaded = load_base(arguments)
-        self.encoded = {name: encode_set(s, self.loaded, own.eval_max_length) for name, s in self.eval_sets.items()}
+        self.loaded = loaded = load_base(arguments)
+        self.encoded = {name: encode_set(s, loaded, own.eval_max_length) for name, s in self.eval_sets.items()}
         self.rows: dict[int, int] = {}  # where each row of the pool is in the trunk
         self.trunk: Trunk | None = None
         self.eval_embeddings: dict[str, Sequence[torch.Tensor]] | None = None
         if own.cached_trunk:
-            self._put_on_trunk(own.train_last_layers, sft)
-        self.attributes = set(self.loaded.model.__dict__)
+            assert own.train_last_layers is not None  # a recipe without it is refused
+            self._put_on_trunk(loaded, own.train_last_layers, sft)
+        self.attributes = set(loaded.model.__dict__)
         # Adapters are taken off again; what else trains is copied back.
-        weights = [] if arguments.model.use_peft else self.loaded.model.named_parameters()
+        weights = [] if arguments.model.use_peft else loaded.model.named_parameters()
         self.initial = {name: weight.detach().clone() for name, weight in weights if weight.requires_grad}
+        return loaded
 
-    def _put_on_trunk(self, num_layers: int, sft: Any) -> None:
+    def _put_on_trunk(self, loaded: LoadedModel, num_layers: int, sft: Any) -> None:
         from ..finetuning.trunk import compute_trunk, cut_to_last_layers
 
         numbers = sorted(self.conversations)
-        rows = encode_training_set(self.loaded, [self.conversations[i] for i in numbers], sft.max_length).input_ids
+        rows = encode_training_set(loaded, [self.conversations[i] for i in numbers], sft.max_length).input_ids
         sequences = [ids for e in self.encoded.values() for ids in e.sequences] + rows
         texts = digest(sequences)
         with Records(self.folder).lock("trunk", patience=-1):
-            trunk = compute_trunk(self.loaded, num_layers, sequences, self.folder / "trunk" / texts, sft.bf16)
-        cut_to_last_layers(self.loaded, num_layers, next(iter(self.encoded.values())), trunk, sft.bf16)
+            trunk = compute_trunk(loaded, num_layers, sequences, self.folder / "trunk" / texts, sft.bf16)
+        cut_to_last_layers(loaded, num_layers, next(iter(self.encoded.values())), trunk, sft.bf16)
         if sft.bf16:
-            _round_frozen_head(self.loaded)
+            _round_frozen_head(loaded)
         self.eval_embeddings, start = {}, 0
         for name, encoded in self.encoded.items():
             self.eval_embeddings[name] = trunk.select(range(start, start + len(encoded.sequences)))
@@ -139,16 +141,16 @@ class Inline:
 
     def base(self) -> dict[str, Any]:
         """See [`describe_base`]."""
-        return describe_base(self.loaded, self.encoded, self.recipe.arguments().sft.bf16, self.eval_embeddings)
+        assert self.loaded is not None  # the base model is measured before any run
+        return describe_base(self.loaded, self.encoded, bool(self.recipe.arguments().sft.bf16), self.eval_embeddings)
 
     def run(self, indices: Sequence[int], seed: int, folder: Path) -> dict[str, Any]:
         """Trains on the rows `indices` and measures; leaves the model as it was."""
-        if self.loaded is None:
-            self.load()
+        loaded = self.load() if self.loaded is None else self.loaded
         arguments = self.recipe.arguments(seed=seed, output_dir=str(folder), disable_tqdm=True)
         subset = [self.conversations[i] for i in indices]
         embeddings = None if self.trunk is None else self.trunk.select([self.rows[i] for i in indices])
-        loaded, self.loaded = self.loaded, None  # a run that fails half-way leaves a model that is no base model
+        self.loaded = None  # a run that fails half-way leaves a model that is no base model
         with redirect_stdout(io.StringIO()):  # where the trainer prints its log, which would tear the sweep's bar
             result, trainer = finetune(loaded, subset, self.encoded, arguments, embeddings, self.eval_embeddings)
         self.loaded = self._reset(loaded, trainer, arguments.model.use_peft)
@@ -206,7 +208,7 @@ class Subprocess:
         loaded = load_base(arguments)
         length = arguments.own.eval_max_length
         encoded = {name: encode_set(s, loaded, length) for name, s in self.eval_sets.items()}
-        return describe_base(loaded, encoded, arguments.sft.bf16)
+        return describe_base(loaded, encoded, bool(arguments.sft.bf16))
 
     def run(self, indices: Sequence[int], seed: int, folder: Path) -> dict[str, Any]:
         """Runs one finetune to its end and reads its result.

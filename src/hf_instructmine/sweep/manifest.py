@@ -29,8 +29,8 @@ def describe_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> li
     for key in sorted({*before, *now} - {"recipe"}):
         old, new = before.get(key), now.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            changed = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
-            told = "; ".join(f"{name}: {old.get(name)} → {new.get(name)}" for name in changed)
+            named = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+            changed, told = bool(named), "; ".join(f"{name}: {old.get(name)} → {new.get(name)}" for name in named)
         else:
             changed, told = old != new, f"{old} → {new}"
         if changed:
@@ -50,7 +50,7 @@ def environment() -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def _commit() -> str | None:
-    git = ["git", "-C", Path(__file__).parent]
+    git = ["git", "-C", str(Path(__file__).parent)]
     try:
         tracked = subprocess.run([*git, "ls-files", __file__], capture_output=True, text=True, check=False).stdout
         found = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout

@@ -110,14 +110,14 @@ def design_mixtures(
         )
 
     rng = np.random.default_rng(seed)
-    subsets, means = [], []
+    subsets, estimated = [], []
     for number in tqdm(range(num_drawn), desc="Drawing subsets", unit="subset", delay=3):
         weights = _dirichlet(pool, rng, 1.0) if method == "dirichlet" else _tilt(pool, rng)
         if method == "d-optimal" and number % 4 == 0:  # near-pure sources too: they are the corners of source space
             weights = _dirichlet(pool, rng, (1.0, 0.2)[number // 4 % 2])
         subsets.append(size.draw(pool, weights, rng))
-        means.append(pool.mean_indicators(subsets[-1], rng=rng))
-    means = np.array(means)
+        estimated.append(pool.mean_indicators(subsets[-1], rng=rng))
+    means = np.array(estimated)
     chosen = d_optimal(means, num_runs, seed=seed)[0] if method == "d-optimal" else np.arange(num_runs)
     rows = np.concatenate([np.arange(num_runs), _most_informative(means[chosen], replicates)])
     subsets = [subsets[number] for number in chosen]
@@ -150,7 +150,8 @@ def d_optimal(
     x = _model_matrix(candidates)
     prior = np.diag([0.0, *np.full(x.shape[1] - 1, RIDGE)])
     rng = np.random.default_rng(seed)
-    best, best_trace = None, [-np.inf]
+    best: np.ndarray | None = None
+    best_trace = [-np.inf]
     for _ in range(restarts):
         chosen = rng.choice(len(x), num_runs, replace=False)
         trace = [np.linalg.slogdet(x[chosen].T @ x[chosen] + prior)[1]]
@@ -167,6 +168,7 @@ def d_optimal(
             trace.append(trace[-1] + np.log(gain[out, into]))
         if trace[-1] > best_trace[-1] + 1e-9:
             best, best_trace = np.sort(chosen), trace
+    assert best is not None  # a start has a finite determinant, by the ridge
     return best, best_trace
 
 
@@ -174,7 +176,7 @@ def _most_informative(means: np.ndarray, replicates: int) -> np.ndarray:
     """The runs whose repetition raises the log determinant most, one after another, each at most once."""
     x = _model_matrix(means)
     information = x.T @ x + np.diag([0.0, *np.full(x.shape[1] - 1, RIDGE)])
-    chosen = []
+    chosen: list[int] = []
     for _ in range(replicates):
         out = leverage(x, np.linalg.inv(information))
         out[chosen] = -1

@@ -27,17 +27,20 @@ class SubsetSize:
         if (self.rows is None) == (self.tokens is None):
             raise InstructMineError("give exactly one of subset_size (rows) and subset_tokens (response tokens)")
         name, size = ("subset_size", self.rows) if self.tokens is None else ("subset_tokens", self.tokens)
-        if size < 1:
+        if size is not None and size < 1:
             raise InstructMineError(f"{name}={size} is an empty subset: give a positive number")
 
-    def check(self, rows: int, tokens: np.ndarray | None, sources: Sequence[str]) -> None:
+    def check(self, rows: int, tokens: np.ndarray | None, sources: Sequence[str] | np.ndarray) -> None:
         """Refuses a size that `rows` usable rows of these sources and `tokens` cannot be cut to."""
         if self.rows is not None and self.rows >= rows:
             what = f"source '{sources[0]}'" if len(sources) == 1 else "the pool"
             raise InstructMineError(
                 f"subset_size={self.rows} leaves nothing to choose among the {rows} usable rows of {what}"
             )
-        if self.tokens is not None and not tokens.min() <= self.tokens < tokens.sum():
+        if self.tokens is None:
+            return
+        assert tokens is not None  # a pool without them is refused first
+        if not tokens.min() <= self.tokens < tokens.sum():
             raise InstructMineError(
                 f"subset_tokens={self.tokens} must lie between the {tokens.min()} tokens of the shortest usable "
                 f"response and less than the {tokens.sum()} of all of them"
@@ -52,14 +55,15 @@ class SubsetSize:
         that still fit into them."""
         if self.rows is not None:
             return np.sort(np.argpartition(-keys, self.rows - 1)[: self.rows])
-        order = np.argsort(-keys, kind="stable")
-        total = np.cumsum(pool.tokens[order])
+        tokens, order = pool.tokens, np.argsort(-keys, kind="stable")
+        assert tokens is not None and self.tokens is not None  # the size is either rows or tokens
+        total = np.cumsum(tokens[order])
         count = int(np.searchsorted(total, self.tokens, side="right"))
         taken, left = list(order[:count]), order[count:]
         rest = self.tokens - int(total[count - 1] if count else 0)
-        while (fits := (pool.tokens[left] <= rest) & (pool.tokens[left] > 0)).any():
-            best = int(np.where(fits, pool.tokens[left], -1).argmax())
-            rest -= int(pool.tokens[left[best]])
+        while (fits := (tokens[left] <= rest) & (tokens[left] > 0)).any():
+            best = int(np.where(fits, tokens[left], -1).argmax())
+            rest -= int(tokens[left[best]])
             taken.append(left[best])
             left = np.delete(left, best)
         return np.sort(np.array(taken, dtype=int))
@@ -116,6 +120,7 @@ class ScoredPool:
 
     @property
     def neighbor_columns(self) -> list[str]:
+        """The columns that are measured inside a set, `knn_<i>`."""
         return [name for name in self.columns if NEIGHBOR_COLUMN.fullmatch(name)]
 
     @property
@@ -128,7 +133,7 @@ class ScoredPool:
         """The subset's mean of each of `design_columns`; with `rng`, set-level ones are estimated on 512 rows."""
         means = self.values[subset].mean(axis=0)
         if self.embeddings is not None and self.neighbor_columns:
-            neighbors = [int(NEIGHBOR_COLUMN.fullmatch(name)[1]) for name in self.neighbor_columns]
+            neighbors = [int(match[1]) for name in self.columns if (match := NEIGHBOR_COLUMN.fullmatch(name))]
             if max(neighbors) >= len(subset):
                 raise InstructMineError(
                     f"a subset of {len(subset)} rows has no {max(neighbors)}-th neighbour: make the subsets larger"

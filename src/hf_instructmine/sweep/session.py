@@ -167,12 +167,13 @@ class SweepSession:
 
     @cached_property
     def _manifest(self) -> dict[str, Any]:
-        columns = self.execution.columns
+        columns, name = self.execution.columns, self.model.model_name_or_path
+        assert name is not None  # a recipe that names no model is refused
         return {
             "pool": f"{len(self.pool)} rows, {pool_digest(self.pool)}",
             "columns": None if columns is None else dict(columns),
             "recipe": self.recipe.comparable,
-            "base_model": describe_source(self.model.model_name_or_path, self.model.model_revision),
+            "base_model": describe_source(name, self.model.model_revision),
             "evaluation_sets": {name: _set_digest(s) for name, s in sorted(self.eval_sets.items())},
         }
 
@@ -204,7 +205,9 @@ class SweepSession:
         with self.records.lock("base", patience=-1):
             if self.records.read(path) is None:
                 self.records.write(path, self._engine.base())
-        return self.records.read(path)
+        base = self.records.read(path)
+        assert base is not None  # it has just been written
+        return base
 
     def _finish_here(self, missing: Sequence[dict[str, Any]]) -> Iterator[str]:
         for run in missing:
@@ -249,6 +252,7 @@ class SweepSession:
                 f"cannot write to '{self.records.folder}': {outcome.strerror}; what is finished is kept: mend it "
                 "and start again"
             ) from outcome
+        reason: str | None
         if isinstance(outcome, Exception):
             kind = "" if isinstance(outcome, InstructMineError) else f"{type(outcome).__name__}: "
             reason = f"{kind}{one_line(outcome)}"
