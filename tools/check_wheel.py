@@ -75,7 +75,8 @@ def try_out(folder: Path) -> None:
     run(instructmine, "--help", cwd=folder)
     for program in (PUBLIC_NAMES, RECIPES, METRICS, RULE):
         run(python, "-c", program, cwd=folder)
-    rows = [{"instruction": f"Count to {n}.", "output": " ".join(map(str, range(n))) * 4} for n in range(10, 22)]
+    words = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+    rows = [{"instruction": f"Count to {n}.", "output": " ".join(words[:n]) + " and again" * n} for n in range(1, 13)]
     (folder / "pool.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     run(instructmine, "score", "pool.jsonl", "--indicator", "MTLD", "--output-dir", "scored", cwd=folder)
     run(instructmine, "select", "scored", "--rule", "rule", "--size", "4", "--output-dir", "curated", cwd=folder)
