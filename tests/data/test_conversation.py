@@ -260,3 +260,35 @@ def test_half_a_surrogate_pair_is_the_replacement_character_and_a_whole_one_its_
     (row,) = read_conversations({"prompt": [text], "completion": [text]})
     assert row.response.encode() == text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
     assert not any("\ud800" <= character <= "\udfff" for character in row.response)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"instruction": "Say yes.", "input": "", "output": "Yes"},
+        {"prompt": "Say yes.", "completion": "Yes"},
+        {"messages": [{"role": "user", "content": "Say yes."}, {"role": "assistant", "content": "Yes"}]},
+    ],
+)
+def test_a_row_in_place_of_a_batch_is_refused(row):
+    # As `Dataset.map` without `batched=True` gives it: one value per letter came of it.
+    with pytest.raises(InstructMineError, match=r"holds one row, not a batch of rows: pass batched=True"):
+        read_turns(row)
+
+
+def test_a_part_of_a_message_without_text_is_empty_text():
+    parts = [{"type": "text", "text": None}, {"type": "text", "text": "Yes"}]
+    (turns,) = read_turns(
+        {"messages": [[{"role": "user", "content": "Say yes."}, {"role": "assistant", "content": parts}]]}
+    )
+    assert turns[0].response == "Yes"
+    (turns,) = read_turns(
+        {"messages": [[{"role": "user", "content": "?"}, {"role": "assistant", "content": parts[:1]}]]}
+    )
+    assert turns[0].problem == "empty response"
+
+
+def test_an_error_lists_a_few_of_many_columns():
+    with pytest.raises(InstructMineError, match=r"'key 11', … \(3000 in all\)") as error:
+        read_turns({f"key {i}": ["value"] for i in range(3000)})
+    assert len(str(error.value)) < 2000

@@ -467,3 +467,12 @@ def test_each_form_of_launching_is_told_what_to_expect(recipe_file, tmp_path):
             launched(wrong)
     with pytest.raises(InstructMineError, match="cannot read the Accelerate configuration"):
         launched(2, tmp_path / "absent.yaml")
+
+
+def test_a_row_that_the_chat_template_refuses_is_named_before_training(tmp_path):
+    base = tiny_base(tmp_path / "base")
+    template = Path(base, "chat_template.jinja")
+    refusing = "{% if messages[0]['content'] == 'Say yes.' %}{{ raise_exception('not this one') }}{% endif %}"
+    template.write_text(refusing + template.read_text())
+    with pytest.raises(InstructMineError, match=r"row 2 of the training data cannot be learnt from: .*not this one"):
+        finetuned(base, tmp_path / "run")

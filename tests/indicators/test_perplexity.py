@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -357,3 +358,27 @@ def test_provenance_says_what_the_number_depends_on():
     for other in ({"given": False}, {"include_eos": True}, {"max_length": 7}, {"turns": "all"}):
         assert Perplexity(_MODEL, _TOKENIZER, **other).provenance() != plain
     assert Perplexity(_MODEL, _TOKENIZER, token_budget=7).provenance() == plain
+
+
+def refusing(how: str) -> str:
+    """A template that does `how` with a system message."""
+    return (
+        f"{{% for m in messages %}}{{% if m['role'] == 'system' %}}{{{{ {how} }}}}{{% endif %}}"
+        "<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+
+
+@pytest.mark.parametrize("how", ["raise_exception('no system message')", "m['content'] + 1", "m['content'].no.field"])
+def test_a_row_that_the_chat_template_refuses_has_no_value_and_a_note(how):
+    tokenizer = byte_tokenizer(chat_template=refusing(how))
+    asked = [{"role": "user", "content": "Say yes."}]
+    answer = {"role": "assistant", "content": "Yes"}
+    system = {"role": "system", "content": "Be brief."}
+    batch = {"messages": [[*asked, answer], [system, *asked, answer], [*asked, answer]]}
+    indicator = Perplexity(causal_model("llama", tokenizer), tokenizer)
+    values, notes = indicator.annotate(batch)
+    (alone,) = indicator.annotate({"messages": batch["messages"][:1]})[0]["perplexity"]
+    assert notes == [None, "refused by the chat template", None]
+    assert np.isnan(values["perplexity"][1])
+    np.testing.assert_allclose([values["perplexity"][0], values["perplexity"][2]], alone, rtol=1e-5)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from datasets import Dataset, load_dataset
-from tiny_models import CHATML, byte_tokenizer, causal_model, save, t5_model, unigram_tokenizer
+from tiny_models import CHATML, ROWS, byte_tokenizer, causal_model, save, t5_model, unigram_tokenizer
 
 from hf_instructmine import (
     MTLD,
@@ -403,3 +403,12 @@ def test_a_full_disk_is_one_line_and_what_was_scored_is_kept(tmp_path):
     assert len(kept) == 2
     score(pool, [MTLD()], tmp_path / "scored")
     assert shards(tmp_path / "scored") == kept
+
+
+@pytest.mark.parametrize("format", ["numpy", "pandas", "arrow", "torch"])
+def test_the_format_of_a_pool_changes_nothing(format, tmp_path):
+    messages = [[{"role": "user", "content": q}, {"role": "assistant", "content": a}] for q, a in ROWS[:4]]
+    pool = Dataset.from_dict({"messages": messages})
+    plain = score(pool, [MTLD()], output_dir=tmp_path / "plain")
+    formatted = score(pool.with_format(format), [MTLD()], output_dir=tmp_path / "formatted")
+    np.testing.assert_array_equal(np.array(formatted.with_format(None)["mtld"]), np.array(plain["mtld"]))

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -260,3 +261,21 @@ def test_the_positions_a_model_has_are_known_and_infinite_where_they_are_relativ
     _, t5 = ModelSource.of(t5_model(tokenizer, tied=True), tokenizer, "AutoModelForSeq2SeqLM", 100)
     assert gpt2.max_positions == 128
     assert t5.max_positions == float("inf")
+
+
+def test_processes_forked_after_a_model_ran_do_not_hang(folder, tmp_path):
+    program = f"""
+from datasets import Dataset
+import hf_instructmine as him
+pool = Dataset.from_dict({{"prompt": [f"q{{i}}" for i in range(40)], "completion": ["a b c " * 20] * 40}})
+indicator = him.Perplexity({folder!r})
+first = indicator(pool[:4])["perplexity"]
+scored = pool.map(indicator, batched=True, num_proc=2, load_from_cache_file=False)
+assert abs(scored["perplexity"][0] - first[0]) < 1e-3 * first[0]
+"""
+    # With several threads: one alone has nobody to wait for.
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "HF_DATASETS_CACHE": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr

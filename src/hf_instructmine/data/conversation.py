@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 Message = dict[str, Any]
 
+# So many names are listed in an error.
+_TOLD = 12
 # A layout says which column plays which part. Parts in `_OPTIONAL` may be absent or None.
 LAYOUTS: dict[str, dict[str, str]] = {
     "messages": {"messages": "messages"},
@@ -87,7 +89,21 @@ def read_turns(
     names = list(batch)
     size = len(batch[names[0]]) if names else 0
     layouts = find_layouts(names, columns)
+    _check_batched(batch, layouts)
     return [_read_row({n: batch[n][i] for n in names}, layouts, first_row + i) for i in range(size)]
+
+
+def _check_batched(batch: Mapping[str, Any], layouts: Mapping[str, Mapping[str, str]]) -> None:
+    """Refuses a single row, as `Dataset.map` gives it without `batched=True`: its letters would count as rows."""
+    for layout in layouts.values():
+        for part, column in layout.items():
+            value = batch[column]
+            is_row = part == "messages" and isinstance(value, list) and bool(value) and isinstance(value[0], Mapping)
+            if value is None or isinstance(value, str | bytes) or is_row:
+                raise InstructMineError(
+                    f"the column '{column}' holds one row, not a batch of rows: pass batched=True, as in "
+                    "pool.map(indicator, batched=True)"
+                )
 
 
 def find_layouts(names: Sequence[str], columns: Mapping[str, str] | None = None) -> dict[str, dict[str, str]]:
@@ -266,7 +282,8 @@ def _split_turns(messages: list[Message]) -> list[Conversation]:
 
 def _as_text(value: Any, column: str, number: int) -> str:
     if isinstance(value, list) and all(isinstance(p, Mapping) and p.get("type") == "text" for p in value):
-        value = "".join(part["text"] for part in value)  # OpenAI's content parts
+        # OpenAI's content parts. Arrow, and some services, write null for a part without text.
+        value = "".join("" if part["text"] is None else part["text"] for part in value)
     if not isinstance(value, str):
         raise _not_text(value, column, number, "text")
     if value.isascii():
@@ -283,4 +300,5 @@ def _not_text(value: Any, column: str, number: int, wanted: str) -> InstructMine
 
 
 def _listed(names: Sequence[str] | Mapping[str, Any]) -> str:
-    return ", ".join(f"'{name}'" for name in names) or "none"
+    told = ", ".join(f"'{name}'" for name in list(names)[:_TOLD])
+    return f"{told}, … ({len(names)} in all)" if len(names) > _TOLD else told or "none"

@@ -58,6 +58,7 @@ class EvaluationSet:
         Raises:
             [`InstructMineError`]: Where no row has a reference, or the layout is unknown.
         """
+        dataset = dataset.with_format(None)
         check_text_columns(dataset, columns)
         sound = {
             row: kept

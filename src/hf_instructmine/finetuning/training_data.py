@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..data.conversation import Conversation, check_text_columns, read_conversations
 from ..errors import InstructMineError
 from ..models.loading import LoadedModel
-from ..models.tokenization import encode_pair
+from ..models.tokenization import RefusedByTemplateError, encode_pair
 
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def read_training_data(dataset: "Dataset", columns: Mapping[str, str] | None = N
     Raises:
         [`InstructMineError`]: Where it is empty, or its layout is not known.
     """
+    dataset = dataset.with_format(None)
     check_text_columns(dataset, columns)
     return read_conversations(dataset[:], columns)
 
@@ -60,7 +61,7 @@ def encode_training_set(
             f"row {wrong[0]} of the training data cannot be learnt from: {wrong[1]}; drop it first"
         )
     limit = max_length or sys.maxsize
-    pairs = [encode_pair(loaded, c, True, True, limit) for c in conversations]
+    pairs = [_encoded(loaded, row, c, limit) for row, c in enumerate(conversations)]
     masked = next((i for i, (ids, start, _) in enumerate(pairs) if len(ids) <= start), None)
     if masked is not None:
         raise InstructMineError(f"row {masked} of the training data has no token to learn: raise max_length")
@@ -69,3 +70,14 @@ def encode_training_set(
         [[MASKED] * start + ids[start:] for ids, start, _ in pairs],
         sum(note is not None for _, _, note in pairs),
     )
+
+
+def _encoded(
+    loaded: LoadedModel, row: int, conversation: Conversation, limit: int
+) -> tuple[list[int], int, str | None]:
+    try:
+        return encode_pair(loaded, conversation, True, True, limit)
+    except RefusedByTemplateError as error:
+        raise InstructMineError(
+            f"row {row} of the training data cannot be learnt from: {error}; drop it first"
+        ) from error

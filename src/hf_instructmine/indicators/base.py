@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from ..data.conversation import Conversation, read_turns
 from ..errors import InstructMineError
 from ..models.loading import LoadedModel, ModelSource
+from ..models.tokenization import RefusedByTemplateError
 
 
 if TYPE_CHECKING:
@@ -90,11 +92,35 @@ class Indicator:
         rows = read_turns({n: v for n, v in batch.items() if n not in self.names}, self.columns, first_row)
         if self.turns == "last":
             rows = [row[-1:] for row in rows]
+        try:
+            return self._scored(rows)
+        except RefusedByTemplateError:
+            # Rare, so rows are asked one by one only where a batch has one that its template refuses.
+            return self._scored([[self._checked(turn) for turn in row] for row in rows])
+
+    def _scored(self, rows: list[list[Conversation]]) -> tuple[dict[str, list[float]], list[str | None]]:
         sound = [(i, turn) for i, row in enumerate(rows) for turn in row if turn.problem is None]
         values, weights, notes = (
             self.score([turn for _, turn in sound]) if sound else (np.empty((0, len(self.names))), [], [])
         )
         return self._gather(rows, [i for i, _ in sound], values, np.asarray(weights, float), notes)
+
+    def _checked(self, turn: Conversation) -> Conversation:
+        """The turn, with a problem where the model's chat template refuses it."""
+        if turn.problem is not None:
+            return turn
+        try:
+            self.render(turn)
+        except RefusedByTemplateError:
+            return replace(turn, problem="refused by the chat template")
+        return turn
+
+    def render(self, conversation: Conversation) -> None:
+        """Renders what the model reads of a conversation; nothing where no chat template is used.
+
+        Raises:
+            [`RefusedByTemplateError`]: Where the chat template refuses it.
+        """
 
     def _gather(
         self, rows: list[list[Conversation]], owners: list[int], values: np.ndarray, weights: np.ndarray, notes: list

@@ -8,7 +8,7 @@ import numpy as np
 from ..data.conversation import Conversation
 from ..errors import InstructMineError
 from ..models.engine import response_nll
-from ..models.tokenization import added_bos, encode_pair
+from ..models.tokenization import added_bos, encode_pair, encode_prompt
 from .base import ModelIndicator
 
 
@@ -114,6 +114,11 @@ class Perplexity(ModelIndicator):
             tokens.append(len(counted))
             notes.append(note if len(counted) else "no token to score")
         return np.array([columns[name] for name in self.names]).T, np.array(tokens), notes
+
+    def render(self, conversation: Conversation) -> None:
+        """Renders the prompt, where the response is given one; see [`Indicator.render`]."""
+        if self.given:
+            encode_prompt(self.load().tokenizer, conversation.prompt)
 
     @property
     def _ifd(self) -> bool:

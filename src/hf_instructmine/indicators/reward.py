@@ -117,6 +117,12 @@ class Reward(ModelIndicator):
         tokens = np.array([tokens for _, tokens, _ in encoded], float)
         return np.array(scores)[:, None], tokens, [note for _, _, note in encoded]
 
+    def render(self, conversation: Conversation) -> None:
+        """Renders prompt and response as the reward model reads them; see [`Indicator.render`]."""
+        loaded = self.load()
+        if loaded.model.config.model_type != GPTNeoXRewardModelConfig.model_type:
+            encode_chat(loaded.tokenizer, conversation)
+
 
 def encode_chat(tokenizer: "PreTrainedTokenizerBase", conversation: Conversation) -> list[int]:
     """Ids of prompt and response under the tokenizer's chat template."""

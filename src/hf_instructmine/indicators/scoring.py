@@ -115,7 +115,7 @@ def _checked_pool(pool: Dataset, indicators: "Sequence[Indicator]", overwrite: b
         raise InstructMineError(
             f"the pool has a column '{taken[0]}' already: remove it, or pass overwrite=True to replace it"
         )
-    pool = pool.remove_columns(taken)
+    pool = pool.remove_columns(taken).with_format(None)  # rows as Python has them, whatever the pool is set to give
     for columns in {json.dumps(i.columns): i.columns for i in indicators}.values():
         check_text_columns(pool, columns)
         # Every row is read once now: a bad one is better found in seconds than after hours of a model's work.

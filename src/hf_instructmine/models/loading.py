@@ -1,8 +1,10 @@
 """Models by Hub id, local folder, PEFT adapter, or already loaded; each loaded once and only when it is needed."""
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import InitVar, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
@@ -29,6 +31,15 @@ _TOKENIZER_FILES = ("*token*", "vocab.*", "spiece.model", "spm.model", "sentence
 _loaded: "WeakValueDictionary[ModelSource, Any]" = WeakValueDictionary()
 
 
+@cache
+def _survive_forks() -> None:
+    """Lets processes that are forked from this one compute with one thread each: OpenMP's others do not come along,
+    and a worker of `Dataset.map(num_proc=…)` would wait for them for ever."""
+    import torch
+
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+
+
 @dataclass(eq=False)
 class LoadedModel:
     """A model in evaluation mode, its tokenizer, and the device it is on.
@@ -45,6 +56,7 @@ class LoadedModel:
     token_budget: int = field(init=False)
 
     def __post_init__(self, budget: int | None) -> None:
+        _survive_forks()
         by_default = 512 if self.device.type == "cpu" else 4096
         self.token_budget = by_default if budget is None else budget
 

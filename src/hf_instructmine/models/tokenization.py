@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 
     from ..data.conversation import Message
 
+
+class RefusedByTemplateError(InstructMineError):
+    """The chat template does not render these turns: a role, an order or a field is not what it expects."""
+
+
 _PRIVATE_USE = range(0xE000, 0xF8FF)
 
 
@@ -54,7 +59,7 @@ def encode_prompt(tokenizer: "PreTrainedTokenizerBase", messages: Sequence["Mess
     contents, each followed by a blank line, after the BOS token if (and only if) the tokenizer adds one by itself.
 
     Raises:
-        [`InstructMineError`]: Where the chat template refuses the messages (a role it does not know, say).
+        [`RefusedByTemplateError`]: Where the chat template refuses the messages (a role it does not know, say).
     """
     if tokenizer.chat_template is None:
         return added_bos(tokenizer) + encode_data(tokenizer, "".join(f"{m['content']}\n\n" for m in messages))
@@ -91,9 +96,9 @@ def _encode_chat(
         text = tokenizer.apply_chat_template(
             guard.hide(list(messages)), tokenize=False, add_generation_prompt=add_generation_prompt
         )
-    except TemplateError as error:
+    except (TemplateError, TypeError, ValueError) as error:  # the latter from what a template does with a field
         roles = " → ".join(m["role"] for m in messages) or "none"
-        raise InstructMineError(
+        raise RefusedByTemplateError(
             f"the chat template of '{tokenizer.name_or_path}' refuses the turns {roles}: {one_line(error)}"
         ) from error
     return guard.encode(cast(str, text))  # ids only where it is asked to tokenize

@@ -343,7 +343,7 @@ def _read_mixtures(mixtures: Dataset, pool_size: int) -> list[dict[str, Any]]:
 
 def _read_rows(pool: Dataset, numbers: Sequence[int], columns: Mapping[str, str] | None) -> dict[int, Conversation]:
     check_text_columns(pool, columns)
-    batch = pool[numbers]
+    batch = pool.with_format(None)[numbers]
     rows = {}
     for k, i in enumerate(numbers):
         (rows[i],) = read_conversations({name: values[k : k + 1] for name, values in batch.items()}, columns, i)
