@@ -151,7 +151,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down correction (1979): p-values that hold for all comparisons together."""
     from statsmodels.stats.multitest import multipletests
 
-    return multipletests(p_values, method="holm")[1].tolist()
+    # statsmodels 0.14 divides by the number of p-values.
+    return multipletests(p_values, method="holm")[1].tolist() if p_values else []
 
 
 def _chunks(total: int) -> list[int]:
