@@ -1,16 +1,12 @@
-"""One finetune: loss on responses alone, equal to TRL's own, the same for a seed and for any number of processes."""
+"""One finetune: loss on responses alone, equal to TRL's own, the same for a seed."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from tiny_finetunes import HELD_OUT, LORA, SETTINGS, finetuned, tiny_base, training_rows, trajectory, write_jsonl
 from tiny_models import ROWS, byte_tokenizer, causal_model, save
 
@@ -19,15 +15,9 @@ from hf_instructmine.data.evaluation_sets import load_eval_sets
 from hf_instructmine.finetuning.__main__ import main
 from hf_instructmine.finetuning.base_model import freeze_all_but_last, load_base
 from hf_instructmine.finetuning.evaluation import encode_set
-from hf_instructmine.finetuning.launching import launch_command
 from hf_instructmine.finetuning.recipe import Recipe
 from hf_instructmine.finetuning.training_data import MASKED, encode_training_set, read_training_data
 from hf_instructmine.models.loading import LoadedModel
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return tiny_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")
@@ -312,21 +302,6 @@ def test_evaluation_sets_are_named_and_named_once(tmp_path):
 # From the command line
 
 
-@pytest.fixture(scope="module")
-def recipe_file(base, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("recipe")
-    settings = {
-        **SETTINGS,
-        "model_name_or_path": base,
-        "train": [write_jsonl(folder / "rows.jsonl", training_rows())],
-        "eval_sets": [f"held_out={write_jsonl(folder / 'held_out.jsonl', training_rows(ROWS[::-1]))}"],
-        "output_dir": str(folder / "out"),
-    }
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump(settings))
-    return path
-
-
 def test_a_recipe_is_run_recorded_and_told_of_and_keeps_no_checkpoint(recipe_file, tmp_path, capsys):
     record, out = tmp_path / "record.json", tmp_path / "out"
     options = ["--record", str(record), "--output_dir", str(out), "--learning_rate", "0.001"]
@@ -374,99 +349,6 @@ def test_what_fails_is_said_in_one_line(recipe_file, capsys, options, code, mess
     assert said.startswith("finetuning: ")
     assert message in said
     assert "\n" not in said
-
-
-# Several processes
-
-
-def run(command, environment=None):
-    source = str(Path(__file__).parents[2] / "src")
-    environment = os.environ | {"PYTHONPATH": source} | (environment or {})
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-
-
-def test_two_processes_train_and_measure_as_one_does(base, recipe_file, tmp_path):
-    # Ten rows in batches of four: the last batch of an epoch is not full, and not equally long on both.
-    options = [
-        "--save_strategy",
-        "epoch",
-        "--output_dir",
-        str(tmp_path / "two"),
-        "--record",
-        str(tmp_path / "two.json"),
-    ]
-    command, environment = launch_command(recipe_file, 2, options=["--per_device_train_batch_size", "2", *options])
-    done = run(command, environment)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("loss_held_out") == 1
-    state = json.loads((tmp_path / "two" / "checkpoint-6" / "trainer_state.json").read_text())
-    two = json.loads((tmp_path / "two.json").read_text())
-
-    held_out = {"prompt": [p for p, _ in ROWS[::-1]], "completion": [r for _, r in ROWS[::-1]]}
-    one, trainer = finetuned(base, tmp_path / "one", eval_sets=held_out, per_device_train_batch_size=4)
-    assert (two["processes"], one.processes) == (2, 1)
-    losses = [entry["loss"] for entry in state["log_history"] if "loss" in entry]
-    np.testing.assert_allclose(losses, trajectory(trainer), rtol=1e-4)
-    assert two["losses"]["held_out"] == pytest.approx(one.losses["held_out"], rel=1e-4)
-    np.testing.assert_allclose(two["examples"]["held_out"]["nll"], one.examples["held_out"]["nll"], rtol=1e-3)
-    assert two["examples"]["held_out"]["tokens"] == one.examples["held_out"]["tokens"]
-    assert (two["train_tokens"], two["steps"]) == (one.train_tokens, one.steps) == (2 * one.subset_tokens, 6)
-
-
-def test_asking_for_two_processes_in_the_way_that_starts_one_is_an_error(recipe_file):
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    done = run([*launch, "-m", "hf_instructmine.finetuning", "--config", str(recipe_file), "--expect_processes", "2"])
-    assert done.returncode != 0
-    assert "finetuning: the number of processes should be 2, but is 1" in done.stderr
-
-
-def test_the_command_launches_as_many_processes_as_asked(recipe_file, tmp_path, capfd):
-    from hf_instructmine.cli.main import main as instructmine
-
-    config = Path(__file__).parents[2] / "recipes" / "accelerate" / "two-cpu-processes.yaml"
-    record = tmp_path / "record.json"
-    options = ["--record", str(record), "--num_train_epochs", "1"]
-    assert instructmine(["finetune", "--config", str(recipe_file), "--accelerate-config", str(config), *options]) == 0
-    assert json.loads(record.read_text())["processes"] == 2
-    assert "loss_held_out: " in capfd.readouterr().out
-
-
-def test_a_failed_finetune_is_told_of_by_the_commands_exit_code(recipe_file, capfd):
-    from hf_instructmine.cli.main import main as instructmine
-
-    assert instructmine(["finetune", "--config", str(recipe_file), "--train", "absent.jsonl"]) == 1
-    assert "finetuning: there is no file 'absent.jsonl'" in capfd.readouterr().err
-    assert instructmine(["finetune", "--config", "absent.yaml"]) == 1
-    assert "cannot read the recipe 'absent.yaml'" in capfd.readouterr().err
-    with pytest.raises(SystemExit, match="2"):
-        instructmine(["finetune"])
-    with pytest.raises(SystemExit, match="2"):
-        instructmine(["demo", "--no-such-option"])
-
-
-def test_each_form_of_launching_is_told_what_to_expect(recipe_file, tmp_path):
-    def launched(*args, **kwargs):
-        command, environment = launch_command(recipe_file, *args, **kwargs)
-        module = command.index("hf_instructmine.finetuning")
-        return " ".join(command[4:module]), " ".join(command[module + 1 :]), environment
-
-    flags, options, environment = launched()
-    assert "--num_processes 1 --cpu" in flags  # or Accelerate would give a CPU one thread
-    assert "--expect_processes 1" in options
-    flags, options, environment = launched(3, options=["--lora_r", "4"])
-    assert "--multi_gpu --num_processes 3" in flags
-    assert options.endswith("--expect_processes 3 --lora_r 4")
-    assert environment == {"ACCELERATE_USE_CPU": "true"}
-    config = tmp_path / "accelerate.yaml"
-    config.write_text("distributed_type: MULTI_GPU\nnum_processes: 8\n")
-    assert "--expect_processes 8" in launched(None, config)[1]
-    assert "--expect_processes 4" in launched(4, config)[1]
-    assert "--expect_processes" not in launched(4, config, options=["--expect-processes=2"])[1]
-    for wrong, message in ((0, "at least 1"), (-1, "at least 1")):
-        with pytest.raises(InstructMineError, match=message):
-            launched(wrong)
-    with pytest.raises(InstructMineError, match="cannot read the Accelerate configuration"):
-        launched(2, tmp_path / "absent.yaml")
 
 
 def test_a_row_that_the_chat_template_refuses_is_named_before_training(tmp_path):
