@@ -1,6 +1,7 @@
 """The house: which wing may know which, and how large a room may be."""
 
 import ast
+import subprocess
 import sys
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
@@ -132,7 +133,5 @@ def test_no_room_is_too_large(name):
 
 def test_importing_the_package_alone_imports_no_wing():
     loaded = "import sys, hf_instructmine; print([m for m in sys.modules if m.startswith('hf_instructmine.')])"
-    import subprocess
-
     said = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True).stdout
     assert said.strip() == "[]"
