@@ -382,3 +382,15 @@ def test_a_row_that_the_chat_template_refuses_has_no_value_and_a_note(how):
     assert notes == [None, "refused by the chat template", None]
     assert np.isnan(values["perplexity"][1])
     np.testing.assert_allclose([values["perplexity"][0], values["perplexity"][2]], alone, rtol=1e-5)
+
+
+def test_a_refused_turn_among_several_is_told():
+    # The first turn has no prompt.
+    template = "{% if not messages %}{{ raise_exception('nothing to answer') }}{% endif %}" + CHATML
+    tokenizer = byte_tokenizer(chat_template=template)
+    answer = {"role": "assistant", "content": "Yes"}
+    row = [answer, {"role": "user", "content": "Say yes."}, answer]
+    indicator = Perplexity(causal_model("llama", tokenizer), tokenizer, turns="all")
+    values, notes = indicator.annotate({"messages": [row]})
+    assert notes == ["refused by the chat template"]
+    assert np.isfinite(values["perplexity"][0])  # of the turn that has a prompt

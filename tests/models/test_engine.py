@@ -207,8 +207,12 @@ def test_a_model_wrapped_for_several_processes_gives_the_values_it_had(caplog):
         model = causal_model("llama", _TOKENIZER)
         wrapped = torch.nn.parallel.DistributedDataParallel(model)
         assert cache_argument(wrapped) == cache_argument(model) is not None
+        scored = response_nll(LoadedModel(wrapped.module, _TOKENIZER, 1000), SHARING, [31] * len(SHARING))
     finally:
         dist.destroy_process_group()
+    for ids, nll in zip(SHARING, scored):
+        np.testing.assert_allclose(nll, nll_alone(model, ids, 31), rtol=1e-4, atol=1e-5)
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("first_seen", ["when it is loaded", "later"])

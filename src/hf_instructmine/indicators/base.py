@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
+_REFUSED = "refused by the chat template"
+
+
 class Indicator:
     """A per-example indicator. Subclasses set `names` and implement [`score`].
 
@@ -112,7 +115,7 @@ class Indicator:
         try:
             self.render(turn)
         except RefusedByTemplateError:
-            return replace(turn, problem="refused by the chat template")
+            return replace(turn, problem=_REFUSED)
         return turn
 
     def render(self, conversation: Conversation) -> None:
@@ -132,7 +135,10 @@ class Indicator:
         np.add.at(shares, owners, scored * weights[:, None])
         with np.errstate(invalid="ignore"):
             means = totals / shares
-        row_notes: list[str | None] = [row[-1].problem for row in rows]
+        # Of several turns the last one counts; that the template refuses one of them is told in any case.
+        row_notes: list[str | None] = [
+            _REFUSED if any(turn.problem == _REFUSED for turn in row) else row[-1].problem for row in rows
+        ]
         for i, note in zip(owners, notes):
             row_notes[i] = row_notes[i] or note
         return {name: means[:, k].tolist() for k, name in enumerate(self.names)}, row_notes
