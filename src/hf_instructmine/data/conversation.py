@@ -5,8 +5,9 @@ whatever follows the last assistant turn is not read. Rows are read, never rewri
 are.
 """
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InstructMineError
@@ -33,6 +34,8 @@ LAYOUTS: dict[str, dict[str, str]] = {
 _OPTIONAL = {"input", "system"}
 _PARTS = ("messages", "system", "prompt", "input", "response", "turns")
 _ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "chatgpt": "assistant", "model": "assistant"}
+# What the assistant thought before it wrote its response; templates read one of these names.
+REASONING = ("reasoning_content", "thinking", "reasoning")
 _KNOWN_ROLES = {"system", "developer", "user", "assistant", "tool", "function"}
 
 
@@ -42,18 +45,35 @@ class Conversation:
 
     Attributes:
         prompt (`list[dict]`): Messages (`role`, `content`, and whatever else they carry, tool calls included).
-        response (`str`): Text of the assistant turn; `""` where there is none.
+        response (`str`): Content of the assistant turn; `""` where there is none.
         problem (`str`, *optional*): Why the row cannot be scored ("missing response", …); None for a sound row.
+        extras (`Mapping[str, Any]`): What else the assistant turn carries: reasoning, tool calls.
+        tools (`list[dict]`, *optional*): Tools that the chat template is told of.
+        template_kwargs (`Mapping[str, Any]`): The row's own arguments of the chat template (`enable_thinking`, …).
+        masked (`tuple[int, ...]`): Which messages of the prompt are assistant turns that are not to be learnt.
     """
 
     prompt: list[Message]
     response: str
     problem: str | None = None
+    extras: Mapping[str, Any] = field(default_factory=dict)
+    tools: list[dict[str, Any]] | None = None
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    masked: tuple[int, ...] = ()
 
     @property
     def completion(self) -> list[Message]:
         """The response as TRL's `completion`: one message."""
-        return [{"role": "assistant", "content": self.response}]
+        return [{"role": "assistant", "content": self.response, **self.extras}]
+
+    @property
+    def written(self) -> str:
+        """All that the assistant writes, as plain text: its reasoning, its response and its tool calls (as JSON)."""
+        reasoning = [self.extras[name] for name in REASONING if self.extras.get(name)]
+        calls = [
+            json.dumps(call.get("function", call), ensure_ascii=False) for call in self.extras.get("tool_calls") or ()
+        ]
+        return "\n\n".join(part for part in (*reasoning[:1], self.response, *calls) if part)
 
     @property
     def prompt_text(self) -> str:
