@@ -3,32 +3,35 @@
 import argparse
 import gc
 import json
+import logging
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from ..data.evaluation_sets import load_eval_sets
-from ..data.inputs import load_pool, parse_mapping
 from ..errors import InstructMineError
 from ..outputs.files import written_whole
 from .base_model import load_base
 from .evaluation import encode_set
 from .finetune import FinetuningResult, check_processes, finetune
+from .handover import read_inputs
 from .recipe import Arguments, Recipe
-from .training_data import read_training_data
+
+
+logger = logging.getLogger(__name__)
 
 
 def run(arguments: Arguments) -> FinetuningResult:
     """One finetune from arguments alone: what `accelerate launch -m hf_instructmine.finetuning` runs."""
     own, sft = arguments.own, arguments.sft
     check_processes(own, sft.world_size)
+    if arguments.gpus > 1:
+        logger.warning("%d GPUs are visible and one is used: name more with --num-processes", arguments.gpus)
     if not own.train or not own.eval_sets:
         raise InstructMineError("a finetune needs train (files, folders or Hub ids) and eval_sets (name=file)")
     started = time.perf_counter()
-    conversations = read_training_data(load_pool(own.train), parse_mapping(own.columns))
-    eval_sets = load_eval_sets(own.eval_sets)
+    conversations, eval_sets = read_inputs(own)
     loaded = load_base(arguments)
     encoded = {name: encode_set(examples, loaded, own.eval_max_length) for name, examples in eval_sets.items()}
     result, trainer = finetune(loaded, conversations, encoded, arguments)
