@@ -128,6 +128,7 @@ class SweepSession:
         self._encoded: dict[str, EncodedSet] | None = None
         self._engine: Any = None
         self._complete = False
+        self._doubted: set[str] = set()  # a search that goes on to smaller subsets says each once
         if self.own.cached_trunk and execution.executor not in ("inline", "local"):
             logger.warning(
                 "cached_trunk works with executor='inline' alone, and in the processes of 'local': every run computes "
@@ -167,8 +168,9 @@ class SweepSession:
         with self.records.lock("plan", patience=-1):
             check_recorded(self.records, runs, self.processes)
             plan_runs(self.records, runs, get_provenance(mixtures))
-        for doubt in told if due else ():
-            logger.warning("%s", doubt)
+        for kind in [kind for kind in told if due and kind not in self._doubted]:
+            logger.warning("%s", told[kind])
+            self._doubted.add(kind)
         self._finish(due, len(runs), recorder)
         self._tidy_up(runs, recorder)
         return load_runs(self.records.folder)
