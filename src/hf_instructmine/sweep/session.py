@@ -159,9 +159,10 @@ class SweepSession:
         runs = read_mixtures(mixtures, len(self.pool))
         self._add_conversations(runs)
         told = doubts(self.arguments, runs, self.processes)
+        request = self._manifest
         if not (self.records.folder / MANIFEST).exists():
             self._encode()  # what is refused here leaves no folder behind
-        self.records.claim(MANIFEST, self._manifest, "sweep", describe_difference, beside=(DESIGN, MIXTURES))
+        self.records.claim(MANIFEST, request, "sweep", describe_difference, beside=(DESIGN, MIXTURES))
         recorder = self._recorder(runs)
         due = [run for run in runs if recorder.is_due(run)]
         check_tokens(self.records, due)
