@@ -11,8 +11,36 @@ _COMMON = {
 }  # fmt: skip
 _GROUPED = {"num_key_value_heads": 2}
 _EXPERTS = {**_GROUPED, "num_experts_per_tok": 2, "num_local_experts": 4}
+# What remembers a text by states that are no keys and values, in some layers or in all.
+RECURRENT = {
+    "bamba": {
+        **_GROUPED, "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n_groups": 2, "mamba_d_state": 8,
+        "attn_layer_indices": [1],
+    },
+    "jamba": {  # without an attention layer: the first would be the sixth
+        **_GROUPED, "num_experts": 2, "attn_layer_period": 8, "attn_layer_offset": 5, "mamba_d_state": 8,
+        "mamba_dt_rank": 4, "use_mamba_kernels": False,
+    },
+    "lfm2": {**_GROUPED, "layer_types": ["conv", "full_attention"]},
+    "mamba": {"state_size": 8},
+    "mamba2": {
+        "num_heads": 8, "head_dim": 8, "state_size": 8, "n_groups": 2, "chunk_size": 16, "num_attention_heads": None,
+    },
+    "qwen3_next": {  # without an attention layer: the first would be the fourth
+        **_GROUPED, "head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16,
+        "shared_expert_intermediate_size": 16, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+        "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+    },
+    "recurrent_gemma": {**_GROUPED, "lru_width": 32, "attention_window_size": 8},
+    "rwkv": {},
+    "xlstm": {
+        "hidden_size": 64, "embedding_dim": 64, "num_heads": 4, "num_blocks": 2, "intermediate_size": None,
+        "max_position_embeddings": None, "num_attention_heads": None,
+    },
+}  # fmt: skip
 # What reads from left to right.
 CAUSAL = {
+    **RECURRENT,
     "bloom": {},
     "cohere": _GROUPED,
     "cohere2": {**_GROUPED, "sliding_window": 6},
@@ -29,9 +57,7 @@ CAUSAL = {
     "gpt_neox": {},
     "gpt_oss": {**_EXPERTS, "head_dim": 8, "sliding_window": 6},
     "granite": _GROUPED,
-    "lfm2": {**_GROUPED, "layer_types": ["conv", "full_attention"]},
     "llama": _GROUPED,
-    "mamba": {"state_size": 8},
     "mistral": {**_GROUPED, "sliding_window": 6},
     "mixtral": _EXPERTS,
     "modernbert-decoder": {},
@@ -43,7 +69,6 @@ CAUSAL = {
     "qwen2": _GROUPED,
     "qwen3": {**_GROUPED, "head_dim": 8},
     "qwen3_moe": {**_EXPERTS, "head_dim": 8, "num_experts": 4, "moe_intermediate_size": 16},
-    "rwkv": {},
     "smollm3": _GROUPED,
     "stablelm": _GROUPED,
     "starcoder2": _GROUPED,

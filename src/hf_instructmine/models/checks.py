@@ -6,6 +6,7 @@ from ..errors import InstructMineError, one_line
 
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedModel
 
 # Two texts begin with so many equal tokens and go on with so many others: a causal model says the same of what is
@@ -39,7 +40,7 @@ def check_causal(model: "PreTrainedModel", name: str) -> None:
     try:
         with torch.inference_mode():
             logits = model(input_ids=texts, use_cache=False).logits[:, :_EQUAL].float()
-    except Exception as error:  # whatever the architecture lacks: a language, a picture
+    except (AttributeError, LookupError, TypeError, ValueError) as error:  # it lacks a language, or a picture
         raise InstructMineError(
             f"the model '{name}' cannot run a plain text: {one_line(error, first=True)}"
         ) from error
@@ -91,3 +92,10 @@ def embedding_rows(model: "PreTrainedModel") -> int | None:
     except NotImplementedError:
         return None
     return getattr(table, "num_embeddings", None)  # which only embeddings of the usual kinds have
+
+
+def own_model(model: "nn.Module") -> Any:
+    """The model of transformers below adapters, and whatever wraps one for several processes or as an encoder."""
+    from transformers import PreTrainedModel
+
+    return next((module for module in model.modules() if isinstance(module, PreTrainedModel)), model)

@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 from ..errors import InstructMineError
 from ..outputs.digests import fast_digest
 from ..versions import check_versions
-from .checks import check_causal, check_vocabulary
+from .checks import check_causal, check_vocabulary, own_model
 from .weights import adapted_model, check_adapter, device_here, known_dtype, load_weights, reading, unavailable
 
 
@@ -71,6 +71,34 @@ class LoadedModel:
         """Tokens that the model has positions for; infinite where positions are relative (T5, BLOOM)."""
         # The one attribute that only some configurations have, under this name or mapped to it.
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or float("inf")
+
+    @property
+    def alone_from(self) -> float:
+        """Tokens from which on a text has to run alone; infinite for most models.
+
+        LongRoPE and dynamic NTK turn every position of a batch by its longest text, once that is longer than the
+        texts that the model was first trained on: a value would depend on what else is in the batch.
+        """
+        own = own_model(self.model)
+        if own is self.model and not hasattr(own, "config"):  # static embeddings
+            return float("inf")
+        config = own.config.get_text_config()
+        return min(_rope_holds(config, parameters) for parameters in _rope_parameters(config))
+
+
+def _rope_parameters(config: Any) -> list[dict[str, Any]]:
+    """The rotary settings of a model: of all its layers, or of each kind of layer."""
+    found = getattr(config, "rope_parameters", None) or {}  # which only some models have
+    each = [value for value in found.values() if isinstance(value, dict)]
+    return each or [found]
+
+
+def _rope_holds(config: Any, parameters: dict[str, Any]) -> float:
+    """Tokens up to which rotary frequencies are the same for every text."""
+    kind = parameters.get("rope_type") or ""
+    if kind == "longrope":
+        return parameters.get("original_max_position_embeddings") or config.original_max_position_embeddings
+    return config.max_position_embeddings if "dynamic" in kind else float("inf")
 
 
 @dataclass(frozen=True)

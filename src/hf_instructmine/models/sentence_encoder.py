@@ -8,7 +8,7 @@ import numpy as np
 from ..errors import InstructMineError
 from ..outputs.digests import fast_digest
 from ..versions import check_versions
-from .checks import check_vocabulary
+from .checks import check_vocabulary, own_model
 from .engine import run_sorted
 from .loading import LoadedModel, ModelSource, describe_source, files_digest, weights_digest
 from .tokenization import count_tokens
@@ -167,8 +167,8 @@ def _checked(model: "SentenceTransformer", token_budget: int) -> LoadedModel:
 
     if "message" in model.modalities:
         raise InstructMineError("the sentence encoder reads chat messages: choose one that reads plain text")
-    inner = next((module for module in model.modules() if isinstance(module, PreTrainedModel)), None)
-    if inner is not None:  # else static embeddings
+    inner = own_model(model)
+    if isinstance(inner, PreTrainedModel):  # else static embeddings
         check_vocabulary(inner, model.tokenizer, str(inner.config.name_or_path), pads=True)
     if isinstance(model.tokenizer, Tokenizer):
         model.tokenizer.encode_special_tokens = True  # as `split_special_tokens` does for the others
