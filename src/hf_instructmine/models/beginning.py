@@ -86,7 +86,8 @@ def remembers_every_token(model: "torch.nn.Module") -> bool:
     from transformers.cache_utils import DynamicCache, DynamicLayer
 
     own = own_model(model)
-    if own._is_stateful:
+    # BLT's three decoders have each a number of layers of their own.
+    if own._is_stateful or not hasattr(own.config.get_text_config(decoder=True), "num_hidden_layers"):
         return False
     return all(type(layer) is DynamicLayer for layer in DynamicCache(config=own.config).layers)
 
