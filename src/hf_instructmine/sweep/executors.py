@@ -122,13 +122,14 @@ class Inline:
         return loaded
 
     def _put_on_trunk(self, loaded: LoadedModel, num_layers: int, sft: Any) -> None:
-        from ..finetuning.trunk import compute_trunk, cut_to_last_layers
+        from ..finetuning.trunk import compute_trunk, cut_to_last_layers, remove_unused
 
         numbers = sorted(self.conversations)
         rows = encode_training_set(loaded, [self.conversations[i] for i in numbers], sft.max_length).input_ids
         sequences = [ids for e in self.encoded.values() for ids in e.sequences] + rows
         texts = digest(sequences)
         with Records(self.folder).lock("trunk", patience=-1):
+            remove_unused(self.folder / "trunk", keep=texts)
             trunk = compute_trunk(loaded, num_layers, sequences, self.folder / "trunk" / texts, sft.bf16)
         cut_to_last_layers(loaded, num_layers, next(iter(self.encoded.values())), trunk, sft.bf16)
         if sft.bf16:
