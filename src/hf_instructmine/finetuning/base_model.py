@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ..errors import InstructMineError
 from ..models.checks import check_causal, check_vocabulary
 from ..models.loading import LoadedModel, load_tokenizer
+from ..models.rendering import check_template_kwargs
 from ..models.weights import load_weights
 from .recipe import Arguments
 
@@ -47,8 +48,8 @@ def load_base(arguments: Arguments) -> LoadedModel:
     )
     if missing:
         raise InstructMineError(f"the base model '{name}' is no language model: it lacks {missing[0]}")
-    check_vocabulary(base, tokenizer, name, pads=True)
     _set_template(tokenizer, sft)
+    check_vocabulary(base, tokenizer, name, pads=True)
     if own.train_last_layers is not None:
         freeze_all_but_last(base, own.train_last_layers)
     # FSDP and DeepSpeed spread the weights themselves: until then a process may hold none. What is quantised is on its
@@ -57,7 +58,8 @@ def load_base(arguments: Arguments) -> LoadedModel:
         if quantization is None:
             base.to(sft.device)  # type: ignore[arg-type]  # the stub binds no `self`
         check_causal(base, name)
-    return LoadedModel(base, tokenizer, own.eval_token_budget)
+    kwargs = check_template_kwargs(own.chat_template_kwargs)
+    return LoadedModel(base, tokenizer, own.eval_token_budget, template_kwargs=kwargs)
 
 
 def _set_template(tokenizer: "PreTrainedTokenizerBase", sft: "SFTConfig") -> None:
