@@ -158,9 +158,9 @@ def remove_unused(root: Path, keep: str) -> None:
         root (`Path`): The folder of the sweep's trunks.
         keep (`str`): Name of the one that stays. So do those that another process uses.
     """
-    for folder in root.glob("*/"):
+    for folder in [path for path in root.glob("*") if path.is_dir() and path.name != keep]:
         locks = list(root.glob(f"{folder.name}.*.lock"))
-        if folder.name != keep and all(path in _held or _is_free(path) for path in locks):
+        if all(path in _held or _is_free(path) for path in locks):
             shutil.rmtree(folder, ignore_errors=True)
             for path in locks:
                 path.unlink(missing_ok=True)
