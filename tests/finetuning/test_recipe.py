@@ -10,6 +10,7 @@ from hf_instructmine.finetuning.recipe import Recipe
 
 
 BASIC = {"model_name_or_path": "some/model", "use_cpu": True, "report_to": "none"}
+TRUNK = {"cached_trunk": True, "train_last_layers": 2}
 
 
 def written(folder, text):
@@ -100,6 +101,11 @@ def test_arguments_of_the_process_are_not_taken_for_options(monkeypatch):
         ({"train_last_layers": 0}, "train_last_layers must be at least 1"),
         ({"train_last_layers": 2, "use_peft": True}, "does not go with use_peft"),
         ({"cached_trunk": True}, "cached_trunk needs train_last_layers"),
+        (
+            {**TRUNK, "save_strategy": "epoch"},
+            "save_strategy: checkpoints would hold the last layers alone; set cached",
+        ),
+        ({**TRUNK, "neftune_noise_alpha": 5}, "does not go with neftune_noise_alpha: .* set cached_trunk: false"),
         ({"load_in_4bit": True}, "need use_peft: quantised weights cannot be trained"),
         ({"load_in_4bit": True, "load_in_8bit": True}, "8 bit and 4 bit precision at the same time"),
         ({"max_length": 1}, "max_length must be at least 2"),

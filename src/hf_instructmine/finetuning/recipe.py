@@ -263,6 +263,23 @@ def _check_budget(own: FinetuningArguments, sft: "SFTConfig") -> None:
         raise InstructMineError(f"max_steps is set, but budget is {own.budget}: set budget: steps, or drop max_steps")
 
 
+def _check_trunk(own: FinetuningArguments, sft: "SFTConfig") -> None:
+    if not own.cached_trunk:
+        return
+    if own.train_last_layers is None:
+        raise InstructMineError("cached_trunk needs train_last_layers: without it no layer stays as it is")
+    if sft.save_strategy != "no":
+        raise InstructMineError(
+            "cached_trunk does not go with save_strategy: checkpoints would hold the last layers alone; set "
+            "cached_trunk: false, or save_strategy: no"
+        )
+    if sft.neftune_noise_alpha:
+        raise InstructMineError(
+            "cached_trunk does not go with neftune_noise_alpha: no embedding is run to which noise could be added; "
+            "set cached_trunk: false, or drop neftune_noise_alpha"
+        )
+
+
 def check_arguments(own: FinetuningArguments, sft: "SFTConfig", model: "ModelConfig") -> None:
     """Refuses contradictions before a model is loaded.
 
@@ -274,8 +291,7 @@ def check_arguments(own: FinetuningArguments, sft: "SFTConfig", model: "ModelCon
     _check_budget(own, sft)
     if own.train_last_layers is not None and (own.train_last_layers < 1 or model.use_peft):
         raise InstructMineError("train_last_layers must be at least 1, and does not go with use_peft")
-    if own.cached_trunk and own.train_last_layers is None:
-        raise InstructMineError("cached_trunk needs train_last_layers: without it no layer stays as it is")
+    _check_trunk(own, sft)
     if model.use_peft is False and (model.load_in_4bit or model.load_in_8bit):
         raise InstructMineError("load_in_4bit and load_in_8bit need use_peft: quantised weights cannot be trained")
     if sft.max_length is not None and sft.max_length < 2:

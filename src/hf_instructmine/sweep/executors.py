@@ -122,7 +122,7 @@ class Inline:
         return loaded
 
     def _put_on_trunk(self, loaded: LoadedModel, num_layers: int, sft: Any) -> None:
-        from ..finetuning.trunk import compute_trunk, cut_to_last_layers
+        from ..finetuning.trunk import compute_trunk, cut_to_last_layers, remove_unused
 
         numbers = sorted(self.conversations)
         subset = [self.conversations[i] for i in numbers]
@@ -130,6 +130,7 @@ class Inline:
         sequences = [ids for e in self.encoded.values() for ids in e.sequences] + rows
         texts = digest(sequences)
         with Records(self.folder).lock("trunk", patience=-1):
+            remove_unused(self.folder / "trunk", keep=texts)
             trunk = compute_trunk(loaded, num_layers, sequences, self.folder / "trunk" / texts, sft.bf16)
         cut_to_last_layers(loaded, num_layers, next(iter(self.encoded.values())), trunk, sft.bf16)
         if sft.bf16:
