@@ -34,6 +34,23 @@ def test_plain_rows_have_trls_two_columns():
     assert to_prompt_completion(pool).column_names == ["prompt", "completion"]
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_rows_that_differ_in_kind_get_no_nulls_of_each_other(order):
+    def calling(**arguments):
+        answer = {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{"function": {"name": "f", "arguments": arguments}}],
+        }
+        return {"messages": json.dumps([USER, answer]), "tools": json.dumps(TOOLS)}
+
+    plain = {"messages": json.dumps(PLAIN["messages"]), "tools": None}
+    rows = [plain, *[plain] * 1200, calling(city="Turku"), calling(city=7, day=["x"])][::order]
+    converted = to_prompt_completion(Dataset.from_list(rows))[:]
+    assert converted["completion"] == [json.loads(row["messages"])[1:] for row in rows]
+    assert converted["tools"] == [row["tools"] for row in rows]
+
+
 def test_trl_renders_what_was_converted():
     from tiny_models import byte_tokenizer
     from trl.data_utils import apply_chat_template

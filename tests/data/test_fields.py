@@ -80,6 +80,7 @@ def test_tools_are_a_list_of_definitions_however_they_are_stored(row):
         assert read({**row, "tools": tools}).tools == TOOLS
     assert read({**row, "functions": [tool["function"] for tool in TOOLS]}).tools == TOOLS
     assert read({**row, "tools": "[]"}).tools is None
+    assert read({**row, "tools": "null", "history": "null", "chat_template_kwargs": " "}).problem is None
 
 
 @pytest.mark.parametrize("tools", ["a hammer", '{"name": "f"}', '["f"]'])

@@ -109,9 +109,9 @@ def without_nulls(value: Any) -> Any:
 
 
 def is_empty(value: Any) -> bool:
-    """Whether a field is not there: null, or a list, text or structure without content."""
-    value = without_nulls(value)
-    return value is None or (hasattr(value, "__len__") and len(value) == 0)
+    """Whether a field is not there: null (JSON's as text, too), or a list, text or structure without content."""
+    value = value.strip() if isinstance(value, str) else without_nulls(value)
+    return value is None or (hasattr(value, "__len__") and len(value) == 0) or value == "null"
 
 
 def check_media(name: str, value: Any) -> None:
