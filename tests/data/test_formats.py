@@ -263,6 +263,12 @@ def test_rows_of_another_kind_of_training_are_refused_with_a_mend_that_works(row
         assert (turn.prompt, turn.response, turn.problem) == ([user("Sky?")], "Blue.", None)
 
 
+def test_a_label_beside_messages_may_say_anything():
+    pool = Dataset.from_list([{"messages": [user("Sky?"), assistant("Blue.")], "label": False}])
+    check_text_columns(pool)
+    assert unread_columns(pool) == ["label"]
+
+
 def test_real_pools_are_read_whole(shared_data):
     for file in sorted((shared_data / "pool").glob("*.jsonl")):
         pool = load_pool([str(file)])

@@ -168,8 +168,9 @@ def check_text_columns(dataset: "Dataset", columns: Mapping[str, Any] | None = N
 
 def _check_unpaired(dataset: "Dataset", columns: Mapping[str, Any] | None, layouts: Mapping[str, Any]) -> None:
     """Refuses answers of which some are bad, and marked so: they would be learnt from like the others."""
-    marks = [name for name in ("label", "kto_tag") if name in dataset.column_names]
-    bad = [name for name in marks if getattr(dataset.features[name], "dtype", None) == "bool"]
+    # TRL's mark stands beside a prompt and a completion; elsewhere a `label` may say anything.
+    marks = ["kto_tag", *(["label"] if "prompt/completion" in layouts else [])]
+    bad = [name for name in marks if getattr(dataset.features.get(name), "dtype", None) == "bool"]
     if bad and (columns is None or not REQUIRED & columns.keys()):
         layout = {part: column for part, column in next(iter(layouts.values())).items() if part in PARTS}
         raise InstructMineError(

@@ -184,9 +184,9 @@ def _read_extras(kept: dict[str, Any], place: Place) -> None:
     """Brings an assistant's reasoning and calls into the form that chat templates read."""
     for name in REASONING:
         if name in kept:
-            text = as_text(kept.pop(name), place)
-            if text.strip():
-                kept[name] = text
+            kept[name] = as_text(kept[name], place)
+            if not kept[name].strip():
+                del kept[name]
     if not is_empty(kept.pop("refusal", None)):
         raise UnreadableRowError("a refusal beside the content, which no chat template writes")
     called = kept.pop("function_call", None)  # the older form of one tool call

@@ -137,8 +137,9 @@ class Selector:
             tokens (`int`, *optional*): At most this many response tokens, by the column `output_length`, and short of
                 it by less than the shortest row left out. The number of rows is free then, so rows compete by what
                 they do to the set's mean prediction per token; see [`compete`]. Rows of no tokens are not selected.
-            drop_duplicates (`bool`, *optional*, defaults to `True`): Pass over rows whose prompt and response are
-                exactly those of an already selected row, and rows without a response. With `False`, no text is read.
+            drop_duplicates (`bool`, *optional*, defaults to `True`): Pass over rows whose prompt and response, with
+                reasoning, tool calls and tools, are exactly those of an already selected row, and rows without a
+                response. With `False`, no text is read.
             columns (`Mapping[str, str]`, *optional*): Which column holds the `prompt` and `response` (or `messages`),
                 where the layout is not one that is detected.
             max_leverage (`float`, *optional*): Stay where the rule was tested: rows are left out, the ones farthest
