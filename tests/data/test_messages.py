@@ -88,6 +88,14 @@ def test_json_text_keeps_its_own_nulls():
     assert row.extras["tool_calls"][0]["function"]["arguments"] == {"day": None}
 
 
+def test_json_text_nested_deeper_than_anyone_means_it_is_no_json():
+    deep = "[" * 900 + "]" * 900
+    called = {"function": {"name": "f", "arguments": f'{{"a": {deep}}}'}}
+    row = read(user("?"), assistant("", tool_calls=[called]))
+    assert row.extras == {"tool_calls": [called]} and deep in row.written
+    assert read(user("?"), assistant("!"), tools=f"[{deep}]").problem == "tools that are no JSON list of definitions"
+
+
 def test_names_and_ids_of_tools_stay_in_the_prompt():
     result = {"role": "tool", "name": "weather", "tool_call_id": "c1", "content": "Rain."}
     assert read(user("?"), result, assistant("It rains.")).prompt == [user("?"), result]

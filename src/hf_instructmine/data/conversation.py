@@ -32,11 +32,12 @@ from .messages import (
 if TYPE_CHECKING:
     from datasets import Dataset
 
-# Arguments of `apply_chat_template` that a row may not set: they say what is rendered, and with which template.
+# Arguments of `apply_chat_template` that a row may not set: they say what is rendered, by which template and tokens.
 _RESERVED_KWARGS = {
     "conversation", "messages", "tools", "chat_template", "add_generation_prompt", "continue_final_message",
     "tokenize", "padding", "truncation", "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask",
-    "tokenizer_kwargs", "processor_kwargs",
+    "tokenizer_kwargs", "processor_kwargs", "bos_token", "eos_token", "pad_token", "unk_token", "sep_token",
+    "cls_token", "mask_token",
 }  # fmt: skip
 _NO_HISTORY = "a history that is no list of [question, answer] pairs"
 
@@ -292,7 +293,7 @@ def _pair_turns(given: Mapping[str, Any], places: Mapping[str, Place]) -> list[M
 
 
 def _calling(answers: Any) -> Message:
-    """XLAM's answers are calls of tools alone, as JSON text."""
+    """The answers of xLAM are calls of tools alone, as JSON text."""
     calls = read_calls(without_nulls(answers))
     if calls is None:
         raise UnreadableRowError("answers that are no list of tool calls")

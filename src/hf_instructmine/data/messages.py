@@ -15,6 +15,8 @@ _HEAD = ("role", "content", "from", "value")
 # Marks of turns that are not to be learnt (OpenAI, axolotl, ms-swift), and what says that a turn is one to learn.
 _MARKS = {"weight": True, "train": True, "training": True, "loss": True, "mask": False}
 _MARKS_OF_PARTS = ("train_detail", "training_detail")
+# JSON text in a row may be nested so deep that no program writes it again.
+_DEEPEST = 100
 # Kinds of a content's parts that are no text, by the beginning or end of their names.
 _MEDIA_PARTS = {"image": "an image", "video": "a video", "audio": "a sound", "file": "a file"}
 
@@ -92,11 +94,20 @@ def read_calls(value: Any) -> list[dict[str, Any]] | None:
 
 
 def parse_json(text: str) -> Any:
-    """What a JSON text holds; None where it is no JSON."""
+    """What a JSON text holds; None where it is no JSON, or nested deeper than anyone means it."""
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError):
         return None
+    level, depth = [value], 0
+    while level and depth <= _DEEPEST:
+        level = [inner for outer in level for inner in _inside(outer)]
+        depth += 1
+    return None if level else value
+
+
+def _inside(value: Any) -> list[Any]:
+    return list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
 
 
 def without_nulls(value: Any) -> Any:
