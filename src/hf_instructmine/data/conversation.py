@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 # Arguments of `apply_chat_template` that a row may not set: they say what is rendered, by which template and tokens.
-_RESERVED_KWARGS = {
-    "conversation", "messages", "tools", "chat_template", "add_generation_prompt", "continue_final_message",
-    "tokenize", "padding", "truncation", "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask",
-    "tokenizer_kwargs", "processor_kwargs", "bos_token", "eos_token", "pad_token", "unk_token", "sep_token",
-    "cls_token", "mask_token",
+RESERVED_KWARGS = {
+    "conversation", "messages", "tools", "documents", "chat_template", "add_generation_prompt",
+    "continue_final_message", "tokenize", "padding", "truncation", "max_length", "return_tensors", "return_dict",
+    "return_assistant_tokens_mask", "tokenizer_kwargs", "processor_kwargs", "sanitize_control_tokens", "strftime_now",
+    "bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token",
 }  # fmt: skip
 _NO_HISTORY = "a history that is no list of [question, answer] pairs"
 
@@ -377,7 +377,7 @@ def _read_template_kwargs(given: Mapping[str, Any]) -> dict[str, Any]:
     found = parse_json(value) if isinstance(value, str) else without_nulls(value)
     if not isinstance(found, Mapping):
         raise UnreadableRowError("chat_template_kwargs that are no JSON object")
-    reserved = sorted(_RESERVED_KWARGS & found.keys())
+    reserved = sorted(RESERVED_KWARGS & found.keys())
     if reserved:
         raise UnreadableRowError(f"chat_template_kwargs that set '{reserved[0]}', which is not for a row to say")
     return dict(found)
