@@ -86,7 +86,7 @@ def test_every_turn_is_read_with_all_that_precedes_it():
 
 
 def test_tool_calls_are_left_intact_and_what_arrow_fills_in_is_not_there():
-    call = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
+    call = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo"}}}
     talk = [
         {"role": "user", "content": "Is it raining?"},
         {"role": "assistant", "content": None, "tool_calls": [call]},
@@ -95,7 +95,8 @@ def test_tool_calls_are_left_intact_and_what_arrow_fills_in_is_not_there():
     ]
     stored = Dataset.from_list([{"messages": talk}])[0]["messages"]
     (turns,) = read_turns({"messages": [stored]})
-    assert [turn.problem for turn in turns] == ["empty response", None]
+    assert [turn.problem for turn in turns] == [None, None]
+    assert turns[0].completion == [{**talk[1], "content": ""}]
     assert turns[-1].prompt == [talk[0], {**talk[1], "content": ""}, talk[2]]
 
 

@@ -161,3 +161,14 @@ def test_the_hash_knows_a_local_model_by_its_folders_name(tmp_path):
     paths[0].rmdir()  # moved away since
     assert here.hash == there.hash and here.comparable["model_name_or_path"] == "model"
     assert Recipe({"model_name_or_path": "me/model"}).base_model == "me/model"
+
+
+@pytest.mark.parametrize(
+    "columns",
+    ["messages=turns,roles={teacher: assistant}", {"messages": "turns", "roles": {"teacher": "assistant"}}],
+)
+def test_a_recipe_maps_columns_and_roles(columns):
+    from hf_instructmine.data.inputs import parse_mapping
+
+    read = Recipe.load({**BASIC, "columns": columns}).arguments().own.columns
+    assert parse_mapping(read) == {"messages": "turns", "roles": {"teacher": "assistant"}}

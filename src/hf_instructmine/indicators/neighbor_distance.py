@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..data.conversation import Conversation, find_layouts, read_conversations
+from ..data.conversation import Conversation, read_conversations
+from ..data.fields import read_columns
 from ..errors import InstructMineError
 from ..models.neighbors import HNSW_SEARCH, import_faiss, neighbor_distances
 from ..models.sentence_encoder import SentenceEncoder
@@ -32,10 +33,11 @@ _CHUNK = 2048  # texts encoded between two writes to disk: what a killed run los
 class NeighborDistance(Indicator):
     """Cosine distance (1 - cosine) to the i-th nearest other row of the fitted pool; column `knn_{i}`, from 0 to 2.
 
-    What is embedded is the text of the prompt (the contents of its messages), a blank line and the last response,
-    without a chat template, cut where the encoder's window ends (counted). A row whose text is in the pool counts as
-    that row: one copy of it is itself, every other copy a neighbour at distance 0. A row from outside the pool gets
-    the distance to its i-th nearest row. Rows without a response have NaN and are not part of the pool.
+    What is embedded is the text of the prompt (the contents of its messages), a blank line and all that the assistant
+    writes (reasoning, response, tool calls as JSON), without a chat template, cut where the encoder's window ends
+    (counted). A row whose text is in the pool counts as that row: one copy of it is itself, every other copy a
+    neighbour at distance 0. A row from outside the pool gets the distance to its i-th nearest row. Rows without a
+    response have NaN and are not part of the pool.
 
     [`fit`] encodes each distinct text once, keeps the embeddings in the cache folder and finds all neighbours, so that
     mapping is a look-up, another `i` encodes nothing, and neither the order of the pool nor the size of a batch
@@ -178,9 +180,8 @@ class NeighborDistance(Indicator):
         return self._fitted
 
     def _read(self, dataset: "Dataset") -> "Dataset":
-        layouts = find_layouts([name for name in dataset.column_names if name not in self.names], self.columns)
-        used = {column for layout in layouts.values() for column in layout.values()}
-        return dataset.select_columns(sorted(used)).with_format(None)
+        names = [name for name in dataset.column_names if name not in self.names]
+        return dataset.select_columns(read_columns(names, self.columns)).with_format(None)
 
     def _texts_of(self, dataset: "Dataset") -> "_Texts":
         dataset = self._read(dataset)
@@ -246,7 +247,7 @@ class _Pool:
 
 
 def _text(conversation: Conversation) -> str:
-    return "\n\n".join(part for part in (conversation.prompt_text, conversation.response) if part)
+    return "\n\n".join(part for part in (conversation.prompt_text, conversation.written) if part)
 
 
 def _digest(text: str | bytes) -> bytes:

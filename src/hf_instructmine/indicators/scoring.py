@@ -17,8 +17,10 @@ from datasets import Dataset, concatenate_datasets
 from tqdm.auto import tqdm
 
 from ..data.conversation import check_text_columns, read_turns
+from ..data.fields import BESIDE
 from ..data.provenance import set_provenance
 from ..data.texts import _text_columns, pool_digest
+from ..data.unread import describe_unread, unread_columns
 from ..errors import InstructMineError
 from ..outputs.digests import fast_digest
 from ..outputs.files import written_whole
@@ -35,6 +37,8 @@ _SHARD_ROWS = 256
 _MOST_SHARDS = 2000
 _WORK = ".columns"
 _ROWS_PER_FILE = 500_000
+# Of the report, beside the columns that were made.
+UNREAD = "unread_columns"
 
 
 def score(
@@ -51,7 +55,8 @@ def score(
         pool (`Dataset`): Instruction examples in any layout that [`read_turns`] knows.
         indicators (`Sequence[Indicator]`): Run one after another; each is fitted to the pool first where it needs to.
         output_dir (`str` or `Path`, *optional*): Folder for the scored pool (Parquet, which `load_dataset` opens),
-            `indicators.json` (each column's configuration) and `report.json` (what was truncated, empty or NaN).
+            `indicators.json` (each column's configuration) and `report.json` (what was truncated, empty or NaN, and
+            under `unread_columns` which columns of a known meaning are not read, where there are some).
             Finished shards are kept there: a rerun after a kill scores only what is missing, and another indicator
             costs only itself: its column joins those of earlier runs over the same pool. Without it nothing is kept.
         num_proc (`int`, defaults to 1): Processes; each loads its own copy of the model.
@@ -70,6 +75,9 @@ def score(
     if num_proc < 1:
         raise InstructMineError(f"num_proc={num_proc} scores nothing: it is the number of processes, 1 or more")
     pool = _checked_pool(pool, indicators, overwrite)
+    unread = _find_unread(pool, indicators)
+    if unread:
+        logger.warning("%s", describe_unread(unread))
     folder = None if output_dir is None else Path(output_dir)
     work = None if folder is None else _open_work(folder, pool, overwrite)
     earlier = {} if folder is None or overwrite else _earlier_run(folder)
@@ -92,7 +100,7 @@ def score(
         report.update({name: earlier[name][1] for name in kept})
     scored = set_provenance(scored, provenance)
     if folder is not None:
-        _write_output(scored, provenance, report, folder)
+        _write_output(scored, provenance, {**report, **({UNREAD: unread} if unread else {})}, folder)
     for name, counts in report.items():
         if counts["nan"] or counts["notes"]:
             logger.warning("%s", describe_counts(name, counts))
@@ -126,6 +134,13 @@ def _checked_pool(pool: Dataset, indicators: "Sequence[Indicator]", overwrite: b
     return pool
 
 
+def _find_unread(pool: Dataset, indicators: "Sequence[Indicator]") -> list[str]:
+    """The columns that no indicator reads though they carry text or meaning, in the pool's order."""
+    by_mapping = {json.dumps(i.columns): i.columns for i in indicators}.values()
+    unread = [set(unread_columns(pool, columns)) for columns in by_mapping]
+    return [name for name in pool.column_names if all(name in names for names in unread)]
+
+
 def _open_work(folder: Path, pool: Dataset, overwrite: bool) -> Path:
     """Claims the output folder for this pool, or refuses it and leaves it as it is."""
     manifest = folder / _WORK / "pool.json"
@@ -154,10 +169,13 @@ def _score_one(
     pool: Dataset, indicator: "Indicator", configuration: Mapping[str, Any], work: Path | None, num_proc: int
 ) -> pa.Table:
     """Scores the shards that are not there yet, keeps each, and returns the columns and the notes of all rows."""
-    # Columns count too: the same model makes one or several (perplexity, and IFD beside it), of this text or that.
-    identity = json.dumps([indicator.names, indicator.columns, configuration], sort_keys=True)
-    key = fast_digest([identity]).removeprefix("xxh64:")
     texts = _text_columns(pool, indicator.columns)
+    # Columns count too: the same model makes one or several (perplexity, and IFD beside it), of this text or that.
+    # So do those beside the layout, which were not always read.
+    beside = [name for name in texts.column_names if name in BESIDE]
+    read: list[Any] = [indicator.columns, beside] if beside else [indicator.columns]
+    identity = json.dumps([indicator.names, *read, configuration], sort_keys=True)
+    key = fast_digest([identity]).removeprefix("xxh64:")
     rows = max(_SHARD_ROWS, -(-len(pool) // _MOST_SHARDS))
     starts = list(range(0, len(pool), rows))
     path_of = {s: None if work is None else work / f"{indicator.names[0]}-{key}" / f"{s:09d}.parquet" for s in starts}

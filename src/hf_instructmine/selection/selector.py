@@ -10,6 +10,7 @@ from datasets import Dataset
 
 from ..data.columns import TOKENS, names_sources, numeric_column, read_sources
 from ..data.texts import TextKeys, has_text
+from ..data.unread import unread_columns
 from ..errors import InstructMineError
 from .budget import Budget
 from .curated import Selection
@@ -40,6 +41,7 @@ class RankedPool:
         unscored (`np.ndarray`): The rows that have no prediction, or of which the budget does not know the cost.
         sources (`tuple[np.ndarray, list[str]]`): Each row's source, and the sources' names.
         contaminated (`dict[str, int]`): Rows in which prompts of each evaluation set were found.
+        unread (`list[str]`): Columns that carry text or meaning and are not read.
         terms ([`Terms`]): What every walk keeps to.
     """
 
@@ -50,6 +52,7 @@ class RankedPool:
     unscored: np.ndarray
     sources: tuple[np.ndarray, list[str]]
     contaminated: dict[str, int]
+    unread: list[str]
     terms: Terms
 
 
@@ -134,8 +137,9 @@ class Selector:
             tokens (`int`, *optional*): At most this many response tokens, by the column `output_length`, and short of
                 it by less than the shortest row left out. The number of rows is free then, so rows compete by what
                 they do to the set's mean prediction per token; see [`compete`]. Rows of no tokens are not selected.
-            drop_duplicates (`bool`, *optional*, defaults to `True`): Pass over rows whose prompt and response are
-                exactly those of an already selected row, and rows without a response. With `False`, no text is read.
+            drop_duplicates (`bool`, *optional*, defaults to `True`): Pass over rows whose prompt and response, with
+                reasoning, tool calls and tools, are exactly those of an already selected row, and rows without a
+                response. With `False`, no text is read.
             columns (`Mapping[str, str]`, *optional*): Which column holds the `prompt` and `response` (or `messages`),
                 where the layout is not one that is detected.
             max_leverage (`float`, *optional*): Stay where the rule was tested: rows are left out, the ones farthest
@@ -220,7 +224,8 @@ class Selector:
             options=self.options.given,
         )
         contaminated = overlaps.counts if overlaps is not None else {}
-        return RankedPool(dataset, values, log_loss, ranking, unscored, sources, contaminated, terms)
+        unread = unread_columns(dataset, columns) if compare else []
+        return RankedPool(dataset, values, log_loss, ranking, unscored, sources, contaminated, unread, terms)
 
     def _take(self, pool: RankedPool, rows: np.ndarray) -> Walk:
         """Takes from rows that are given from the lowest prediction upwards."""
@@ -305,4 +310,5 @@ class Selector:
             skipped_far=far,
             skipped={name: len(rows) for name, rows in walk.passed.items() if name not in ("duplicates", "empty")},
             contaminated=pool.contaminated,
+            unread=pool.unread,
         )

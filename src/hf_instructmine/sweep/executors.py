@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..data.conversation import Conversation
+from ..data.conversions import to_json_row
 from ..data.evaluation_sets import EvaluationSet
 from ..errors import InstructMineError
 from ..finetuning.base_model import load_base
@@ -234,10 +235,9 @@ class Subprocess:
         import yaml
 
         folder.mkdir(parents=True, exist_ok=True)
-        subset = [self.conversations[i] for i in indices]
-        _write_lines(folder / "subset.jsonl", [{"messages": [*c.prompt, *c.completion]} for c in subset])
+        _write_lines(folder / "subset.jsonl", [to_json_row(self.conversations[i]) for i in indices])
         for name, examples in self.eval_sets.items():
-            turns = [{"prompt": turn.prompt, "completion": turn.completion} for turn in examples.turns]
+            turns = [to_json_row(turn, last_only=True) for turn in examples.turns]
             _write_lines(folder / f"{name}.eval.jsonl", turns)
         settings = {
             **self.recipe.settings,

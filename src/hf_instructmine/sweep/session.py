@@ -357,8 +357,7 @@ def _read_rows(pool: Dataset, numbers: Sequence[int], columns: Mapping[str, str]
 
 
 def _set_digest(examples: EvaluationSet) -> str:
-    texts = [[turn.prompt, turn.response] for turn in examples.turns]
-    return f"{len(examples.rows)} examples, {digest(texts)}"
+    return f"{len(examples.rows)} examples, {digest([turn.identity for turn in examples.turns])}"
 
 
 def _check_recorded(records: Records, runs: Sequence[dict[str, Any]]) -> None:

@@ -1,0 +1,93 @@
+"""Conversations as other programs take them: TRL's columns, and rows of JSON text that no reader guesses at."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .conversation import Conversation, check_text_columns, read_conversations
+from .fields import read_columns
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_CHUNK = 1000
+
+
+def to_prompt_completion(dataset: "Dataset", columns: Mapping[str, Any] | None = None) -> "Dataset":
+    """Returns a dataset with TRL's conversational columns `prompt` and `completion`.
+
+    Where rows have tools, or their own arguments of the chat template, it has TRL's columns `tools` (JSON text, None
+    for a row without) and `chat_template_kwargs` too, and no others. Where messages carry more than `role` and
+    `content`, they are stored as `datasets.Json`, which adds no nulls to them. Rows without a prompt or response keep
+    their place, with an empty completion.
+
+    Raises:
+        [`InstructMineError`]: As [`read_turns`] does.
+    """
+    from datasets import Features, Json, List, Value
+
+    check_text_columns(dataset, columns)
+    found = _fields_found(dataset, columns)
+    message = Json() if "messages" in found else {"role": Value("string"), "content": Value("string")}
+    features = {"prompt": List(message), "completion": List(message)}
+    if "tools" in found:
+        features["tools"] = Value("string")
+    if "chat_template_kwargs" in found:
+        features["chat_template_kwargs"] = Json()
+
+    def convert(batch: Mapping[str, Sequence], indices: list[int]) -> dict[str, list]:
+        rows = read_conversations(batch, columns, first_row=indices[0])
+        made: dict[str, list] = {
+            "prompt": [row.prompt for row in rows],
+            "completion": [row.completion for row in rows],
+            "tools": [None if row.tools is None else json.dumps(row.tools, ensure_ascii=False) for row in rows],
+            "chat_template_kwargs": [dict(row.template_kwargs) for row in rows],
+        }
+        return {name: made[name] for name in features}
+
+    converted = dataset.map(
+        convert,
+        batched=True,
+        with_indices=True,
+        features=Features(features),
+        remove_columns=dataset.column_names,
+        desc="Reading conversations",
+    )
+    return converted.select_columns(list(features))
+
+
+def _fields_found(dataset: "Dataset", columns: Mapping[str, Any] | None) -> set[str]:
+    """What some rows have besides plain messages: tools, arguments of the template, messages that carry more."""
+    found = set()
+    rows = dataset.with_format(None).select_columns(read_columns(dataset.column_names, columns))
+    for start in range(0, len(rows), _CHUNK):
+        for row in read_conversations(rows[start : start + _CHUNK], columns, start):
+            has = {
+                "tools": row.tools,
+                "chat_template_kwargs": row.template_kwargs,
+                "messages": row.extras or any(len(message) > 2 for message in row.prompt),
+            }
+            found |= {name for name, value in has.items() if value}
+    return found
+
+
+def to_json_row(conversation: Conversation, last_only: bool = False) -> dict[str, str | None]:
+    """A conversation as columns of JSON text, which [`read_turns`] reads as the same conversation.
+
+    A reader of files guesses types: `"2021-03-01"` becomes a date, and the arguments of tools a union of all rows'.
+
+    Args:
+        conversation ([`Conversation`]): A sound one.
+        last_only (`bool`, defaults to `False`): Whether the earlier turns of the assistant are context alone.
+    """
+    messages = [
+        {**m, "weight": 0} if i in conversation.masked or (last_only and m["role"] == "assistant") else m
+        for i, m in enumerate(conversation.prompt)
+    ]
+    fields = {
+        "messages": [*messages, *conversation.completion],
+        "tools": conversation.tools,
+        "chat_template_kwargs": dict(conversation.template_kwargs) or None,
+    }
+    return {name: None if value is None else json.dumps(value, default=str) for name, value in fields.items()}
