@@ -127,6 +127,8 @@ def test_arguments_of_the_template_come_from_the_user_and_from_the_row():
     assert parts(template, row, enable_thinking=True) == parts(template, enable_thinking=False)
     with pytest.raises(InstructMineError, match="cannot set 'add_generation_prompt'"):
         check_template_kwargs({"add_generation_prompt": True})
+    with pytest.raises(RefusedByTemplateError, match="the row's chat_template_kwargs cannot set 'tools'"):
+        Chat(_CHAT).encode(replace(PLAIN, template_kwargs={"tools": []}))
     with pytest.raises(InstructMineError, match="is not JSON"):
         check_template_kwargs("{enable")
     with pytest.raises(InstructMineError, match="must map names to values"):

@@ -94,7 +94,11 @@ class Writer:
         template: str | None = None,
     ) -> "Writer":
         """The writer for a row, and for this row's form of tool calls."""
-        kwargs = {**kwargs, **check_template_kwargs(conversation.template_kwargs)}
+        try:
+            own = check_template_kwargs(conversation.template_kwargs, "the row's chat_template_kwargs")
+        except InstructMineError as error:  # a fault of the row, which ends no run
+            raise RefusedByTemplateError(str(error)) from error
+        kwargs = {**kwargs, **own}
         messages = [*conversation.prompt, *conversation.completion]
         data = [messages, conversation.tools, conversation.template_kwargs]
         guard = Guard(tokenizer, data)
