@@ -148,25 +148,6 @@ def find_layouts(names: Sequence[str], columns: Mapping[str, str] | None = None)
     return found
 
 
-def to_prompt_completion(dataset: "Dataset", columns: Mapping[str, str] | None = None) -> "Dataset":
-    """Returns a dataset with TRL's conversational columns `prompt` and `completion`, and no others.
-
-    Rows without a prompt or response keep their place, with an empty completion.
-
-    Raises:
-        [`InstructMineError`]: As [`read_turns`] does.
-    """
-    check_text_columns(dataset, columns)
-
-    def convert(batch: Mapping[str, Sequence], indices: list[int]) -> dict[str, list]:
-        rows = read_conversations(batch, columns, first_row=indices[0])
-        return {"prompt": [row.prompt for row in rows], "completion": [row.completion for row in rows]}
-
-    return dataset.map(
-        convert, batched=True, with_indices=True, remove_columns=dataset.column_names, desc="Reading conversations"
-    )
-
-
 def check_text_columns(dataset: "Dataset", columns: Mapping[str, str] | None = None) -> None:
     """Refuses a pool that is empty or whose text columns hold no text, from the schema alone: before hours of work.
 

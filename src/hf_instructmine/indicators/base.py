@@ -9,6 +9,7 @@ import numpy as np
 
 from ..data.conversation import Conversation, read_turns
 from ..errors import InstructMineError
+from ..models.availability import check_model
 from ..models.loading import LoadedModel, ModelSource
 from ..models.tokenization import RefusedByTemplateError
 
@@ -65,6 +66,13 @@ class Indicator:
     def fit(self, pool: "Dataset") -> "Indicator":
         """Learns what it needs of the whole pool; most indicators need nothing. Returns itself."""
         return self
+
+    def check_available(self) -> None:
+        """Looks whether what it will load is there. No weights are loaded.
+
+        Raises:
+            [`InstructMineError`]: Where it is not.
+        """
 
     def release(self) -> None:
         """Lets go of whatever was loaded; the next call loads it again."""
@@ -182,6 +190,11 @@ class ModelIndicator(Indicator):
         if self._loaded is None:
             self._loaded = self.source.load(self.token_budget)
         return self._loaded
+
+    def check_available(self) -> None:
+        """Opens configuration and tokenizer; see [`Indicator.check_available`]."""
+        if self._loaded is None:
+            check_model(self.source)
 
     def release(self) -> None:
         """Lets go of the model, but not of one that the user passed: it could not be loaded again."""

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from datasets import Dataset, Value
 
+from ..data.containers import as_dataset
 from ..errors import InstructMineError
 from ..outputs.markdown import count
 from ..regression.regressors import leverage, vif
@@ -112,8 +113,8 @@ class DesignReport:
 
 
 def design_report(
-    mixtures: Dataset,
-    scored: Dataset,
+    mixtures: Any,
+    scored: Any,
     *,
     source_column: str | None = "source",
     embeddings: np.ndarray | None = None,
@@ -124,10 +125,10 @@ def design_report(
     """Judges a design: collinearity, range against the range of selected subsets, and spread against noise.
 
     Args:
-        mixtures (`Dataset`):
+        mixtures (`Dataset`, or what else [`as_dataset`] takes):
             What [`design_mixtures`] returned, or a sweep's runs. Its indicators are the float columns that `scored`
             has too.
-        scored (`Dataset`):
+        scored (`Dataset`, or what else [`as_dataset`] takes):
             The pool it was designed on.
         source_column (`str`, *optional*, defaults to `"source"`):
             As given to [`design_mixtures`].
@@ -147,6 +148,7 @@ def design_report(
     Raises:
         [`InstructMineError`]: Where `mixtures` has no mean indicators of `scored`, or embeddings are missing.
     """
+    mixtures, scored = as_dataset(mixtures, "mixtures"), as_dataset(scored, "scored")
     pool, size = _read_pool(mixtures, scored, source_column, embeddings)
     # What the design is judged by: random subsets of the same size, and what rules in random directions would select.
     rng = np.random.default_rng(seed)
