@@ -79,6 +79,33 @@ def as_table(value: Any, name: str) -> Any:
     return value if by_name else as_dataset(value, name)
 
 
+def as_batch(batch: Any) -> dict[str, list]:
+    """The columns of a batch as lists, in whatever format `Dataset.map(batched=True)` passes it.
+
+    Raises:
+        [`InstructMineError`]: Where it is a single row, whose letters would count as rows. In the formats of pandas
+            and Arrow a row is a table of one, and cannot be told from a batch.
+    """
+    if isinstance(batch, pd.DataFrame):
+        batch = pa.Table.from_pandas(batch, preserve_index=False)
+    if isinstance(batch, pa.Table):
+        batch = batch.to_pydict()
+    lists = {name: values if isinstance(values, list) else _as_python(values) for name, values in batch.items()}
+    single = next((name for name, values in lists.items() if not isinstance(values, list)), None)
+    if single is not None:
+        raise InstructMineError(
+            f"the column '{single}' holds one row, not a batch of rows: pass batched=True, as in "
+            "pool.map(indicator, batched=True)"
+        )
+    return lists
+
+
+def _as_python(value: Any) -> Any:
+    """Arrays and tensors as lists and numbers, at every depth."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    return [_as_python(v) for v in value] if isinstance(value, list | tuple) else value
+
+
 def _unformatted(dataset: Dataset, name: str) -> Dataset:
     if dataset.format["type"] == "custom":
         raise InstructMineError(

@@ -118,7 +118,8 @@ def _check_batched(batch: Mapping[str, Any], layouts: Mapping[str, Mapping[str, 
     for layout in layouts.values():
         for part, column in layout.items():
             value = batch[column]
-            is_row = part == "messages" and isinstance(value, list) and bool(value) and isinstance(value[0], Mapping)
+            of_row = {"messages": Mapping, "prompt": Mapping, "response": Mapping, "turns": str}.get(part, ())
+            is_row = isinstance(value, list) and bool(value) and isinstance(value[0], of_row)
             if value is None or isinstance(value, str | bytes) or is_row:
                 raise InstructMineError(
                     f"the column '{column}' holds one row, not a batch of rows: pass batched=True, as in "

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..data.containers import as_batch
 from ..data.conversation import Conversation, read_turns
 from ..errors import InstructMineError
 from ..models.availability import check_model
@@ -95,6 +96,7 @@ class Indicator:
         Raises:
             [`InstructMineError`]: Where a column would be overwritten, the layout is unknown, or a value is not text.
         """
+        batch = as_batch(batch)
         taken = [name for name in self.names if name in batch]
         if taken and not self.overwrite:
             raise InstructMineError(
