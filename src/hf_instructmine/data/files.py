@@ -58,11 +58,7 @@ class FileKind:
             [`InstructMineError`]: Where a package is needed for that.
         """
         if self.compression == ".zst":
-            try:
-                import zstandard
-            except ImportError as error:
-                raise InstructMineError(f"reading '{path}' needs zstandard: pip install zstandard") from error
-            return io.BufferedReader(zstandard.open(path, "rb"))  # which by itself knows no lines
+            return io.BufferedReader(_zstandard(path).open(path, "rb"))  # which by itself knows no lines
         openers: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
         return openers[self.compression](path, "rb") if self.compression else path.open("rb")
 
@@ -130,6 +126,27 @@ def with_empty_texts(pool: Dataset) -> Dataset:
     return pool.cast(Features({**pool.features, **dict.fromkeys(empty, Value("string"))})) if empty else pool
 
 
+def _zstandard(path: Path) -> Any:
+    try:
+        import zstandard
+    except ImportError as error:
+        raise InstructMineError(f"reading '{path}' needs zstandard: pip install zstandard") from error
+    return zstandard
+
+
+def _check_whole(path: Path) -> None:
+    """Refuses an archive of zstandard that is cut off, which its readers take for its end."""
+    frame = None
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            while block:
+                frame = frame or _zstandard(path).ZstdDecompressor().decompressobj()
+                frame.decompress(block)
+                block, frame = (frame.unused_data, None) if frame.eof else (b"", frame)
+    if frame is not None:
+        raise EOFError("the archive is cut off")
+
+
 def _column_names(path: Path, kind: FileKind) -> list[str]:
     """The file's columns (none for JSON, whose rows name them); checks on the way that it is not empty and that a text
     file is UTF-8, which `datasets` notices where a row is read and not before.
@@ -144,6 +161,8 @@ def _column_names(path: Path, kind: FileKind) -> list[str]:
         if metadata.num_rows == 0:
             raise InstructMineError(_EMPTY.format(path))
         return metadata.schema.to_arrow_schema().names
+    if kind.compression == ".zst":
+        _check_whole(path)
     blank = True
     with kind.open(path) as file:
         for number, line in enumerate(file, start=1):
