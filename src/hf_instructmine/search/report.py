@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from datasets import Dataset
 
+from ..data.columns import numeric_column
 from ..data.containers import as_dataset
 from ..errors import InstructMineError
 from ..outputs.markdown import count
@@ -193,6 +194,8 @@ def size_report(trials: Any, target: str | None = None, confidence: float = 0.95
     target = target or losses[0]
     if target not in losses:
         raise InstructMineError(f"the target '{target}' is not among the trials' {', '.join(losses)}")
+    for name in (target, "size"):
+        numeric_column(trials, name)  # refuses what holds no numbers
     done = [row for row in trials if row["status"] == "done"]
     selected = [row for row in done if row["strategy"] == "selected" and row["kind"] in ("grid", "search")]
     options = _options(trials)

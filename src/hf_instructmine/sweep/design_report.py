@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from datasets import Dataset, Value
 
+from ..data.columns import numeric_column
 from ..data.containers import as_dataset
 from ..errors import InstructMineError
 from ..outputs.markdown import count
@@ -159,7 +160,10 @@ def design_report(
 
     # The design itself, its replicates included.
     _, first = np.unique(mixtures["mixture_id"], return_index=True)
-    means = np.column_stack([mixtures[name] for name in pool.design_columns])
+    means = np.column_stack([numeric_column(mixtures, name) for name in pool.design_columns])
+    if np.isnan(means).any():
+        row, column = np.argwhere(np.isnan(means))[0]
+        raise InstructMineError(f"mixture {row} has no '{pool.design_columns[column]}': leave it out")
     x = _in_sds(pool, means)
     report = DesignReport(
         num_mixtures=len(first),
@@ -191,6 +195,9 @@ def _read_pool(
     mixtures: Dataset, scored: Dataset, source_column: str | None, embeddings: np.ndarray | None
 ) -> tuple[ScoredPool, SubsetSize]:
     """The pool with the indicators that the mixtures have, and the size of each mixture."""
+    absent = [n for n in ("mixture_id", "subset_size", "proportions") if n not in mixtures.column_names]
+    if absent:
+        raise InstructMineError(f"the mixtures have no column '{absent[0]}': make them with design_mixtures")
     floats = [n for n, kind in mixtures.features.items() if isinstance(kind, Value) and kind.dtype == "float64"]
     # Of a set-level indicator the mixtures also hold the mean of the pool's column, under another name.
     set_level = [name for name in floats if f"pool_{name}" in floats]
