@@ -198,7 +198,7 @@ def test_what_cannot_be_given_is_refused_in_one_line(budget, message):
     "scored, message",
     [
         (pool([]), "the dataset is empty"),
-        (DatasetDict(train=pool([0])), "pass one split, such as dataset['train']"),
+        (DatasetDict(train=pool([0]), test=pool([0])), "pass one of them, such as dataset['train']"),
         (pool([0], predicted_log_loss=[1.0]), "remove_columns('predicted_log_loss')"),
         (Dataset.from_dict({"mtld": [0.0], "text": ["a"]}), "drop_duplicates=False"),
         (pool([0], output=[7]), "column 'output' holds int64, not text"),
