@@ -199,7 +199,7 @@ def _read_stream(stream: IterableDataset, name: str) -> Dataset:
             parts.append(_on_disk(_of_columns(batch, name, stream.features), folder / f"{len(parts)}.arrow"))
             bar.update(len(parts[-1]))
     if not parts:
-        return Dataset.from_dict({}, features=stream.features)
+        return Dataset.from_dict({column: [] for column in stream.features or ()}, features=stream.features)
     agreed = _agreed([part.features for part in parts])
     agreeing = [
         part if part.features == agreed else _on_disk(_with_features(part, agreed), folder / f"{number}-agreed.arrow")
