@@ -370,3 +370,8 @@ def test_a_rule_that_keeps_no_indicator_predicts_the_same_everywhere():
         selection = Selector(rule).select(pool([3, 1, 2]), size=2, max_leverage=1)
     assert selection.indices.tolist() == [0, 1]
     assert selection.leverage == pytest.approx(1 / 30)
+
+
+def test_the_name_of_a_rule_is_no_rule():
+    with pytest.raises(InstructMineError, match="the rule is a name, 'me/my-rule': open it with LossEstimator"):
+        Selector("me/my-rule")

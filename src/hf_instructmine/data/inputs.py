@@ -119,7 +119,7 @@ def _load_dataset(source: Source, split: str | None, columns: Mapping[str, str] 
     """A split of a Hub dataset or of a folder that `load_dataset` opens."""
 
     def load(**options: Any) -> Dataset:
-        if split is not None and re.search(r"\W", split):  # a slice, or several together
+        if split is not None and (split == "all" or re.search(r"\W", split)):  # several together, or a slice
             return load_dataset(source.path, source.config, split=split, **options)
         name = ":".join(filter(None, (source.path, source.config)))
         return choose_split(load_dataset(source.path, source.config, **options), split, name)

@@ -104,6 +104,8 @@ class Selector:
         eval_sets: Any = None,
         set_level: bool = False,
     ):
+        if isinstance(rule, str):
+            raise InstructMineError(f"the rule is a name, {rule!r:.60}: open it with LossEstimator.from_pretrained")
         self.rule = rule
         eval_sets = None if eval_sets is None else open_eval_sets(eval_sets)
         self.options = Options(
