@@ -2,11 +2,13 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict
+from huggingface_hub import HfApi
 
 from hf_instructmine import InstructMineError
 from hf_instructmine.data.conversation import read_conversations
@@ -209,6 +211,30 @@ def test_no_input_at_all():
 def test_a_hub_dataset_is_opened(hub, rows):
     rows.push_to_hub("me/rows")
     assert read(load_pool(["me/rows"])) == read(rows)
+
+
+def test_a_folder_that_is_gone_is_not_taken_from_the_cache(tmp_path, rows, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scored").mkdir()
+    rows.to_parquet("scored/train.parquet")
+    assert read(load_pool("scored")) == read(rows)
+    (tmp_path / "scored/train.parquet").unlink()
+    (tmp_path / "scored").rmdir()
+    with pytest.raises(InstructMineError, match=r"^cannot open 'scored': .*; give a file "):
+        load_pool("scored")
+
+
+def test_a_hub_dataset_may_be_named_without_its_owner_where_the_hub_knows_it(hub, rows, monkeypatch):
+    rows.push_to_hub("me/rows")
+    with pytest.raises(InstructMineError, match=r"^cannot open 'rows': "):
+        load_pool("rows")
+    known = HfApi.dataset_info
+
+    def dataset_info(api, name, **options):
+        return SimpleNamespace(id="me/rows") if name == "rows" else known(api, name, **options)
+
+    monkeypatch.setattr(HfApi, "dataset_info", dataset_info)
+    assert read(load_pool("rows:train")) == read(rows)
 
 
 # --- Splits and configurations ------------------------------------------------------------------------------------

@@ -117,18 +117,30 @@ def _load_one(source: Source, split: str | None, columns: Mapping[str, str] | No
 
 def _load_dataset(source: Source, split: str | None, columns: Mapping[str, str] | None) -> Dataset:
     """A split of a Hub dataset or of a folder that `load_dataset` opens."""
+    path = source.path if "/" in source.path or Path(source.path).exists() else _full_id(source.path)
 
     def load(**options: Any) -> Dataset:
         if split is not None and (split == "all" or re.search(r"\W", split)):  # several together, or a slice
-            return load_dataset(source.path, source.config, split=split, **options)
+            return load_dataset(path, source.config, split=split, **options)
         name = ":".join(filter(None, (source.path, source.config)))
-        return choose_split(load_dataset(source.path, source.config, **options), split, name)
+        return choose_split(load_dataset(path, source.config, **options), split, name)
 
     pool = load()
     if pool.info.builder_name != "csv":
         return pool
     # Now that the columns are known: whose cells are text, whatever they look like.
     return with_empty_texts(load(**csv_options(pool.column_names, columns)))
+
+
+def _full_id(name: str) -> str:
+    """The id with its owner of a Hub dataset that is named without.
+
+    Where the Hub does not answer, `datasets` would take what some folder of that name has left in its cache: rows of
+    another place.
+    """
+    from huggingface_hub import HfApi
+
+    return HfApi().dataset_info(name).id
 
 
 def choose_split(splits: Mapping[str, Any], split: str | None, name: str) -> Any:
