@@ -344,6 +344,15 @@ def test_a_file_has_no_split(tmp_path, rows):
     assert read(load_pool(tmp_path / "rows.jsonl", split="test")) == read(rows)  # said of those that have splits
 
 
+def test_a_saved_dataset_has_no_configuration_and_may_have_no_split(tmp_path, rows):
+    rows.save_to_disk(tmp_path / "one")
+    DatasetDict(train=rows).save_to_disk(tmp_path / "splits")
+    with pytest.raises(InstructMineError, match=r"one' was saved without splits: leave what follows its name away"):
+        load_pool(f"{tmp_path}/one:test")
+    with pytest.raises(InstructMineError, match=r"splits' was saved without configurations: leave what follows"):
+        load_pool(f"{tmp_path}/splits:main:train")
+
+
 def test_two_splits_of_one_dataset_are_two_sources(folder, tmp_path, rows):
     rows.to_json(tmp_path / "rows.jsonl.gz", compression="gzip")
     pool = load_pool([f"{folder}:main:test", f"{folder}:other:test", tmp_path / "rows.jsonl.gz"])

@@ -100,6 +100,9 @@ def _load_one(source: Source, split: str | None, columns: Mapping[str, str] | No
     try:
         if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
             saved = load_from_disk(source.path)
+            if source.config is not None or (isinstance(saved, Dataset) and source.split is not None):
+                what = "configurations" if source.config is not None else "splits"
+                raise InstructMineError(f"'{path}' was saved without {what}: leave what follows its name away")
             return choose_split(saved, split, source.path) if isinstance(saved, DatasetDict) else saved
         return _load_dataset(source, split, columns)
     except InstructMineError:
