@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import InstructMineError, one_line
 from ..models.loading import LoadedModel, check_dtype, load_tokenizer
+from ..models.rendering import check_template_kwargs
 from .recipe import Arguments
 
 
@@ -59,7 +60,8 @@ def load_base(arguments: Arguments) -> LoadedModel:
     stays = quantization is not None or sft.deepspeed_plugin is not None or is_fsdp_enabled()
     if not stays:
         base.to(sft.device)  # type: ignore[arg-type]  # the stub binds no `self`
-    return LoadedModel(base, tokenizer, own.eval_token_budget)
+    kwargs = check_template_kwargs(own.chat_template_kwargs)
+    return LoadedModel(base, tokenizer, own.eval_token_budget, template_kwargs=kwargs)
 
 
 def _set_template(tokenizer: "PreTrainedTokenizerBase", sft: "SFTConfig") -> None:

@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 DESIGN, MIXTURES = "design.json", "mixtures.parquet"
 # What says of which pool, recipe, base model and evaluation sets a folder's runs are.
 MANIFEST = "sweep.json"
+# What a row's tokens are, in training and in measuring. Folders written before it was the template's do not say so.
+TOKENS = "as the chat template writes them"
 _PACKAGES = ("hf-instructmine", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
 
 
@@ -26,7 +28,7 @@ def describe_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> li
     # A folder may hold a path where its model once lay: which model that was, `base_model` says.
     recipes = (Recipe({**m["recipe"], "model_name_or_path": m["base_model"]["model"]}) for m in (before, now))
     parts = [f"recipe ({line})" for line in next(recipes).difference(next(recipes))]
-    for key in sorted({*before, *now} - {"recipe"}):
+    for key in sorted({*before, *now} - {"recipe", "tokens"}):
         old, new = before.get(key), now.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             named = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]

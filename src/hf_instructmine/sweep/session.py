@@ -29,7 +29,7 @@ from ..models.loading import describe_source
 from ..outputs.digests import digest
 from ..outputs.records import Records
 from .executors import Execution, Inline, Subprocess, ray_session, run_command
-from .manifest import DESIGN, MANIFEST, MIXTURES, describe_difference, environment
+from .manifest import DESIGN, MANIFEST, MIXTURES, TOKENS, describe_difference, environment
 from .runs import is_result_column, load_runs
 
 
@@ -148,6 +148,7 @@ class SweepSession:
         runs = _read_mixtures(mixtures, len(self.pool))
         self._add_conversations(runs)
         self.records.claim(MANIFEST, self._manifest, "sweep", describe_difference, beside=(DESIGN, MIXTURES))
+        _check_tokens(self.records, [run for run in runs if self._is_due(run)])
         with self.records.lock("plan", patience=-1):
             _check_recorded(self.records, runs)
             _plan(self.records, runs, get_provenance(mixtures))
@@ -179,6 +180,7 @@ class SweepSession:
             "recipe": self.recipe.comparable,
             "base_model": describe_source(name, self.model.model_revision),
             "evaluation_sets": {name: _set_digest(s) for name, s in sorted(self.eval_sets.items())},
+            "tokens": TOKENS,
         }
 
     def _recorded(self, run: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -371,6 +373,16 @@ def _check_recorded(records: Records, runs: Sequence[dict[str, Any]]) -> None:
                 f"'{records.folder}' holds a mixture '{run['mixture_id']}' of other rows: the mixtures were designed "
                 "anew; choose another output_dir"
             )
+
+
+def _check_tokens(records: Records, due: Sequence[dict[str, Any]]) -> None:
+    """Refuses to go on where the runs there have learnt other tokens: their losses could not be compared."""
+    manifest = records.read(records.folder / MANIFEST) or {}
+    if due and manifest.get("tokens") != TOKENS:
+        raise InstructMineError(
+            f"'{records.folder}' holds runs of an earlier version, which ended turns in EOS and not as the chat "
+            f"template does; '{due[0]['run_id']}' would learn other tokens: choose another output_dir"
+        )
 
 
 def _plan(records: Records, runs: Sequence[dict[str, Any]], provenance: Mapping[str, Any]) -> None:
