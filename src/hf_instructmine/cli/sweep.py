@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     columns = parse_mapping(args.columns)
     recipe, eval_sets = read_finetuning(args)
-    scored = load_pool(args.input, **pick(args, load_pool))
+    scored = load_pool(args.input, **pick(args, load_pool, columns=columns))
     embedding = None if args.encoder is None else partial(embed, args.encoder, scored, columns)
     request = pick(args, him.design_mixtures)
     mixtures, report = design_once(scored, args.output_dir, args.encoder, embedding, **request)

@@ -11,6 +11,8 @@ import numpy as np
 from datasets import Dataset
 
 from ..data.columns import TOKENS, indicator_names, numeric_column
+from ..data.containers import as_dataset
+from ..data.evaluation_sets import load_eval_sets
 from ..data.texts import usable_rows
 from ..errors import InstructMineError
 from ..estimator.estimator import LossEstimator
@@ -24,17 +26,16 @@ from .strategies import FULL, RANDOM, Strategy, check_strategy, choose_rows
 
 
 if TYPE_CHECKING:
-    from ..data.evaluation_sets import EvaluationSet
     from ..finetuning.recipe import Recipe
 
 REQUEST = "comparison.json"
 
 
 def compare_strategies(
-    scored: Dataset,
+    scored: Any,
     strategies: Mapping[str, Strategy],
     recipe: "Recipe | Mapping[str, Any] | str | Path",
-    eval_sets: Mapping[str, "Dataset | EvaluationSet"],
+    eval_sets: Any,
     output_dir: str | Path,
     *,
     tokens: Sequence[int] = (),
@@ -55,13 +56,13 @@ def compare_strategies(
     strategies, budgets or seeds can join later.
 
     Args:
-        scored (`Dataset`): The scored pool, with `output_length`.
+        scored (`Dataset`, or what else [`as_dataset`] takes): The scored pool, with `output_length`.
         strategies (`Mapping[str, Strategy]`): By name; see [`~strategies.choose_rows`] for what one may be, and
             [`~strategies.usual_strategies`] for the baselines. The verdict is about the first. `"random"` is added
             where it is missing.
         recipe ([`Recipe`], mapping or path): How to finetune. With `budget: epochs` a strategy that picks short
             responses takes more optimiser steps at equal tokens; steps are in the table.
-        eval_sets (`Mapping[str, Dataset]`): By name: the one that the rule was fitted to, and others it never saw.
+        eval_sets: As for [`run_sweep`]: the one that the rule was fitted to, and others it never saw.
         output_dir (`str` or `Path`): Keeps the records.
         tokens (`Sequence[int]`): Budgets in response tokens, to compare at.
         sizes (`Sequence[int]`): Budgets in rows.
@@ -78,15 +79,16 @@ def compare_strategies(
     Raises:
         [`InstructMineError`]: Before the first finetune, where a strategy cannot choose or a budget cannot be filled.
     """
-    if not isinstance(scored, Dataset) or not isinstance(strategies, Mapping):
+    if not isinstance(strategies, Mapping):
         raise InstructMineError(
-            "compare_strategies needs a Dataset and strategies by name: {'mine': rule, 'longest': "
-            f"'highest:{TOKENS}'}}; got a {type(scored).__name__} and a {type(strategies).__name__}"
+            f"compare_strategies needs strategies by name: {{'mine': rule, 'longest': 'highest:{TOKENS}'}}; got a "
+            f"{type(strategies).__name__}"
         )
     if isinstance(tokens, int) or isinstance(sizes, int):
         raise InstructMineError("tokens and sizes are lists of budgets: write tokens=[8000], sizes=[128]")
     if strategies.get(RANDOM, RANDOM) != RANDOM:
         raise InstructMineError("the name 'random' belongs to the random choice, which all others are compared with")
+    scored, eval_sets = as_dataset(scored, "scored", columns=columns), load_eval_sets(eval_sets)
     strategies = {**strategies, RANDOM: RANDOM}
     draws = 2 * seeds if random_draws is None else random_draws
     budgets = [*({"tokens": amount} for amount in tokens), *({"size": amount} for amount in sizes)]

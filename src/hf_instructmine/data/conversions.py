@@ -2,19 +2,19 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from datasets import Dataset
+
+from .containers import as_dataset
 from .conversation import Conversation, check_text_columns, read_conversations
 from .fields import read_columns
 
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-
 _CHUNK = 1000
 
 
-def to_prompt_completion(dataset: "Dataset", columns: Mapping[str, Any] | None = None) -> "Dataset":
+def to_prompt_completion(dataset: Any, columns: Mapping[str, Any] | None = None) -> Dataset:
     """Returns a dataset with TRL's conversational columns `prompt` and `completion`.
 
     Where rows have tools, or their own arguments of the chat template, it has TRL's columns `tools` (JSON text, None
@@ -27,6 +27,7 @@ def to_prompt_completion(dataset: "Dataset", columns: Mapping[str, Any] | None =
     """
     from datasets import Features, Json, List, Value
 
+    dataset = as_dataset(dataset, "dataset", columns=columns)
     check_text_columns(dataset, columns)
     found = _fields_found(dataset, columns)
     message = Json() if "messages" in found else {"role": Value("string"), "content": Value("string")}
@@ -57,7 +58,7 @@ def to_prompt_completion(dataset: "Dataset", columns: Mapping[str, Any] | None =
     return converted.select_columns(list(features))
 
 
-def _fields_found(dataset: "Dataset", columns: Mapping[str, Any] | None) -> set[str]:
+def _fields_found(dataset: Dataset, columns: Mapping[str, Any] | None) -> set[str]:
     """What some rows have besides plain messages: tools, arguments of the template, messages that carry more."""
     found = set()
     rows = dataset.with_format(None).select_columns(read_columns(dataset.column_names, columns))

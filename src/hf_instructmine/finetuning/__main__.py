@@ -27,7 +27,8 @@ def run(arguments: Arguments) -> FinetuningResult:
     if not own.train or not own.eval_sets:
         raise InstructMineError("a finetune needs train (files, folders or Hub ids) and eval_sets (name=file)")
     started = time.perf_counter()
-    conversations = read_training_data(load_pool(own.train), parse_mapping(own.columns))
+    columns = parse_mapping(own.columns)
+    conversations = read_training_data(load_pool(own.train, columns=columns), columns)
     eval_sets = load_eval_sets(own.eval_sets)
     loaded = load_base(arguments)
     encoded = {name: encode_set(examples, loaded, own.eval_max_length) for name, examples in eval_sets.items()}

@@ -45,7 +45,7 @@ class FinetuningArguments:
 
     Args:
         train (`list[str]`): Training data: local files, saved datasets or Hub ids.
-        eval_sets (`list[str]`): Evaluation sets, each as `name=file-or-id`; gives `loss_<name>`.
+        eval_sets (`list[str]`): Evaluation sets, each as `name=source` ([`load_eval_sets`]); gives `loss_<name>`.
         record (`str`, *optional*): JSON file that gets the result.
         columns (`str`, *optional*): Which column is which, e.g. `prompt=question,response=answer`.
         train_last_layers (`int`, *optional*): Train the last n layers and the final norm alone.

@@ -18,8 +18,9 @@ from typing import Any
 from datasets import Dataset
 from tqdm.auto import tqdm
 
+from ..data.containers import as_dataset
 from ..data.conversation import Conversation, check_text_columns, read_conversations
-from ..data.evaluation_sets import EvaluationSet
+from ..data.evaluation_sets import EvaluationSet, load_eval_sets
 from ..data.provenance import get_provenance
 from ..data.texts import pool_digest
 from ..errors import InstructMineError, one_line
@@ -39,10 +40,10 @@ _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def run_sweep(
-    pool: Dataset,
-    mixtures: Dataset,
+    pool: Any,
+    mixtures: Any,
     recipe: "Recipe | Mapping[str, Any] | str | Path",
-    eval_sets: Mapping[str, "Dataset | EvaluationSet"],
+    eval_sets: Any,
     output_dir: str | Path,
     executor: str = "inline",
     *,
@@ -57,10 +58,12 @@ def run_sweep(
     guessing. A full or read-only disk stops the sweep.
 
     Args:
-        pool (`Dataset`): What the mixtures' `indices` point into.
-        mixtures (`Dataset`): From [`design_mixtures`], or any table with `mixture_id`, `seed` and `indices`.
+        pool (`Dataset`, or what else [`as_dataset`] takes): What the mixtures' `indices` point into.
+        mixtures (`Dataset`, or what else [`as_dataset`] takes): From [`design_mixtures`], or any table with
+            `mixture_id`, `seed` and `indices`.
         recipe ([`Recipe`], mapping or path): How to finetune.
-        eval_sets (`Mapping[str, Dataset]`): By name; each gives a column `loss_<name>`.
+        eval_sets (`Mapping[str, Any]`, `str` or `Sequence[str]`): By name, or as `name=source`; see
+            [`load_eval_sets`]. Each gives a column `loss_<name>`.
         output_dir (`str` or `Path`): Keeps the records. A folder of the same sweep is gone on with, and extended where
             the mixtures have become more; one of another pool, recipe, base model or evaluation set is refused. Where
             another process sweeps into it at the same time, the two share the runs.
@@ -80,6 +83,7 @@ def run_sweep(
             where a record cannot be written.
     """
     execution = Execution(executor, accelerate_config, columns, retry_failed)
+    mixtures, eval_sets = as_dataset(mixtures, "mixtures"), load_eval_sets(eval_sets)
     with SweepSession(pool, recipe, eval_sets, output_dir, execution) as session:
         return session.run(mixtures)
 
@@ -100,13 +104,13 @@ class SweepSession:
 
     def __init__(
         self,
-        pool: Dataset,
+        pool: Any,
         recipe: "Recipe | Mapping[str, Any] | str | Path",
         eval_sets: Mapping[str, "Dataset | EvaluationSet"],
         output_dir: str | Path,
         execution: Execution,
     ):
-        self.pool, self.execution = pool, execution
+        self.pool, self.execution = as_dataset(pool, "pool", columns=execution.columns), execution
         self.recipe = Recipe.load(recipe)
         arguments = self.recipe.arguments()
         self.own, self.model = arguments.own, arguments.model
