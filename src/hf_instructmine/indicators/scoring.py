@@ -154,8 +154,8 @@ def _checked_pool(pool: Dataset, indicators: Sequence[Indicator], overwrite: boo
 def _find_unread(pool: Dataset, indicators: "Sequence[Indicator]") -> list[str]:
     """The columns that no indicator reads though they carry text or meaning, in the pool's order."""
     by_mapping = {json.dumps(i.columns): i.columns for i in indicators}.values()
-    unread = [set(unread_columns(pool, columns)) for columns in by_mapping]
-    unread = [name for name in pool.column_names if all(name in names for names in unread)]
+    of_each = [set(unread_columns(pool, columns)) for columns in by_mapping]
+    unread = [name for name in pool.column_names if all(name in names for names in of_each)]
     if unread:
         logger.warning("%s", describe_unread(unread))
     return unread
