@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,16 +22,18 @@ from ..finetuning.evaluation import EncodedSet, encode_set
 from ..finetuning.finetune import finetune, measure_base
 from ..finetuning.launching import launch_command
 from ..finetuning.recipe import Recipe
+from ..finetuning.saving import write_model
 from ..finetuning.training_data import encode_training_set
 from ..models.loading import LoadedModel
 from ..outputs.digests import digest
 from ..outputs.records import Records
+from .keeping import STAGE, options_of_run, tracked
 
 
 if TYPE_CHECKING:
     import torch
 
-    from ..finetuning.trunk import Trunk
+    from ..finetuning.trunk import Trunk, WholeModel
 
 EXECUTORS = ("inline", "accelerate", "ray")
 
@@ -45,6 +47,7 @@ class Execution:
         accelerate_config (`str`, *optional*): `accelerate launch --config_file`, for the executors that launch.
         columns (`Mapping[str, str]`, *optional*): Which column of the pool is which, where that is not detected.
         retry_failed (`bool`): Whether runs that were recorded as failed are run again.
+        keep_models (`bool`): Whether the final model of each run is kept.
 
     Raises:
         [`InstructMineError`]: Where there is no such executor.
@@ -54,6 +57,7 @@ class Execution:
     accelerate_config: str | None = None
     columns: Mapping[str, str] | None = None
     retry_failed: bool = False
+    keep_models: bool = False
 
     def __post_init__(self) -> None:
         if self.executor not in EXECUTORS:
@@ -112,6 +116,7 @@ class Inline:
         self.rows: dict[int, int] = {}  # where each row of the pool is in the trunk
         self.trunk: Trunk | None = None
         self.eval_embeddings: dict[str, Sequence[torch.Tensor]] | None = None
+        self.whole: WholeModel | None = None
         if own.cached_trunk:
             assert own.train_last_layers is not None  # a recipe without it is refused
             self._put_on_trunk(loaded, own.train_last_layers, sft)
@@ -122,8 +127,10 @@ class Inline:
         return loaded
 
     def _put_on_trunk(self, loaded: LoadedModel, num_layers: int, sft: Any) -> None:
-        from ..finetuning.trunk import compute_trunk, cut_to_last_layers
+        from ..finetuning.trunk import WholeModel, compute_trunk, cut_to_last_layers
 
+        if self.recipe.settings.get("model_dir"):  # else the frozen layers are let go
+            self.whole = WholeModel.of(loaded.model)
         numbers = sorted(self.conversations)
         rows = encode_training_set(loaded, [self.conversations[i] for i in numbers], sft.max_length).input_ids
         sequences = [ids for e in self.encoded.values() for ids in e.sequences] + rows
@@ -147,12 +154,17 @@ class Inline:
     def run(self, indices: Sequence[int], seed: int, folder: Path) -> dict[str, Any]:
         """Trains on the rows `indices` and measures; leaves the model as it was."""
         loaded = self.load() if self.loaded is None else self.loaded
-        arguments = self.recipe.arguments(seed=seed, output_dir=str(folder), disable_tqdm=True)
+        options, environment = options_of_run(self.recipe, folder)
+        arguments = self.recipe.arguments(seed=seed, output_dir=str(folder), disable_tqdm=True, **options)
         subset = [self.conversations[i] for i in indices]
         embeddings = None if self.trunk is None else self.trunk.select([self.rows[i] for i in indices])
         self.loaded = None  # a run that fails half-way leaves a model that is no base model
-        with redirect_stdout(io.StringIO()):  # where the trainer prints its log, which would tear the sweep's bar
+        # The trainer prints its log, which would tear the sweep's bar.
+        with redirect_stdout(io.StringIO()), tracked(environment):
             result, trainer = finetune(loaded, subset, self.encoded, arguments, embeddings, self.eval_embeddings)
+        if arguments.own.model_dir:
+            with nullcontext() if self.whole is None else self.whole.put_back(loaded.model):
+                write_model(trainer, folder / STAGE)
         self.loaded = self._reset(loaded, trainer, arguments.model.use_peft)
         return asdict(result)
 
@@ -232,6 +244,7 @@ class Subprocess:
         import yaml
 
         folder.mkdir(parents=True, exist_ok=True)
+        options, tracking = options_of_run(self.recipe, folder)
         subset = [self.conversations[i] for i in indices]
         _write_lines(folder / "subset.jsonl", [{"messages": [*c.prompt, *c.completion]} for c in subset])
         for name, examples in self.eval_sets.items():
@@ -246,12 +259,14 @@ class Subprocess:
             "record": str(folder / "result.json"),
             "output_dir": str(folder),
             "cached_trunk": False,
+            "model_dir": str(folder / STAGE) if self.recipe.settings.get("model_dir") else None,
+            **options,
         }
         recipe = folder / "recipe.yaml"
         recipe.write_text(yaml.safe_dump(settings), encoding="utf-8")
         command, environment = launch_command(recipe, accelerate_config=self.accelerate_config)
         # The `datasets` library keeps a copy of every file it reads: these are gone after the run.
-        return command, {**environment, "HF_DATASETS_CACHE": str(folder / "cache")}, folder / "result.json"
+        return command, {**environment, **tracking, "HF_DATASETS_CACHE": str(folder / "cache")}, folder / "result.json"
 
 
 def describe_base(

@@ -28,6 +28,7 @@ from ..models.loading import describe_source
 from ..outputs.digests import digest
 from ..outputs.records import Records
 from .executors import Execution, Inline, Subprocess, ray_session, run_command
+from .keeping import STAGE, as_recorded, asked_to_keep, check_keeping, keep_run
 from .manifest import DESIGN, MANIFEST, MIXTURES, describe_difference, environment
 from .runs import is_result_column, load_runs
 
@@ -49,6 +50,7 @@ def run_sweep(
     columns: Mapping[str, str] | None = None,
     accelerate_config: str | None = None,
     retry_failed: bool = False,
+    keep_models: bool = False,
 ) -> Dataset:
     """Finetunes the base model on every mixture and measures the loss on every evaluation set.
 
@@ -71,6 +73,9 @@ def run_sweep(
         columns (`Mapping[str, str]`, *optional*): Which column of the pool is which, where that is not detected.
         accelerate_config (`str`, *optional*): `accelerate launch --config_file`, for the executors that launch.
         retry_failed (`bool`, defaults to `False`): Whether runs that were recorded as failed are run again.
+        keep_models (`bool`, defaults to `False`): Whether the final model of each run (its adapter, with LoRA) is kept
+            in `models/<run>` with a card; what they take of the disk is told first. A run that is recorded already is
+            not trained again for it.
 
     Returns:
         `Dataset`: One row per run, failed ones included; see [`load_runs`].
@@ -79,7 +84,7 @@ def run_sweep(
         [`InstructMineError`]: Before the first run, where pool, mixtures, recipe or folder do not fit together; later,
             where a record cannot be written.
     """
-    execution = Execution(executor, accelerate_config, columns, retry_failed)
+    execution = Execution(executor, accelerate_config, columns, retry_failed, keep_models)
     with SweepSession(pool, recipe, eval_sets, output_dir, execution) as session:
         return session.run(mixtures)
 
@@ -107,7 +112,7 @@ class SweepSession:
         execution: Execution,
     ):
         self.pool, self.execution = pool, execution
-        self.recipe = Recipe.load(recipe)
+        self.recipe = asked_to_keep(Recipe.load(recipe), execution.keep_models)
         arguments = self.recipe.arguments()
         self.own, self.model = arguments.own, arguments.model
         self.eval_sets = _read_eval_sets(eval_sets)
@@ -147,7 +152,9 @@ class SweepSession:
         with self.records.lock("plan", patience=-1):
             _check_recorded(self.records, runs)
             _plan(self.records, runs, get_provenance(mixtures))
-        self._finish([run for run in runs if self._is_due(run)], len(runs))
+        due = [run for run in runs if self._is_due(run)]
+        check_keeping(self.records, self.recipe, runs, len(due))
+        self._finish(due, len(runs))
         missing = [run["run_id"] for run in runs if self._recorded(run) is None]
         for run in runs:
             if run["run_id"] not in missing:  # its process may have been killed before it could tidy up
@@ -258,7 +265,9 @@ class SweepSession:
             reason = f"{kind}{one_line(outcome)}"
             result = {"losses": {}, "examples": {}, "seconds": seconds}
         else:
-            reason, result = _divergence(outcome["losses"], self._base), outcome
+            reason, result = _divergence(outcome["losses"], self._base), as_recorded(outcome)
+            if self.execution.keep_models and not reason:
+                keep_run(self.records, run, outcome, hash_indices(run["indices"]), self._folder(run))
         if reason:
             logger.warning("run %s failed: %s", run["run_id"], reason)
         self.records.write(
@@ -275,8 +284,8 @@ class SweepSession:
                 "versions": environment(),
             },
         )
-        if not self.keeps_checkpoints:
-            shutil.rmtree(self._folder(run), ignore_errors=True)
+        # A model that is left here is one of a run that failed.
+        shutil.rmtree(self._folder(run) / STAGE if self.keeps_checkpoints else self._folder(run), ignore_errors=True)
 
 
 def hash_indices(indices: Sequence[int]) -> str:
