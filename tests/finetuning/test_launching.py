@@ -98,6 +98,10 @@ def test_each_form_of_launching_is_told_what_to_expect(recipe_file, tmp_path):
     flags, options, environment = launched()
     assert "--num_processes 1 --cpu" in flags  # or Accelerate would give a CPU one thread
     assert "--expect_processes 1" in options
+    recipe_file.write_text(recipe_file.read_text().replace("use_cpu: true", "use_cpu: false"))
+    flags, options, environment = launched()  # with several GPUs too: the batch is the recipe's
+    assert flags == "--num_processes 1 -m" and "--expect_processes 1" in options
+    recipe_file.write_text(recipe_file.read_text().replace("use_cpu: false", "use_cpu: true"))
     flags, options, environment = launched(3, options=["--lora_r", "4"])
     assert "--multi_gpu --num_processes 3" in flags
     assert options.endswith("--expect_processes 3 --lora_r 4")

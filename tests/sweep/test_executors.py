@@ -81,6 +81,35 @@ def test_ray_gives_the_same_runs(model, tmp_path, monkeypatch):
     assert failed["reason"][0].startswith("the number of processes should be 2, but is 1")
 
 
+def test_the_run_of_a_ray_worker_that_is_killed_is_tried_once_more(model, tmp_path, monkeypatch, caplog):
+    ray = pytest.importorskip("ray", reason="pip install 'hf-instructmine[ray]'")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    recipe = {**RECIPE, **LAST_LAYERS, "model_name_or_path": model, "num_cpus": 1}
+    command, tries = executors.Subprocess.command, []
+    # The command's parent is its guard, and that one's parent the worker.
+    kill = "import os, psutil; psutil.Process().parent().parent().kill()"
+
+    def killing(self, indices, seed, folder):
+        launch = command(self, indices, seed, folder)
+        tries.append(seed)
+        lethal = seed == 0 or tries == [1]
+        return ([sys.executable, "-c", kill], *launch[1:]) if lethal else launch
+
+    monkeypatch.setattr(executors.Subprocess, "command", killing)
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    try:
+        one_dies_once = mixtures(2, 0).select([1])
+        runs = run_sweep(pool(), one_dies_once, recipe, evaluation_sets(), tmp_path / "once", "ray")
+        assert runs["status"][:] == ["done"] and tries == [1, 1]
+        tries.clear()
+        with pytest.raises(InstructMineError, match="1 runs have no record: the machine stopped them twice"):
+            run_sweep(pool(), mixtures(1, 0), recipe, evaluation_sets(), tmp_path / "twice", "ray")
+        assert tries == [0, 0]
+    finally:
+        ray.shutdown()
+    assert "run mixture-001-seed1 was stopped by a fault of the machine (WorkerCrashedError" in caplog.text
+
+
 def test_ray_is_asked_for_where_it_is_missing(model, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     recipe = {**RECIPE, **LAST_LAYERS, "model_name_or_path": model}
@@ -163,5 +192,5 @@ def test_a_base_model_that_gives_no_numbers_stops_the_sweep(tmp_path):
 
 
 def test_the_executors_are_those_that_are_documented():
-    assert executors.EXECUTORS == ("inline", "accelerate", "ray")
+    assert executors.EXECUTORS == ("inline", "accelerate", "ray", "local")
     assert all(f'`"{name}"`' in run_sweep.__doc__ for name in executors.EXECUTORS)

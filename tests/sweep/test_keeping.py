@@ -11,7 +11,7 @@ import pytest
 import tiny_sweep
 from tiny_sweep import LAST_LAYERS, LORA, RECIPE, comparable, evaluation_sets, mixtures, pool
 
-from hf_instructmine import InstructMineError, load_runs, run_sweep
+from hf_instructmine import InstructMineError, compare_strategies, load_runs, run_sweep
 from hf_instructmine.data.evaluation_sets import EvaluationSet
 from hf_instructmine.finetuning.evaluation import encode_set, evaluation_loss
 from hf_instructmine.models.loading import LoadedModel
@@ -51,7 +51,12 @@ def measured(folder: Path) -> dict[str, float]:
 
 @pytest.mark.parametrize(
     ("form", "executor"),
-    [*((form, "inline") for form in FORMS), ("LoRA", "accelerate"), ("cached trunk", "accelerate")],
+    [
+        *((form, "inline") for form in FORMS),
+        ("LoRA", "accelerate"),
+        ("cached trunk", "accelerate"),
+        ("cached trunk", "local"),
+    ],
 )
 def test_a_kept_model_gives_the_recorded_loss_again(model, tmp_path, form, executor):
     recipe = {**RECIPE, **FORMS[form], "learning_rate": 1e-2, "model_name_or_path": model}
@@ -59,7 +64,7 @@ def test_a_kept_model_gives_the_recorded_loss_again(model, tmp_path, form, execu
     runs = run_sweep(pool(), rows, recipe, evaluation_sets(), tmp_path / "sweep", executor, keep_models=True)
     assert set(runs["status"]) == {"done"}
     # The cached trunk is rounded to bfloat16.
-    tolerance = 1e-3 if form == "cached trunk" and executor == "inline" else 1e-6
+    tolerance = 1e-3 if form == "cached trunk" and executor != "accelerate" else 1e-6
     for run in runs:
         kept = tmp_path / "sweep" / "models" / f"{run['mixture_id']}-seed{run['seed']}"
         for name, loss in measured(kept).items():
@@ -192,6 +197,18 @@ def test_checkpoints_and_models_can_both_be_kept(model, tmp_path):
     checkpoints = tmp_path / "sweep" / "checkpoints" / "mixture-000-seed0"
     assert sorted(path.name for path in checkpoints.iterdir()) == ["checkpoint-3", "checkpoint-6"]
     assert (tmp_path / "sweep" / "models" / "mixture-000-seed0" / "adapter_model.safetensors").is_file()
+
+
+def test_a_comparison_keeps_the_models_of_its_strategies(model, tmp_path):
+    scored = pool().add_column("output_length", [len(text) for text in pool()["completion"]])
+    compare_strategies(
+        scored, {"longest": "highest:output_length"}, {**RECIPE, **LORA, "model_name_or_path": model},
+        evaluation_sets(),
+        tmp_path, sizes=[4], seeds=2, random_draws=2, keep_models=True,
+    )  # fmt: skip
+    assert {path.name for path in (tmp_path / "models").iterdir()} == {
+        "longest-size4-seed0", "longest-size4-seed1", "random-size4-draw0-seed0", "random-size4-draw1-seed1"
+    }  # fmt: skip
 
 
 # Trackers

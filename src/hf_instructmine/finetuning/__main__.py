@@ -11,8 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..data.evaluation_sets import load_eval_sets
-from ..data.inputs import load_pool, parse_mapping
 from ..errors import InstructMineError
 from ..models.loading import describe_source
 from ..outputs.digests import fast_digest
@@ -21,9 +19,12 @@ from .base_model import load_base
 from .checkpoints import find_checkpoint
 from .evaluation import encode_set
 from .finetune import FinetuningResult, check_processes, finetune
+from .handover import read_inputs
 from .recipe import Arguments, Recipe
 from .saving import Provenance, check_model_dir, keep_model
-from .training_data import read_training_data
+
+
+logger = logging.getLogger(__name__)
 
 
 def run(arguments: Arguments, settings: Mapping[str, Any]) -> FinetuningResult:
@@ -35,11 +36,12 @@ def run(arguments: Arguments, settings: Mapping[str, Any]) -> FinetuningResult:
     """
     own, sft = arguments.own, arguments.sft
     check_processes(own, sft.world_size)
+    if arguments.gpus > 1:
+        logger.warning("%d GPUs are visible and one is used: name more with --num-processes", arguments.gpus)
     if not own.train or not own.eval_sets:
         raise InstructMineError("a finetune needs train (files, folders or Hub ids) and eval_sets (name=file)")
     started = time.perf_counter()
-    conversations = read_training_data(load_pool(own.train), parse_mapping(own.columns))
-    eval_sets = load_eval_sets(own.eval_sets)
+    conversations, eval_sets = read_inputs(own)
     resuming = find_checkpoint(sft) is not None
     if own.model_dir is not None:
         check_model_dir(Path(own.model_dir), resuming)

@@ -32,7 +32,7 @@ def load_base(arguments: Arguments) -> LoadedModel:
         raise InstructMineError("this recipe loads a quantised model, which needs a CUDA GPU: none is visible")
     name = model.model_name_or_path
     assert name is not None  # a recipe that names no model is refused
-    tokenizer = load_tokenizer(name, model.model_revision, sft.trust_remote_code)
+    tokenizer = _load_tokenizer(arguments)
     # The stub knows no output_loading_info.
     load = cast("Callable[..., tuple[PreTrainedModel, dict[str, Any]]]", AutoModelForCausalLM.from_pretrained)
     try:
@@ -52,7 +52,6 @@ def load_base(arguments: Arguments) -> LoadedModel:
         raise InstructMineError(f"the base model '{name}' is no language model: it lacks {min(info['missing_keys'])}")
     if quantization is None:
         check_dtype(base, model.dtype, name)
-    _set_template(tokenizer, sft)
     if own.train_last_layers is not None:
         freeze_all_but_last(base, own.train_last_layers)
     # What is quantised is on its GPU already; FSDP and DeepSpeed spread the weights themselves.
@@ -60,6 +59,34 @@ def load_base(arguments: Arguments) -> LoadedModel:
     if not stays:
         base.to(sft.device)  # type: ignore[arg-type]  # the stub binds no `self`
     return LoadedModel(base, tokenizer, own.eval_token_budget)
+
+
+def load_encoder(arguments: Arguments) -> LoadedModel:
+    """The base model's tokenizer, with its configuration and without its weights: enough to encode texts.
+
+    Raises:
+        [`InstructMineError`]: Where the tokenizer or the configuration cannot be had.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    model, trusted = arguments.model, arguments.sft.trust_remote_code
+    name, tokenizer = str(model.model_name_or_path), _load_tokenizer(arguments)
+    try:
+        config = AutoConfig.from_pretrained(name, revision=model.model_revision, trust_remote_code=trusted)
+        with torch.device("meta"):
+            empty = AutoModelForCausalLM.from_config(config, trust_remote_code=trusted)
+    except (ImportError, OSError, ValueError) as error:
+        raise InstructMineError(f"cannot load the base model '{name}': {one_line(error, first=True)}") from error
+    return LoadedModel(empty, tokenizer, arguments.own.eval_token_budget)
+
+
+def _load_tokenizer(arguments: Arguments) -> "PreTrainedTokenizerBase":
+    name = arguments.model.model_name_or_path
+    assert name is not None  # a recipe that names no model is refused
+    tokenizer = load_tokenizer(name, arguments.model.model_revision, arguments.sft.trust_remote_code)
+    _set_template(tokenizer, arguments.sft)
+    return tokenizer
 
 
 def _set_template(tokenizer: "PreTrainedTokenizerBase", sft: "SFTConfig") -> None:

@@ -21,7 +21,8 @@ def launch(
 
     Args:
         recipe (`str` or `Path`): YAML file.
-        num_processes (`int`, *optional*): Defaults to what `accelerate_config` says, or else `accelerate` itself.
+        num_processes (`int`, *optional*): Defaults to what `accelerate_config` says, or else to one, also where
+            several GPUs are visible: more would make the batch larger than the recipe says.
         accelerate_config (`str` or `Path`, *optional*): YAML for `accelerate launch --config_file`.
         options (`Sequence[str]`): Options that win over the recipe's, e.g. `["--learning_rate", "1e-4"]`.
 
@@ -37,21 +38,21 @@ def launch_command(
     num_processes: int | None = None,
     accelerate_config: str | Path | None = None,
     options: Sequence[str] = (),
+    quiet: bool = True,
 ) -> tuple[list[str], dict[str, str]]:
     """The command of [`launch`] and the environment variables it needs besides. Where the number of processes is
-    known, the finetune is told to expect it (`expect_processes`), unless the recipe does so itself."""
+    known, the finetune is told to expect it (`expect_processes`), unless the recipe does so itself. Unless it is
+    `quiet`, the launcher tells of the signal that killed a finetune."""
     if num_processes is not None and num_processes < 1:
         raise InstructMineError(f"the number of processes must be at least 1, not {num_processes}")
     settings = Recipe.load(recipe).settings
     on_cpu = bool(settings.get("use_cpu")) or "--use_cpu" in options
     environment = {}
     if accelerate_config is not None:
-        configured = _configured_processes(accelerate_config)
+        configured = configured_processes(accelerate_config)
         flags = ["--config_file", str(accelerate_config)]
         flags += [] if num_processes is None else ["--num_processes", str(num_processes)]
         num_processes = num_processes or configured
-    elif num_processes is None and not on_cpu:
-        flags = []
     elif num_processes is None or num_processes == 1:
         num_processes = 1
         flags = ["--num_processes", "1", *(["--cpu"] if on_cpu else [])]
@@ -64,11 +65,16 @@ def launch_command(
     told = [option.partition("=")[0].replace("-", "_") for option in options]
     if num_processes is not None and "expect_processes" not in settings and "__expect_processes" not in told:
         options = ["--expect_processes", str(num_processes), *options]
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", *flags]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", *(["--quiet"] if quiet else []), *flags]
     return [*launcher, "-m", "hf_instructmine.finetuning", "--config", str(recipe), *options], environment
 
 
-def _configured_processes(path: str | Path) -> int | None:
+def configured_processes(path: str | Path) -> int | None:
+    """How many processes an Accelerate configuration starts; None where it does not say.
+
+    Raises:
+        [`InstructMineError`]: Where it cannot be read.
+    """
     import yaml
 
     try:

@@ -75,6 +75,10 @@ class Measurements(TrainerCallback):
         self.seconds = 0.0
         self.begun = False
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Training may begin more than once, with ever smaller batches."""
+        self.begun = False
+
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Before the first step, when all trackers have begun."""
         if self.begun:
@@ -116,6 +120,8 @@ class Resumption(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Where training goes on from a checkpoint, its history has been read by now."""
+        self.trainer.loss_sum.zero_()  # of a try with a larger batch (auto_find_batch_size)
+        self.trainer.response_tokens.zero_()
         if state.global_step == 0:
             return
         held = [entry for entry in state.log_history if entry["step"] == state.global_step and SUMMED_LOSS in entry]

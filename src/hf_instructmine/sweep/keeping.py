@@ -71,7 +71,8 @@ def as_recorded(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def keep_run(records: Records, run: Mapping[str, Any], result: Mapping[str, Any], hashed: str, folder: Path) -> None:
-    """Gives a run's model its card and moves it, by one rename, to where it is kept.
+    """Gives the model that a run left its card and moves it, by one rename, to where it is kept. Does nothing where
+    the run left none.
 
     Args:
         records ([`Records`]): The sweep's folder.
@@ -83,6 +84,9 @@ def keep_run(records: Records, run: Mapping[str, Any], result: Mapping[str, Any]
     Raises:
         [`InstructMineError`]: Where the folder cannot be written.
     """
+    stage, kept = folder / STAGE, records.folder / MODELS / run["run_id"]
+    if not stage.is_dir():
+        return
     manifest = records.read(records.folder / MANIFEST)
     assert manifest is not None  # it is claimed before any run
     data = {
@@ -92,7 +96,6 @@ def keep_run(records: Records, run: Mapping[str, Any], result: Mapping[str, Any]
         "hash of the rows' numbers in it": hashed,
     }
     made = Provenance(manifest["base_model"], data, Recipe(manifest["recipe"]).comparable, result)
-    stage, kept = folder / STAGE, records.folder / MODELS / run["run_id"]
     with writing(kept):
         build_model_card(made).save(stage / CARD)
         for file in stage.iterdir():
@@ -122,7 +125,8 @@ def options_of_run(recipe: Recipe, folder: Path) -> tuple[dict[str, Any], dict[s
         "base_losses": [f"{name}={loss!r}" for name, loss in (base or {"losses": {}})["losses"].items()],
     }
     logs = records.folder / LOGS / folder.name
-    shutil.rmtree(logs, ignore_errors=True)  # of a run that was stopped: its curves would be drawn over these
+    for left in (logs, folder / STAGE):  # by a run that was stopped: its curves would be drawn over these
+        shutil.rmtree(left, ignore_errors=True)
     environment = {"TENSORBOARD_LOGGING_DIR": str(logs), "WANDB_PROJECT": str(options["project"])}
     set_already = {**os.environ, **(recipe.settings.get("env") or {})}
     return options, {name: value for name, value in environment.items() if name not in set_already}
