@@ -135,7 +135,7 @@ def test_what_the_disk_will_hold_is_told_before_the_first_run(model, finished, t
     weights = (finished / "models" / "mixture-001-seed1" / "adapter_model.safetensors").stat().st_size
     told = next(r.getMessage() for r in caplog.records if r.getMessage().startswith("keep_models"))
     each = float(told.split("about ")[1].split(" kB")[0]) * 1000
-    assert told.startswith("keep_models: 2 models of about") and told.endswith("in models/")
+    assert told.startswith("keep_models: 2 models of about") and told.endswith("in all, in models/")
     assert each < weights < each + 3000  # the names of the tensors
 
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
@@ -152,9 +152,7 @@ def test_runs_that_were_recorded_without_a_model_are_named(model, tmp_path, capl
     assert trained == ["mixture-001-seed1"]
     assert [path.name for path in (tmp_path / "sweep" / "models").iterdir()] == trained
     (told,) = [r.getMessage() for r in caplog.records if "without a model" in r.getMessage()]
-    assert told.startswith(
-        "keep_models: 1 runs were recorded without a model and are not trained again (mixture-000-seed0)"
-    )
+    assert told.startswith("keep_models: 1 run is recorded without a model and not trained again (mixture-000-seed0)")
 
 
 def test_a_kill_while_a_model_is_written_leaves_none_and_a_rerun_has_it(

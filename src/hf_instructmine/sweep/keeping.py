@@ -13,6 +13,7 @@ from ..errors import InstructMineError
 from ..finetuning.recipe import Recipe
 from ..finetuning.saving import CARD, Provenance, build_model_card, model_bytes
 from ..outputs.files import sync, writing
+from ..outputs.markdown import count
 from ..outputs.records import Records
 from .manifest import MANIFEST
 
@@ -49,15 +50,15 @@ def check_keeping(records: Records, recipe: Recipe, runs: Sequence[Mapping[str, 
     ]
     if without:
         logger.warning(
-            "keep_models: %d runs were recorded without a model and are not trained again (%s): remove their files in "
-            "runs/ to have them trained",
-            len(without), ", ".join(without[:3]) + (", …" if len(without) > 3 else ""),
+            "keep_models: %s recorded without a model and not trained again (%s): to train one, remove its file in "
+            "runs/",
+            count(len(without), "run is", "runs are"), ", ".join(without[:3]) + (", …" if len(without) > 3 else ""),
         )  # fmt: skip
     if not due:
         return
     each = model_bytes(recipe.arguments())
     free = shutil.disk_usage(next(p for p in (records.folder, *records.folder.absolute().parents) if p.exists())).free
-    told = f"keep_models: {due} models of about {_size(each)} take {_size(due * each)} in {MODELS}/"
+    told = f"keep_models: {count(due, 'model')} of about {_size(each)} each, {_size(due * each)} in all, in {MODELS}/"
     if due * each > free:
         raise InstructMineError(f"{told}, and the disk has {_size(free)} free: make room, or do not keep them")
     logger.warning("%s", told)
@@ -66,7 +67,7 @@ def check_keeping(records: Records, recipe: Recipe, runs: Sequence[Mapping[str, 
 def as_recorded(result: Mapping[str, Any]) -> dict[str, Any]:
     """What a finetune gave as the record of its run holds it: the base model's losses are in `base.json`, and what was
     asked for is told where a budget of tokens did."""
-    told_elsewhere = {"base_losses", *(["asked_tokens"] if result["asked_tokens"] is None else [])}
+    told_elsewhere = {"base_losses", *(["asked_tokens"] if result.get("asked_tokens") is None else [])}
     return {name: value for name, value in result.items() if name not in told_elsewhere}
 
 
