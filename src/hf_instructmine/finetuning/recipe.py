@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 # What belongs to a run or a machine rather than to the recipe: two runs that differ in these alone are comparable.
 _OF_A_RUN = (
     "train", "eval_sets", "record", "columns", "num_cpus", "num_gpus", "expect_processes", "output_dir", "seed",
-    "data_seed", "env",
+    "data_seed", "env", "model_dir", "base_losses",
 )  # fmt: skip
 # What no loss depends on: what is told and kept, how rows are fetched, and the evaluation of transformers' trainer,
 # which never runs here. Names of older releases are among them. (Not: what changes the order of rows, or rounding.)
@@ -79,6 +79,11 @@ class FinetuningArguments:
         train (`list[str]`): Training data: local files, saved datasets or Hub ids.
         eval_sets (`list[str]`): Evaluation sets, each as `name=file-or-id`; gives `loss_<name>`.
         record (`str`, *optional*): JSON file that gets the result.
+        model_dir (`str`, *optional*): Folder that gets the final model (its adapter, with LoRA) and a card. By default
+            `output_dir`, where a recipe or a command line names one; nothing is kept where a recipe says
+            `model_dir: null`.
+        base_losses (`list[str]`): The base model's loss on evaluation sets, each as `name=loss`, where all are known:
+            they are not measured again.
         columns (`str`, *optional*): Which column is which, e.g. `prompt=question,response=answer`.
         train_last_layers (`int`, *optional*): Train the last n layers and the final norm alone.
         cached_trunk (`bool`, *optional*, defaults to `False`): In a sweep, run the layers that do not train once per
@@ -99,6 +104,8 @@ class FinetuningArguments:
     train: list[str] = field(default_factory=list, metadata={"help": "Training data: files, folders or Hub ids."})
     eval_sets: list[str] = field(default_factory=list, metadata={"help": "Evaluation sets, each as name=file."})
     record: str | None = field(default=None, metadata={"help": "JSON file that gets the result."})
+    model_dir: str | None = field(default=None, metadata={"help": "Folder that gets the final model and a card."})
+    base_losses: list[str] = field(default_factory=list, metadata={"help": "Known losses, each as name=loss."})
     columns: str | None = field(default=None, metadata={"help": "E.g. prompt=question,response=answer."})
     train_last_layers: int | None = field(default=None, metadata={"help": "Train the last n layers alone."})
     cached_trunk: bool = field(default=False, metadata={"help": "Run the frozen layers once per text in a sweep."})
@@ -233,6 +240,12 @@ class Recipe:
                     "choose a recipe for CPUs, or set use_cpu: true (slow)"
                 ) from error
             raise InstructMineError(f"the recipe is not valid: {one_line(error)}") from error
+        except ImportError as error:
+            if "deepspeed" in str(error).lower():
+                raise InstructMineError(
+                    "the recipe asks for DeepSpeed, which is not here: pip install deepspeed"
+                ) from error
+            raise InstructMineError(f"the recipe needs a package that is not here: {one_line(error)}") from error
         return Arguments(*parsed)
 
 

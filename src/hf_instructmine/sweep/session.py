@@ -27,6 +27,7 @@ from ..outputs.records import Records
 from .encoding import encode_all
 from .executors import Execution
 from .inline import Inline
+from .keeping import asked_to_keep, check_keeping
 from .local import LocalWorkers
 from .manifest import DESIGN, MANIFEST, MIXTURES, TOKENS, describe_difference, recipe_of
 from .outlook import doubts, global_batch
@@ -52,6 +53,7 @@ def run_sweep(
     accelerate_config: str | None = None,
     workers: int | None = None,
     retry_failed: bool = False,
+    keep_models: bool = False,
 ) -> Dataset:
     """Finetunes the base model on every mixture and measures the loss on every evaluation set.
 
@@ -78,6 +80,9 @@ def run_sweep(
         workers (`int`, *optional*): Processes of `"local"`: by default one for each visible GPU, or one on a CPU,
             whose cores they divide.
         retry_failed (`bool`, defaults to `False`): Whether runs that were recorded as failed are run again.
+        keep_models (`bool`, defaults to `False`): Whether the final model of each run (its adapter, with LoRA) is kept
+            in `models/<run>` with a card; what they take of the disk is told first. A run that is recorded already is
+            not trained again for it.
 
     Returns:
         `Dataset`: One row per run, failed ones included; see [`load_runs`].
@@ -86,7 +91,7 @@ def run_sweep(
         [`InstructMineError`]: Before the first run, where pool, mixtures, recipe or folder do not fit together, or a
             text cannot be encoded; later, where a record cannot be written.
     """
-    execution = Execution(executor, accelerate_config, columns, retry_failed, workers)
+    execution = Execution(executor, accelerate_config, columns, retry_failed, workers, keep_models)
     with SweepSession(pool, recipe, eval_sets, output_dir, execution) as session:
         return session.run(mixtures)
 
@@ -114,7 +119,7 @@ class SweepSession:
         execution: Execution,
     ):
         self.pool, self.execution = pool, execution
-        self.recipe = Recipe.load(recipe)
+        self.recipe = asked_to_keep(Recipe.load(recipe), execution.keep_models)
         self.arguments = self.recipe.arguments()
         self.own, self.model = self.arguments.own, self.arguments.model
         check_for_sweep(self.recipe, self.arguments)
@@ -171,6 +176,7 @@ class SweepSession:
         for kind in [kind for kind in told if due and kind not in self._doubted]:
             logger.warning("%s", told[kind])
             self._doubted.add(kind)
+        check_keeping(self.records, self.recipe, runs, len(due))
         self._finish(due, len(runs), recorder)
         self._tidy_up(runs, recorder)
         return load_runs(self.records.folder)
