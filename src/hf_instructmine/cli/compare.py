@@ -65,6 +65,7 @@ def add_options(verbs: Any) -> None:
     add_finetuning(verb)
     verb.add_argument("--output-dir", metavar="DIR", help="folder for the runs, the tables and the figure")
     add_retry_failed(verb)
+    verb.add_argument("--keep-models", action="store_true", help="keep the final model of each run, with a card")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -74,7 +74,10 @@ def add_finetuning(verb: argparse.ArgumentParser) -> None:
         metavar="NAME=SOURCE",
         help=f"gives a column loss_NAME; several may be given; each a {SOURCE}",
     )
-    verb.add_argument("--executor", default="inline", help="inline, accelerate (a process each), or ray")
+    verb.add_argument(
+        "--executor", default="inline", help="inline, local (one run on each GPU), accelerate (a process each), or ray"
+    )
+    verb.add_argument("--workers", type=int, metavar="N", help="processes of --executor local (one for each GPU)")
     add_accelerate_config(verb)
 
 

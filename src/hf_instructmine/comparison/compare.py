@@ -46,7 +46,9 @@ def compare_strategies(
     executor: str = "inline",
     columns: Mapping[str, str] | None = None,
     accelerate_config: str | None = None,
+    workers: int | None = None,
     retry_failed: bool = False,
+    keep_models: bool = False,
     seed: int = 0,
 ) -> StrategyComparison:
     """Finetunes on what each strategy chooses, several times each, and compares the losses.
@@ -70,7 +72,7 @@ def compare_strategies(
         random_draws (`int`, *optional*): Finetunes of the random strategy, each on newly drawn rows. Defaults to twice
             `seeds`: every other strategy is compared with it (Dunnett 1955).
         full_seeds (`int`, defaults to 1): Finetunes of the full pool, where it is among the strategies.
-        executor, columns, accelerate_config, retry_failed: As for [`run_sweep`].
+        executor, columns, accelerate_config, workers, retry_failed, keep_models: As for [`run_sweep`].
         seed (`int`, defaults to 0): First seed of training, and of the random draws and the statistics.
 
     Returns:
@@ -94,7 +96,7 @@ def compare_strategies(
     budgets = [*({"tokens": amount} for amount in tokens), *({"size": amount} for amount in sizes)]
     _check_request(scored, strategies, budgets, seeds, draws, full_seeds)
     mixtures = choose_all(scored, strategies, budgets, seeds, draws, full_seeds, columns, seed)
-    execution = Execution(executor, accelerate_config, columns, retry_failed)
+    execution = Execution(executor, accelerate_config, columns, retry_failed, workers, keep_models)
     with SweepSession(scored, recipe, eval_sets, output_dir, execution) as session:
         session.run(mixtures)
     _keep_request(Records(output_dir), strategies, seed)
