@@ -9,7 +9,11 @@ import tiny_sweep
 from tiny_sweep import LAST_LAYERS, RECIPE, evaluation_sets, mixtures, pool
 
 from hf_instructmine import InstructMineError, run_sweep
+from hf_instructmine.finetuning.recipe import Recipe
+from hf_instructmine.outputs.digests import digest
 from hf_instructmine.outputs.records import Records
+from hf_instructmine.sweep.executors import Execution
+from hf_instructmine.sweep.request import check_recorded
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +76,15 @@ def test_of_a_folder_that_does_not_say_it_the_records_tell(recipe, sweep, two_pr
     assert trained == ["mixture-000-seed1"]
 
 
+def test_where_the_configuration_does_not_say_how_many_processes_none_is_expected(recipe, sweep, tmp_path):
+    (tmp_path / "silent.yaml").write_text("distributed_type: 'NO'\n")
+    execution = Execution("accelerate", str(tmp_path / "silent.yaml"))
+    assert execution.count_processes(Recipe(recipe).arguments()) is None
+    check_recorded(Records(sweep), [], None)
+    with pytest.raises(InstructMineError, match="holds runs of 1 processes"):
+        check_recorded(Records(sweep), [], 2)
+
+
 def test_options_that_no_loss_depends_on_may_change(recipe, sweep, trained):
     free = {
         "logging_steps": 1, "report_to": "none", "run_name": "b", "disable_tqdm": False, "dataloader_num_workers": 0,
@@ -91,8 +104,6 @@ def test_a_folder_that_holds_such_options_is_gone_on_with_under_its_hash(recipe,
     records.write(path, {**records.read(path), "recipe_hash": "what the earlier version wrote"})
     runs = run_sweep(pool(), mixtures(1, 1), {**recipe, "logging_steps": 7}, evaluation_sets(), sweep)
     assert trained == ["mixture-000-seed1"]
-    from hf_instructmine.outputs.digests import digest
-
     assert runs["recipe_hash"][1] == digest(old)  # of all that the folder holds, as then
     with pytest.raises(InstructMineError, match=r"another sweep \(recipe \(learning_rate: 0.001 → 0.1\)\)"):
         run_sweep(pool(), mixtures(1, 1), {**recipe, "learning_rate": 0.1}, evaluation_sets(), sweep)

@@ -106,7 +106,8 @@ def check_recorded(records: Records, runs: Sequence[dict[str, Any]], processes: 
             another number of processes.
     """
     trained = {record["result"].get("processes", processes) for record in records.all().values()}
-    if others := sorted(trained - {processes, None}):
+    others = sorted(trained - {processes, None})
+    if others and processes is not None:  # else Accelerate's configuration does not say
         raise InstructMineError(
             f"'{records.folder}' holds runs of {others[0]} processes, and this sweep would train with {processes}: "
             "the batch would be another; choose another output_dir, or undo the change"
