@@ -1,4 +1,4 @@
-"""Conversations as other programs take them: TRL's columns, and rows of JSON text that no reader guesses at."""
+"""Conversations as other programs take them: TRL's columns."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 from datasets import Dataset
 
 from .containers import as_dataset
-from .conversation import Conversation, check_text_columns, read_conversations
+from .conversation import check_text_columns, read_conversations
 from .fields import read_columns
 
 
@@ -71,24 +71,3 @@ def _fields_found(dataset: Dataset, columns: Mapping[str, Any] | None) -> set[st
             }
             found |= {name for name, value in has.items() if value}
     return found
-
-
-def to_json_row(conversation: Conversation, last_only: bool = False) -> dict[str, str | None]:
-    """A conversation as columns of JSON text, which [`read_turns`] reads as the same conversation.
-
-    A reader of files guesses types: `"2021-03-01"` becomes a date, and the arguments of tools a union of all rows'.
-
-    Args:
-        conversation ([`Conversation`]): A sound one.
-        last_only (`bool`, defaults to `False`): Whether the earlier turns of the assistant are context alone.
-    """
-    messages = [
-        {**m, "weight": 0} if i in conversation.masked or (last_only and m["role"] == "assistant") else m
-        for i, m in enumerate(conversation.prompt)
-    ]
-    fields = {
-        "messages": [*messages, *conversation.completion],
-        "tools": conversation.tools,
-        "chat_template_kwargs": dict(conversation.template_kwargs) or None,
-    }
-    return {name: None if value is None else json.dumps(value, default=str) for name, value in fields.items()}
