@@ -4,8 +4,8 @@ BIN := .venv/bin
 # Which tests: all, or `make test TESTS=tests/cli`.
 TESTS ?=
 # The tests that a change of another library has broken so far, or would break first.
-QUICK := tests/test_versions.py tests/models/test_engine.py tests/models/test_tokenization.py \
-	tests/finetuning/test_trainer.py tests/finetuning/test_finetune.py tests/finetuning/test_launching.py
+QUICK := tests/test_versions.py tests/models/test_engine.py tests/models/test_tokenization.py tests/models/test_chat.py \
+	tests/finetuning/test_as_trl.py tests/finetuning/test_trainer.py tests/finetuning/test_finetune.py tests/finetuning/test_launching.py
 # `make test-newest` keeps torch's release, of which other builds take gigabytes; TORCH=torch takes the newest.
 TORCH ?= torch==2.13.0
 

@@ -35,7 +35,7 @@ _PUBLIC = {
     "search_size": "search.search",
     "size_report": "search.report",
     "InstructMineError": "errors",
-    "to_prompt_completion": "data.conversation",
+    "to_prompt_completion": "data.conversions",
     "get_provenance": "data.provenance",
     "load_eval_sets": "data.evaluation_sets",
     "load_sample_pool": "data.sample_pool",

@@ -61,6 +61,17 @@ def test_score_writes_a_scored_pool_and_says_what_it_holds(pool, tmp_path, capsy
     assert scored["mtld"][:9] == list(range(1, 10))
 
 
+def test_score_names_the_columns_that_are_not_read_and_maps_roles(tmp_path, capsys):
+    talk = [{"role": "pupil", "content": "?"}, {"role": "teacher", "content": "one two three"}]
+    Dataset.from_list([{"turns": talk, "rejected": "four"}]).to_json(tmp_path / "pool.jsonl")
+    roles = "messages=turns,roles={teacher: assistant, pupil: user}"
+    command = ["score", tmp_path / "pool.jsonl", "--indicator", "MTLD", "--output-dir", tmp_path / "scored"]
+    assert run(*command, "--columns", roles) == 0
+    said = capsys.readouterr()
+    assert "not read, though they may carry text or meaning: 'rejected'" in said.err
+    assert load_dataset(str(tmp_path / "scored"), split="train")["mtld"][:] == [3]
+
+
 def test_select_writes_a_curated_dataset_and_says_what_was_chosen(scored, rule, tmp_path, capsys):
     assert run("select", scored, "--rule", rule, "--size", 3, "--output-dir", tmp_path / "curated") == 0
     out = capsys.readouterr().out

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_instructmine import InstructMineError, to_prompt_completion
-from hf_instructmine.data.conversation import check_text_columns, find_layouts, read_conversations, read_turns
+from hf_instructmine.data.conversation import check_text_columns, read_conversations, read_turns
+from hf_instructmine.data.fields import find_layouts
 
 
 USER = {"role": "user", "content": "Name a colour."}
@@ -86,7 +87,7 @@ def test_every_turn_is_read_with_all_that_precedes_it():
 
 
 def test_tool_calls_are_left_intact_and_what_arrow_fills_in_is_not_there():
-    call = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
+    call = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo"}}}
     talk = [
         {"role": "user", "content": "Is it raining?"},
         {"role": "assistant", "content": None, "tool_calls": [call]},
@@ -95,7 +96,8 @@ def test_tool_calls_are_left_intact_and_what_arrow_fills_in_is_not_there():
     ]
     stored = Dataset.from_list([{"messages": talk}])[0]["messages"]
     (turns,) = read_turns({"messages": [stored]})
-    assert [turn.problem for turn in turns] == ["empty response", None]
+    assert [turn.problem for turn in turns] == [None, None]
+    assert turns[0].completion == [{**talk[1], "content": ""}]
     assert turns[-1].prompt == [talk[0], {**talk[1], "content": ""}, talk[2]]
 
 

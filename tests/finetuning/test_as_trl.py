@@ -9,7 +9,7 @@ from chat_templates import TEMPLATES, tokenizer_with
 from datasets import Dataset
 from jinja2 import TemplateError
 from tiny_models import causal_model
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig, SFTTrainer, data_utils
 
 from hf_instructmine import InstructMineError
 from hf_instructmine.data.conversation import Conversation
@@ -17,6 +17,12 @@ from hf_instructmine.finetuning.training_data import encode_training_set
 from hf_instructmine.models.loading import LoadedModel
 from hf_instructmine.models.rendering import FROZEN_DATE
 
+
+if not hasattr(data_utils, "common_prefix_length"):
+    reason = (
+        "this release of TRL learns the wrong tokens where a prompt is no beginning of its turn; newer ones do not"
+    )
+    pytest.skip(reason, allow_module_level=True)
 
 TOOLS = [
     {

@@ -10,6 +10,7 @@ from hf_instructmine.finetuning.recipe import Recipe, check_for_sweep
 
 
 BASIC = {"model_name_or_path": "some/model", "use_cpu": True, "report_to": "none"}
+TRUNK = {"cached_trunk": True, "train_last_layers": 2}
 
 
 def written(folder, text):
@@ -100,6 +101,11 @@ def test_arguments_of_the_process_are_not_taken_for_options(monkeypatch):
         ({"train_last_layers": 0}, "train_last_layers must be at least 1"),
         ({"train_last_layers": 2, "use_peft": True}, "does not go with use_peft"),
         ({"cached_trunk": True}, "cached_trunk needs train_last_layers"),
+        (
+            {**TRUNK, "save_strategy": "epoch"},
+            "save_strategy: checkpoints would hold the last layers alone; set cached",
+        ),
+        ({**TRUNK, "neftune_noise_alpha": 5}, "does not go with neftune_noise_alpha: .* set cached_trunk: false"),
         ({"load_in_4bit": True}, "need use_peft: quantised weights cannot be trained"),
         ({"load_in_4bit": True, "load_in_8bit": True}, "8 bit and 4 bit precision at the same time"),
         ({"max_length": 1}, "max_length must be at least 2"),
@@ -222,3 +228,14 @@ def test_the_hash_knows_a_local_model_by_its_folders_name(tmp_path):
     paths[0].rmdir()  # moved away since
     assert here.hash == there.hash and here.comparable["model_name_or_path"] == "model"
     assert Recipe({"model_name_or_path": "me/model"}).base_model == "me/model"
+
+
+@pytest.mark.parametrize(
+    "columns",
+    ["messages=turns,roles={teacher: assistant}", {"messages": "turns", "roles": {"teacher": "assistant"}}],
+)
+def test_a_recipe_maps_columns_and_roles(columns):
+    from hf_instructmine.data.inputs import parse_mapping
+
+    read = Recipe.load({**BASIC, "columns": columns}).arguments().own.columns
+    assert parse_mapping(read) == {"messages": "turns", "roles": {"teacher": "assistant"}}

@@ -6,14 +6,18 @@ import os
 import signal
 import subprocess
 import sys
+from collections import namedtuple
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny_sweep
 import torch
+from filelock import FileLock
+from tiny_kinds import CAUSAL, larger, tiny_kind
 from tiny_models import CHATML, byte_tokenizer, save
 from tiny_sweep import RECIPE, comparable, evaluation_sets, mixtures, pool
+from tqdm.auto import tqdm
 
 from hf_instructmine import InstructMineError, load_runs, run_sweep
 from hf_instructmine.data.evaluation_sets import EvaluationSet
@@ -21,7 +25,10 @@ from hf_instructmine.finetuning import trunk
 from hf_instructmine.finetuning.base_model import load_base
 from hf_instructmine.finetuning.evaluation import encode_set
 from hf_instructmine.finetuning.recipe import Recipe
-from hf_instructmine.finetuning.trunk import Trunk, compute_trunk, cut_to_last_layers
+from hf_instructmine.finetuning.trunk import Trunk, check_cut, compute_trunk, cut_to_last_layers, remove_unused
+from hf_instructmine.models.loading import LoadedModel
+from hf_instructmine.sweep.executors import Execution
+from hf_instructmine.sweep.session import SweepSession
 
 
 @pytest.fixture(scope="module")
@@ -219,3 +226,143 @@ def test_vectors_are_given_in_the_precision_of_the_model(recipe, tmp_path):
     assert isinstance(found, Trunk) and found[0].dtype == torch.bfloat16
     cut_to_last_layers(loaded, 2, encoded, found, bf16=True)
     assert len(loaded.model.model.layers) == 2
+
+
+# Which models can be cut in two
+
+TEXTS = [[*range(1, 11), 40 + i, *range(200, 204 + i)] for i in range(8)]
+NOWHERE = {"bloom", "falcon", "gpt2", "mpt", "opt", "rwkv", "xlstm"}
+IN_ONE = {"bamba", "jamba", "mamba", "mamba2", "recurrent_gemma"}
+PER_LAYER = {
+    "num_key_value_heads": 2, "head_dim": 8, "vocab_size_per_layer_input": 330, "hidden_size_per_layer_input": 8,
+    "num_kv_shared_layers": 0, "layer_types": ["full_attention"] * 4, "laurel_rank": 4, "altup_num_inputs": 2,
+    "activation_sparsity_pattern": [0.0] * 4, "intermediate_size": [48] * 4,
+}  # fmt: skip
+LAYERS = {
+    "bamba": {"attn_layer_indices": [1, 3]},
+    "gemma3n_text": PER_LAYER,
+    "lfm2": {"layer_types": ["conv", "full_attention"] * 2},
+    "xlstm": {"num_blocks": 4},
+}
+
+
+def of_four_layers(kind: str, **settings) -> LoadedModel:
+    settings = {"num_hidden_layers": 4, **LAYERS.get(kind, {}), **settings}
+    return LoadedModel(larger(tiny_kind(kind, **settings), 3), None, 1000)
+
+
+@pytest.mark.parametrize("kind", sorted(CAUSAL.keys() - NOWHERE - IN_ONE - {"modernbert-decoder"}))
+def test_what_has_plain_layers_is_cut_and_whole_again_afterwards(kind):
+    loaded = of_four_layers(kind)
+    before, config = loaded.model(torch.tensor(TEXTS[:1])).logits, loaded.model.config.to_dict()
+    check_cut(loaded, 2, TEXTS, bf16=False)
+    assert loaded.model.config.to_dict() == config
+    torch.testing.assert_close(loaded.model(torch.tensor(TEXTS[:1])).logits, before)
+
+
+@pytest.mark.parametrize("kind", sorted(NOWHERE | IN_ONE | {"gemma3n_text", "modernbert-decoder"}))
+def test_what_has_not_is_refused_in_one_line_before_any_text_is_run(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(trunk, "_lower_layers", pytest.fail)
+    message = "keeps its layers: use LoRA" if kind in NOWHERE else r"cached_trunk .*set cached_trunk: false$"
+    with pytest.raises(InstructMineError, match=message) as error:
+        compute_trunk(of_four_layers(kind), 2, TEXTS, tmp_path / "trunk", bf16=False)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "trunk").exists()
+
+
+def test_positions_that_are_added_to_what_a_model_is_fed_with_are_found_out():
+    plain = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0, "layerdrop": 0.0}
+    loaded = of_four_layers("xglm", num_layers=4, attention_heads=4, ffn_dim=48, d_model=32, **plain)
+    with pytest.raises(InstructMineError, match="does not reproduce XGLMForCausalLM: it changes what it is fed with"):
+        check_cut(loaded, 2, TEXTS, bf16=False)
+
+
+# Dropout
+
+
+@pytest.mark.parametrize(("kind", "field"), [("starcoder2", "residual_dropout"), ("gpt_neox", "attention_dropout")])
+def test_dropout_in_frozen_layers_is_refused_and_the_mend_named(kind, field):
+    message = (
+        rf"dropout in frozen layers \(.*dropout 0.1\).*model_init_kwargs: {{'{field}': 0.0}}, or cached_trunk: false"
+    )
+    with pytest.raises(InstructMineError, match=message):
+        check_cut(of_four_layers(kind, **{field: 0.1}), 2, TEXTS, bf16=False)
+
+
+def test_dropout_that_the_recipe_sets_to_0_is_0(recipe, tmp_path):
+    model = tiny_sweep.save_model(tmp_path / "model", attention_dropout=0.1)
+    recipe = {**recipe, "cached_trunk": True, "model_name_or_path": model}
+    with pytest.raises(InstructMineError, match="dropout in frozen layers"):
+        run_sweep(pool(), mixtures(1, 0), recipe, evaluation_sets(), tmp_path / "refused")
+    assert not (tmp_path / "refused" / "trunk").exists()
+    mended = {**recipe, "model_init_kwargs": {"attention_dropout": 0.0}}
+    run_sweep(pool(), mixtures(1, 0), mended, evaluation_sets(), tmp_path / "mended")
+
+
+def test_dropout_where_every_run_trains_is_no_matter():
+    loaded = of_four_layers("starcoder2")
+    for layer in loaded.model.model.layers[-2:]:
+        layer.self_attn.attention_dropout = 0.1
+    check_cut(loaded, 2, TEXTS, bf16=False)
+    with pytest.raises(InstructMineError, match="dropout in frozen layers"):
+        check_cut(loaded, 1, TEXTS, bf16=False)
+
+
+# The room it takes
+
+Room = namedtuple("Room", "free")
+
+
+def folders_in(root: Path) -> set[str]:
+    return {path.name for path in root.iterdir() if path.is_dir()}
+
+
+def test_a_sweep_that_grows_keeps_one_trunk(recipe, tmp_path):
+    recipe = {**recipe, "cached_trunk": True}
+    with SweepSession(pool(), recipe, evaluation_sets(), tmp_path, Execution()) as session:
+        for count in (1, 2, 4):
+            session.run(mixtures(count, 0))
+            assert len(folders_in(tmp_path / "trunk")) == 1
+
+
+def test_a_trunk_that_another_process_uses_stays(recipe, tmp_path):
+    loaded, encoded = load(recipe)
+    for name in ("used", "mine", "killed", "next"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "000000000-1.npy").write_bytes(b"vectors")
+    (tmp_path / "killed.4711.lock").touch()  # of a process that is gone
+    mine = compute_trunk(loaded, 2, encoded.sequences, tmp_path / "mine", bf16=False)
+    theirs = FileLock(tmp_path / "used.4711.lock")
+    with theirs:
+        remove_unused(tmp_path, keep="next")
+        assert folders_in(tmp_path) == {"used", "next"}
+    assert torch.isfinite(mine[0]).all()  # what is open can be read on
+    remove_unused(tmp_path, keep="next")
+    assert {path.name for path in tmp_path.iterdir()} == {"next"}
+
+
+def test_a_disk_that_is_too_small_is_told_before_any_text_is_run(recipe, tmp_path, monkeypatch):
+    loaded, encoded = load(recipe)
+    tokens = sum(map(len, encoded.sequences))
+    monkeypatch.setattr(trunk, "_lower_layers", pytest.fail)
+    monkeypatch.setattr(trunk.shutil, "disk_usage", lambda _: Room(64 * tokens - 1))
+    with pytest.raises(
+        InstructMineError, match=r"the cached trunk takes 0\.0 MB, but the disk of '.*' has 0\.0 MB left"
+    ):
+        compute_trunk(loaded, 2, encoded.sequences, tmp_path, bf16=False)
+
+
+def test_what_is_there_already_needs_no_room(recipe, tmp_path, monkeypatch):
+    loaded, encoded = load(recipe)
+    compute_trunk(loaded, 2, encoded.sequences, tmp_path / "trunk", bf16=False)
+    monkeypatch.setattr(trunk.shutil, "disk_usage", lambda _: Room(0))
+    compute_trunk(loaded, 2, encoded.sequences, tmp_path / "trunk", bf16=False)
+
+
+def test_the_size_is_told_beside_the_bar(recipe, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(trunk, "tqdm", lambda desc, **kwargs: told.append(desc) or tqdm(desc=desc, **kwargs))
+    loaded, encoded = load(recipe)
+    compute_trunk(loaded, 2, encoded.sequences, tmp_path / "trunk", bf16=False)
+    assert told == ["Running the frozen layers (0.0 MB)"]
+    assert (trunk._bytes(12_300_000), trunk._bytes(4_560_000_000)) == ("12.3 MB", "4.6 GB")

@@ -174,3 +174,35 @@ def test_a_column_is_not_overwritten_unasked(tokenizer):
     with pytest.raises(InstructMineError, match="'input_length' exists already"):
         InputLength(tokenizer)(batch)
     assert InputLength(tokenizer, overwrite=True)(batch) == {"input_length": [1]}
+
+
+def test_all_that_the_assistant_writes_counts_and_all_that_it_is_told(tokenizer):
+    call = [{"function": {"name": "a", "arguments": {"b": "c"}}}]
+    talk = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b", "thinking": "c c c", "tool_calls": call},
+        {"role": "tool", "content": "a a"},
+        {"role": "assistant", "content": "b b", "thinking": "c c c", "tool_calls": call},
+    ]
+    in_json = count_tokens(tokenizer, ['{"name": "a", "arguments": {"b": "c"}}', '{"name": "a"}'])
+    batch = {"messages": [talk], "tools": ['[{"name": "a"}]']}
+    assert OutputLength(tokenizer)(batch) == {"output_length": [2 + 3 + in_json[0]]}
+    # Of the earlier turn the call counts, its reasoning does not.
+    assert InputLength(tokenizer)(batch) == {"input_length": [1 + 1 + 2 + sum(in_json)]}
+    assert OutputLength(tokenizer, turns="all")(batch) == {"output_length": [1 + 2 + 2 * (3 + in_json[0])]}
+
+
+def test_a_row_without_a_value_says_why(tokenizer):
+    messages = [
+        [{"role": "user", "content": "a"}],
+        [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0}],
+        [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0.5}],
+        [{"role": "user", "content": "a"}, {"role": "assistant", "content": "", "thinking": "c"}],
+    ]
+    for indicator in (InputLength(tokenizer), OutputLength(tokenizer), OutputLength(tokenizer, turns="all")):
+        values, notes = indicator.annotate({"messages": messages})
+        (column,) = values.values()
+        assert [x != x for x in column] == [True, True, True, False]
+        assert notes == [
+            "missing response", "every assistant turn is masked", "a weight of 0.5, which is neither 0 nor 1", None,
+        ]  # fmt: skip

@@ -140,3 +140,16 @@ def test_hash_is_of_the_configuration():
 def test_a_threshold_that_is_no_ratio_is_refused(threshold):
     with pytest.raises(InstructMineError, match="threshold must be between 0 and 1"):
         MTLD(threshold)
+
+
+def test_reasoning_and_calls_are_words_of_the_response():
+    call = [{"function": {"name": "weather", "arguments": {"city": "Turku"}}}]
+    message = {"role": "assistant", "content": "yes", "thinking": "one two", "tool_calls": call}
+    batch = {"messages": [[{"role": "user", "content": "?"}, message]]}
+    assert MTLD()(batch) == {"mtld": [3 + 5]}
+
+
+def test_a_row_without_a_value_says_why():
+    values, notes = MTLD().annotate({"prompt": ["?"] * 4, "completion": ["a b", "42", "", None]})
+    assert [x != x for x in values["mtld"]] == [False, True, True, True]
+    assert notes == [None, "no word", "empty response", "missing response"]

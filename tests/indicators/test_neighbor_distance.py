@@ -410,3 +410,14 @@ def test_provenance_names_the_encoder_and_no_path(encoder):
 def test_an_encoder_that_is_not_there(tmp_path):
     with pytest.raises(InstructMineError, match="cannot load the sentence encoder"):
         NeighborDistance(str(tmp_path / "none"), i=2).fit(make_pool(10))
+
+
+def test_reasonings_of_one_answer_are_no_copies(encoder):
+    def row(text):
+        answer = {"role": "assistant", "content": "one", "thinking": text}
+        return {"messages": [{"role": "user", "content": "red"}, answer]}
+
+    pool = Dataset.from_list([row(text) for text in ("cat", "dog", "cat")])
+    distances = pool.map(NeighborDistance(encoder, 1).fit(pool), batched=True)["knn_1"][:]
+    assert distances[0] == distances[2] == pytest.approx(0, abs=1e-6)
+    assert distances[1] > 1e-3

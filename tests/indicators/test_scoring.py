@@ -114,6 +114,17 @@ def test_rows_without_a_value_stay_are_nan_and_are_counted(tmp_path, tokenizer):
     assert report["output_length"] == {"rows": 5, "nan": 2, "notes": notes}
 
 
+def test_columns_that_are_not_read_are_named_once(tmp_path, caplog):
+    pool = Dataset.from_dict({"prompt": ["a"], "completion": ["one two"], "thinking": ["three"], "id": [7]})
+    score(pool, [MTLD()], tmp_path)
+    line = "not read, though they may carry text or meaning: 'thinking'; read the reasoning with columns="
+    assert sum(line in record.message for record in caplog.records) == 1
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["unread_columns"] == ["thinking"] and report.keys() == {"mtld", "unread_columns"}
+    score(pool, [MTLD(columns={"reasoning": "thinking"})], tmp_path / "read")
+    assert json.loads((tmp_path / "read/report.json").read_text()).keys() == {"mtld"}
+
+
 def test_truncated_rows_are_counted_over_all_shards(tmp_path, model):
     pool = pool_of(SHARD + 20)
     score(pool, [Perplexity(model, max_length=64)], tmp_path)

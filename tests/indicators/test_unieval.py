@@ -246,3 +246,22 @@ def test_provenance_is_the_same_whichever_dimensions_were_scored_together():
     alone = UniEval(MODEL, TOKENIZER, dimensions=("coherence",)).provenance()
     assert alone == UniEval(MODEL, TOKENIZER).provenance()
     assert (alone["indicator"], alone["max_length"]) == ("UniEval", 1024)
+
+
+def test_reasoning_is_part_of_the_response():
+    def batch(**message):
+        talk = [{"role": "user", "content": "Say yes."}, {"role": "assistant", **message}]
+        return {"messages": [talk]}
+
+    apart = UniEval(MODEL, TOKENIZER)(batch(content="Yes", thinking="Sleep well."))
+    together = UniEval(MODEL, TOKENIZER)(batch(content="Sleep well.\n\nYes"))
+    assert apart == together != UniEval(MODEL, TOKENIZER)(batch(content="Yes"))
+
+
+def test_an_answer_that_is_not_a_number_is_noted(monkeypatch):
+    from hf_instructmine.indicators import unieval
+
+    monkeypatch.setattr(unieval, "yes_probabilities", lambda loaded, sequences: [float("nan")] * len(sequences))
+    values, notes = UniEval(MODEL, TOKENIZER).annotate(conversations_of([("Say yes.", "Yes"), ("Say yes.", "")]))
+    assert all(math.isnan(x) for column in values.values() for x in column)
+    assert notes == ["the model's answer is not a number", "empty response"]

@@ -80,6 +80,8 @@ def test_a_turn_begins_and_ends_where_its_template_says(name, response, end, res
     ],
 )
 def test_a_turn_of_the_templates_that_trl_ships(name, response, end):
+    if name not in SHIPPED:
+        pytest.skip("this release of TRL does not ship it")
     assert parts(SHIPPED[name])[1:3] == [response, end]
 
 
@@ -119,12 +121,14 @@ def test_arguments_of_a_call_are_given_as_the_template_wants_them():
 
 
 def test_arguments_of_the_template_come_from_the_user_and_from_the_row():
-    template = SHIPPED["qwen3_6"]
+    template = SHIPPED["qwen3_5_think"]
     assert "<think>\n\n</think>\n\n" in parts(template, enable_thinking=False)[0]
     row = replace(PLAIN, template_kwargs={"enable_thinking": False})
     assert parts(template, row, enable_thinking=True) == parts(template, enable_thinking=False)
     with pytest.raises(InstructMineError, match="cannot set 'add_generation_prompt'"):
         check_template_kwargs({"add_generation_prompt": True})
+    with pytest.raises(RefusedByTemplateError, match="the row's chat_template_kwargs cannot set 'tools'"):
+        Chat(_CHAT).encode(replace(PLAIN, template_kwargs={"tools": []}))
     with pytest.raises(InstructMineError, match="is not JSON"):
         check_template_kwargs("{enable")
     with pytest.raises(InstructMineError, match="must map names to values"):

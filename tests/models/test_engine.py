@@ -7,11 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_kinds import larger, tiny_kind
 from tiny_models import byte_tokenizer, causal_model
 
 from hf_instructmine import InstructMineError
+from hf_instructmine.models.beginning import cache_argument
 from hf_instructmine.models.engine import (
-    cache_argument,
     own_forward,
     pad_with_mask,
     response_nll,
@@ -22,7 +23,7 @@ from hf_instructmine.models.loading import LoadedModel
 
 
 def budget_of(tokens):
-    return SimpleNamespace(token_budget=tokens)
+    return SimpleNamespace(token_budget=tokens, alone_from=float("inf"))
 
 
 @given(st.lists(st.integers(1, 60), max_size=40), st.integers(1, 200))
@@ -295,3 +296,62 @@ def test_the_models_head_is_as_before_afterwards():
     before = model(ids).logits
     response_nll(LoadedModel(model, _TOKENIZER, 100), [[1, 2, 3, 4]], [2])
     assert torch.equal(model(ids).logits, before)
+
+
+# Rotary frequencies that depend on the longest text of a batch
+
+_ROPE = {
+    "longrope": {
+        "rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0] * 4, "long_factor": [9.0] * 4,
+        "original_max_position_embeddings": 16,
+    },
+    "dynamic": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 8.0},
+}  # fmt: skip
+
+
+def stretched(kind):
+    """A model that was first trained on 16 tokens, and reads longer texts with other frequencies."""
+    settings = {"max_position_embeddings": 16 if kind == "dynamic" else 128, "rope_parameters": dict(_ROPE[kind])}
+    extra = {"original_max_position_embeddings": 16} if kind == "longrope" else {}
+    return larger(tiny_kind("phi3" if kind == "longrope" else "llama", **settings, **extra), 8)
+
+
+@pytest.mark.parametrize("kind", _ROPE)
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_long_text_has_one_value_whatever_its_batch(kind, order):
+    rng = np.random.default_rng(0)
+    # All begin alike; some are short, some a little longer than the model was first trained on, one much longer.
+    sequences = [[*range(1, 11), *rng.integers(330, size=size).tolist()] for size in (3, 5, 10, 12, 12, 90)][::order]
+    together = response_nll(LoadedModel(stretched(kind), _TOKENIZER, 1000), sequences, [11] * 6)
+    for ids, nll in zip(sequences, together):
+        np.testing.assert_allclose(nll, nll_alone(stretched(kind), ids, 11), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", _ROPE)
+def test_an_earlier_batch_leaves_nothing_behind(kind):
+    loaded, rng = LoadedModel(stretched(kind), _TOKENIZER, 1000), np.random.default_rng(0)
+    texts = [rng.integers(330, size=size).tolist() for size in (12, 25, 100, 25, 12)]
+    for ids in texts:
+        (nll,) = response_nll(loaded, [ids], [3])
+        np.testing.assert_allclose(nll, nll_alone(stretched(kind), ids, 3), rtol=1e-4, atol=1e-5)
+
+
+def test_long_texts_run_one_by_one_and_short_ones_together():
+    batches = []
+    loaded = LoadedModel(stretched("longrope"), _TOKENIZER, 1000)
+    run_sorted(loaded, [10, 16, 15, 40, 3], lambda batch: batches.append(batch) or batch)
+    assert batches == [[3], [1], [2, 0, 4]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "tokens"),
+    [
+        ("llama", {}, float("inf")),
+        ("llama", {"rope_parameters": _ROPE["dynamic"]}, 128),
+        ("phi3", {"rope_parameters": _ROPE["longrope"], "original_max_position_embeddings": 16}, 16),
+        ("gemma3_text", {}, float("inf")),  # has settings for each kind of layer
+        ("gpt2", {}, float("inf")),
+    ],
+)
+def test_from_which_length_a_text_runs_alone_is_read_from_the_configuration(kind, settings, tokens):
+    assert LoadedModel(tiny_kind(kind, **settings), _TOKENIZER).alone_from == tokens

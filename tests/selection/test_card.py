@@ -175,3 +175,14 @@ def test_what_the_data_is_called_stays_text(hostile):
     assert len(rows_of(card.text, "How it was chosen")) == 5
     assert all(len(row) == 7 for row in rows_of(card.text, "How it was chosen"))
     assert acted_on(card.text) == []
+
+
+def test_it_names_the_columns_that_were_not_read():
+    scored = Dataset.from_dict(
+        {"prompt": ["a", "b"], "completion": ["c", "d"], "rejected": ["<b>x", "y"], "mtld": [1.0, 2.0], "id": [1, 2]}
+    )
+    rule = LossEstimator.from_coefficients({"mtld": -0.25})
+    assert "**Not read,** though they may carry text or meaning, were the pool's columns rejected." in (
+        Selector(rule).select(scored, size=1).card.text
+    )
+    assert "Not read" not in Selector(rule).select(scored.remove_columns("rejected"), size=1).card.text

@@ -15,11 +15,13 @@ from datasets import Dataset, load_dataset
 from tiny_sweep import LAST_LAYERS, LORA, RECIPE, comparable, evaluation_sets, mixtures, pool
 
 from hf_instructmine import InstructMineError, LossEstimator, get_provenance, load_runs, run_sweep
+from hf_instructmine.data.evaluation_sets import EvaluationSet
 from hf_instructmine.data.provenance import set_provenance
 from hf_instructmine.outputs.records import Records
 from hf_instructmine.sweep import executors
 from hf_instructmine.sweep.card import push_runs
 from hf_instructmine.sweep.runs import pure_error, sweep_status
+from hf_instructmine.sweep.session import _set_digest
 
 
 @pytest.fixture(scope="module")
@@ -425,3 +427,14 @@ def test_nothing_of_a_sweep_is_pushed_where_there_is_nothing(hub, tmp_path):
     with pytest.raises(InstructMineError, match="holds no finished run"):
         push_runs(tmp_path, "me/runs")
     assert hub.requests == []
+
+
+def test_the_digest_of_an_evaluation_set_is_what_it_was_and_knows_reasoning_and_tools():
+    def digest_of(**row):
+        return _set_digest(EvaluationSet.read("set", Dataset.from_list([row])))
+
+    talk = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "Yes."}]
+    plain = digest_of(messages=talk)
+    assert plain == digest_of(prompt="?", completion="Yes.") == "1 examples, 2c6542a3714dfb7a"
+    thought = digest_of(messages=[talk[0], {**talk[1], "thinking": "Hm."}])
+    assert len({plain, thought, digest_of(messages=talk, tools='[{"name": "f"}]')}) == 3

@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,15 +45,19 @@ def add_options(verbs: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Runs the verb."""
     from ..data.inputs import load_pool, parse_mapping
+    from ..data.unread import describe_unread
     from ..indicators import scoring
 
     columns = parse_mapping(args.columns)
     indicators = [build_indicator(text, columns) for text in args.indicator]
-    pool = load_pool(args.input, **pick(args, load_pool))
+    pool = load_pool(args.input, **pick(args, load_pool, columns=columns))
     with _silenced(scoring.logger):  # the summary below says the same
         scored = him.score(pool, indicators, **pick(args, him.score))
     report = json.loads(Path(args.output_dir, "report.json").read_text())
     print(f"\nScored {len(scored)} rows into {args.output_dir}")
+    unread = report.pop(scoring.UNREAD, None)
+    if unread:
+        print(f"  {describe_unread(unread)}", file=sys.stderr)
     for name, counts in report.items():
         print(f"  {scoring.describe_counts(name, counts)}{_quartiles(scored[name])}")
     print(f"Next: instructmine select {args.output_dir} --rule RULE --size N --output-dir DIR")

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from itertools import chain
+from typing import Any
 
 import numpy as np
 from datasets import Dataset, Value
@@ -11,7 +12,8 @@ from tqdm.auto import tqdm
 from ..errors import InstructMineError
 from ..outputs.digests import fast_digest, row_digest
 from .columns import SOURCE
-from .conversation import check_text_columns, find_layouts, read_conversations
+from .conversation import check_text_columns, read_conversations
+from .fields import read_columns
 
 
 # Rows whose texts are fetched at a time.
@@ -19,18 +21,18 @@ _CHUNK = 4096
 
 
 class TextKeys:
-    """A digest of each row's prompt and response by row number, or None where there is no response.
+    """A digest of what each row trains on by row number, or None where there is no response.
 
-    Texts are read where they are asked for, and once.
+    That is the prompt, the whole message of the response with its reasoning and calls, and the tools. Texts are read
+    where they are asked for, and once.
 
     Args:
         dataset (`Dataset`): The pool.
-        columns (`Mapping[str, str]`, *optional*): Which column is which, where the layout is not detected.
+        columns (`Mapping[str, Any]`, *optional*): Which column is which, where the layout is not detected.
     """
 
-    def __init__(self, dataset: Dataset, columns: Mapping[str, str] | None):
-        layouts = find_layouts(dataset.column_names, columns)
-        self._names = sorted({column for layout in layouts.values() for column in layout.values()})
+    def __init__(self, dataset: Dataset, columns: Mapping[str, Any] | None):
+        self._names = read_columns(dataset.column_names, columns)
         self._texts = dataset.with_format(None).select_columns(self._names)
         self._columns = columns
         self._known: dict[int, bytes | None] = {}
@@ -51,18 +53,18 @@ class TextKeys:
             place = slice(self._places[row], self._places[row] + 1)
             batch = {name: self._batch[name][place] for name in self._names}
             (read,) = read_conversations(batch, self._columns, first_row=row)
-            content = json.dumps([read.prompt, read.response], sort_keys=True, default=str)
+            content = json.dumps([*read.identity, *read.masked], sort_keys=True, default=str)
             self._known[row] = row_digest(content) if read.problem is None else None
         return self._known[row]
 
 
-def usable_rows(dataset: Dataset, columns: Mapping[str, str] | None = None, copies: bool = True) -> np.ndarray:
+def usable_rows(dataset: Dataset, columns: Mapping[str, Any] | None = None, copies: bool = True) -> np.ndarray:
     """Numbers of the rows that have a response, ascending.
 
     Args:
         dataset (`Dataset`): The pool.
-        columns (`Mapping[str, str]`, *optional*): Which column is which, where the layout is not detected.
-        copies (`bool`, defaults to `True`): Whether to keep exact copies of an earlier prompt and response.
+        columns (`Mapping[str, Any]`, *optional*): Which column is which, where the layout is not detected.
+        copies (`bool`, defaults to `True`): Whether to keep exact copies of an earlier row, by [`TextKeys`].
 
     Raises:
         [`InstructMineError`]: Where the layout is not known, or no row has a response.
@@ -84,7 +86,7 @@ def usable_rows(dataset: Dataset, columns: Mapping[str, str] | None = None, copi
     return np.array(usable, dtype=np.int64)
 
 
-def has_text(dataset: Dataset, columns: Mapping[str, str] | None) -> bool:
+def has_text(dataset: Dataset, columns: Mapping[str, Any] | None) -> bool:
     """Whether there are texts to compare, which have to be in a known layout; a table of numbers has none.
 
     Raises:
@@ -109,6 +111,5 @@ def pool_digest(pool: Dataset) -> str:
     return fast_digest(chain([json.dumps(pool.column_names)], rows))
 
 
-def _text_columns(pool: Dataset, columns: Mapping[str, str] | None) -> Dataset:
-    layouts = find_layouts(pool.column_names, columns)
-    return pool.select_columns(sorted({column for layout in layouts.values() for column in layout.values()}))
+def _text_columns(pool: Dataset, columns: Mapping[str, Any] | None) -> Dataset:
+    return pool.select_columns(read_columns(pool.column_names, columns))

@@ -1,13 +1,14 @@
 """The base model of a finetune, as the recipe says: precision, template, and which layers train."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import InstructMineError, one_line
-from ..models.loading import LoadedModel, check_dtype, load_tokenizer
+from ..models.checks import check_causal, check_vocabulary
+from ..models.loading import LoadedModel, load_tokenizer
 from ..models.rendering import check_template_kwargs
+from ..models.weights import load_weights
 from .recipe import Arguments
 
 
@@ -21,10 +22,10 @@ def load_base(arguments: Arguments) -> LoadedModel:
     """Loads the base model as the recipe says, quantised or not, with the layers that do not train frozen.
 
     Raises:
-        [`InstructMineError`]: Where the model cannot be had, or the recipe needs an accelerator that is not there.
+        [`InstructMineError`]: Where the model cannot be had or is no causal language model, its tokenizer is another
+            model's, or the recipe needs an accelerator that is not there.
     """
     import torch
-    from transformers import AutoModelForCausalLM
     from transformers.integrations.fsdp import is_fsdp_enabled
     from trl import get_quantization_config
 
@@ -35,31 +36,28 @@ def load_base(arguments: Arguments) -> LoadedModel:
     name = model.model_name_or_path
     assert name is not None  # a recipe that names no model is refused
     tokenizer = _load_tokenizer(arguments)
-    # The stub knows no output_loading_info.
-    load = cast("Callable[..., tuple[PreTrainedModel, dict[str, Any]]]", AutoModelForCausalLM.from_pretrained)
-    try:
-        base, info = load(
-            name,
-            revision=model.model_revision,
-            trust_remote_code=sft.trust_remote_code,
-            attn_implementation=model.attn_implementation,
-            dtype=model.dtype,
-            quantization_config=quantization,
-            output_loading_info=True,
-            **cast("dict[str, Any]", sft.model_init_kwargs or {}),  # text has become a dict in SFTConfig
-        )
-    except (ImportError, OSError, TypeError, ValueError) as error:
-        raise InstructMineError(f"cannot load the base model '{name}': {one_line(error, first=True)}") from error
-    if info["missing_keys"]:  # transformers fills them with random numbers and a warning
-        raise InstructMineError(f"the base model '{name}' is no language model: it lacks {min(info['missing_keys'])}")
-    if quantization is None:
-        check_dtype(base, model.dtype, name)
+    base, missing = load_weights(
+        name,
+        "AutoModelForCausalLM",
+        model.dtype,
+        "base model",
+        revision=model.model_revision,
+        trust_remote_code=sft.trust_remote_code,
+        attn_implementation=model.attn_implementation,
+        quantization_config=quantization,
+        **cast("dict[str, Any]", sft.model_init_kwargs or {}),  # text has become a dict in SFTConfig
+    )
+    if missing:
+        raise InstructMineError(f"the base model '{name}' is no language model: it lacks {missing[0]}")
+    check_vocabulary(base, tokenizer, name, pads=True)
     if own.train_last_layers is not None:
         freeze_all_but_last(base, own.train_last_layers)
-    # What is quantised is on its GPU already; FSDP and DeepSpeed spread the weights themselves.
-    stays = quantization is not None or sft.deepspeed_plugin is not None or is_fsdp_enabled()
-    if not stays:
-        base.to(sft.device)  # type: ignore[arg-type]  # the stub binds no `self`
+    # FSDP and DeepSpeed spread the weights themselves: until then a process may hold none. What is quantised is on its
+    # GPU already.
+    if sft.deepspeed_plugin is None and not is_fsdp_enabled():
+        if quantization is None:
+            base.to(sft.device)  # type: ignore[arg-type]  # the stub binds no `self`
+        check_causal(base, name)
     kwargs = check_template_kwargs(own.chat_template_kwargs)
     return LoadedModel(base, tokenizer, own.eval_token_budget, template_kwargs=kwargs)
 

@@ -72,4 +72,5 @@ def read_inputs(own: FinetuningArguments) -> tuple[list[Conversation], dict[str,
         sets = [unpack_set(json.loads(Path(path).read_text(encoding="utf-8"))) for path in paths]
         conversations = unpack(json.loads(Path(own.train[0]).read_text(encoding="utf-8")))
         return conversations, {examples.name: examples for examples in sets}
-    return read_training_data(load_pool(own.train), parse_mapping(own.columns)), load_eval_sets(own.eval_sets)
+    columns = parse_mapping(own.columns)
+    return read_training_data(load_pool(own.train, columns=columns), columns), load_eval_sets(own.eval_sets)

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from ..errors import InstructMineError, one_line
@@ -77,6 +78,10 @@ def configured_processes(path: str | Path) -> int | None:
     import yaml
 
     try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8")).get("num_processes")
+        configured = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        processes, kind = configured.get("num_processes"), configured.get("distributed_type")
     except (OSError, AttributeError, yaml.YAMLError) as error:
         raise InstructMineError(f"cannot read the Accelerate configuration '{path}': {one_line(error)}") from error
+    if kind == "DEEPSPEED" and find_spec("deepspeed") is None:
+        raise InstructMineError(f"'{path}' asks for DeepSpeed, which is not here: pip install deepspeed")
+    return processes

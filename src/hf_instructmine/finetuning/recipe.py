@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 # What belongs to a run or a machine rather than to the recipe: two runs that differ in these alone are comparable.
 _OF_A_RUN = (
     "train", "eval_sets", "record", "columns", "num_cpus", "num_gpus", "expect_processes", "output_dir", "seed",
-    "data_seed", "env",
+    "data_seed", "env", "model_dir", "base_losses",
 )  # fmt: skip
 # What no loss depends on: what is told and kept, how rows are fetched, and the evaluation of transformers' trainer,
 # which never runs here. Names of older releases are among them. (Not: what changes the order of rows, or rounding.)
@@ -77,8 +77,13 @@ class FinetuningArguments:
 
     Args:
         train (`list[str]`): Training data: local files, saved datasets or Hub ids.
-        eval_sets (`list[str]`): Evaluation sets, each as `name=file-or-id`; gives `loss_<name>`.
+        eval_sets (`list[str]`): Evaluation sets, each as `name=source` ([`load_eval_sets`]); gives `loss_<name>`.
         record (`str`, *optional*): JSON file that gets the result.
+        model_dir (`str`, *optional*): Folder that gets the final model (its adapter, with LoRA) and a card. By default
+            `output_dir`, where a recipe or a command line names one; nothing is kept where a recipe says
+            `model_dir: null`.
+        base_losses (`list[str]`): The base model's loss on evaluation sets, each as `name=loss`, where all are known:
+            they are not measured again.
         columns (`str`, *optional*): Which column is which, e.g. `prompt=question,response=answer`.
         train_last_layers (`int`, *optional*): Train the last n layers and the final norm alone.
         cached_trunk (`bool`, *optional*, defaults to `False`): In a sweep, run the layers that do not train once per
@@ -99,6 +104,8 @@ class FinetuningArguments:
     train: list[str] = field(default_factory=list, metadata={"help": "Training data: files, folders or Hub ids."})
     eval_sets: list[str] = field(default_factory=list, metadata={"help": "Evaluation sets, each as name=file."})
     record: str | None = field(default=None, metadata={"help": "JSON file that gets the result."})
+    model_dir: str | None = field(default=None, metadata={"help": "Folder that gets the final model and a card."})
+    base_losses: list[str] = field(default_factory=list, metadata={"help": "Known losses, each as name=loss."})
     columns: str | None = field(default=None, metadata={"help": "E.g. prompt=question,response=answer."})
     train_last_layers: int | None = field(default=None, metadata={"help": "Train the last n layers alone."})
     cached_trunk: bool = field(default=False, metadata={"help": "Run the frozen layers once per text in a sweep."})
@@ -233,6 +240,12 @@ class Recipe:
                     "choose a recipe for CPUs, or set use_cpu: true (slow)"
                 ) from error
             raise InstructMineError(f"the recipe is not valid: {one_line(error)}") from error
+        except ImportError as error:
+            if "deepspeed" in str(error).lower():
+                raise InstructMineError(
+                    "the recipe asks for DeepSpeed, which is not here: pip install deepspeed"
+                ) from error
+            raise InstructMineError(f"the recipe needs a package that is not here: {one_line(error)}") from error
         return Arguments(*parsed)
 
 
@@ -308,6 +321,23 @@ def _check_budget(own: FinetuningArguments, sft: "SFTConfig") -> None:
         raise InstructMineError(f"max_steps is set, but budget is {own.budget}: set budget: steps, or drop max_steps")
 
 
+def _check_trunk(own: FinetuningArguments, sft: "SFTConfig") -> None:
+    if not own.cached_trunk:
+        return
+    if own.train_last_layers is None:
+        raise InstructMineError("cached_trunk needs train_last_layers: without it no layer stays as it is")
+    if sft.save_strategy != "no":
+        raise InstructMineError(
+            "cached_trunk does not go with save_strategy: checkpoints would hold the last layers alone; set "
+            "cached_trunk: false, or save_strategy: no"
+        )
+    if sft.neftune_noise_alpha:
+        raise InstructMineError(
+            "cached_trunk does not go with neftune_noise_alpha: no embedding is run to which noise could be added; "
+            "set cached_trunk: false, or drop neftune_noise_alpha"
+        )
+
+
 def _take_one_gpu(sft: "SFTConfig") -> int:
     """Keeps transformers' trainer from spreading each batch over all GPUs that it sees: the batch would be as many
     times larger than the recipe says. Returns how many it sees."""
@@ -352,8 +382,7 @@ def check_arguments(own: FinetuningArguments, sft: "SFTConfig", model: "ModelCon
     _check_budget(own, sft)
     if own.train_last_layers is not None and (own.train_last_layers < 1 or model.use_peft):
         raise InstructMineError("train_last_layers must be at least 1, and does not go with use_peft")
-    if own.cached_trunk and own.train_last_layers is None:
-        raise InstructMineError("cached_trunk needs train_last_layers: without it no layer stays as it is")
+    _check_trunk(own, sft)
     if model.use_peft is False and (model.load_in_4bit or model.load_in_8bit):
         raise InstructMineError("load_in_4bit and load_in_8bit need use_peft: quantised weights cannot be trained")
     if sft.max_length is not None and sft.max_length < 2:

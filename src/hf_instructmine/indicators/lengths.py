@@ -1,12 +1,13 @@
 """Length of prompt and response in tokens (InstructMining, section 3: Len_in and Len_out)."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..data.conversation import Conversation
+from ..data.conversation import Conversation, calls_as_text
 from ..models.loading import ModelSource
 from ..models.tokenization import count_tokens, tokens_digest
 from .base import Indicator
@@ -45,6 +46,9 @@ class _Length(Indicator):
             self._tokenizer = self._source.share(self._source.load_tokenizer, "tokenizer")
         return self._tokenizer
 
+    def check_available(self) -> None:
+        self.load()
+
     def release(self) -> None:
         if not self._source.is_loaded:  # one that the user passed could not be loaded again
             self._tokenizer = None
@@ -76,7 +80,9 @@ class InputLength(_Length):
     """Tokens of the prompt; column `input_length`, from 0 upwards.
 
     Each message's content is tokenised by itself and the counts are added: the chat template belongs to a model, not
-    to the data, so none of its tokens count. Special tokens written in the data count as the text they are.
+    to the data, so none of its tokens count. The definitions of tools and the tool calls of earlier turns count as
+    JSON. The reasoning of earlier turns does not count: most templates leave it out. Special tokens written in the
+    data count as the text they are.
 
     Args:
         tokenizer (`str` or `PreTrainedTokenizerBase`): Hub id, local folder, or loaded.
@@ -93,7 +99,8 @@ class InputLength(_Length):
 
     def _texts(self, conversation: Conversation) -> list[str]:
         counted = [m for m in conversation.prompt if self.turns == "last" or m["role"] != "assistant"]
-        return [message["content"] for message in counted]
+        tools = [json.dumps(tool, ensure_ascii=False, default=str) for tool in conversation.tools or ()]
+        return [*tools, *(text for message in counted for text in (message["content"], *calls_as_text(message)))]
 
     def _gather(
         self, rows: list[list[Conversation]], owners: list[int], values: np.ndarray, weights: np.ndarray, notes: list
@@ -105,9 +112,10 @@ class InputLength(_Length):
 
 
 class OutputLength(_Length):
-    """Tokens of the response, without an end-of-turn token; column `output_length`, from 1 upwards.
+    """Tokens of all that the assistant writes, without an end-of-turn token; column `output_length`, from 1 upwards.
 
-    Special tokens written in the data count as the text they are. A row without a response has NaN.
+    That is the reasoning, the response and the tool calls, as JSON. None of the template's own tokens count. Special
+    tokens written in the data count as the text they are. A row without a response has NaN.
 
     Args:
         tokenizer (`str` or `PreTrainedTokenizerBase`): Hub id, local folder, or loaded.
@@ -122,7 +130,7 @@ class OutputLength(_Length):
     names = ("output_length",)
 
     def _texts(self, conversation: Conversation) -> list[str]:
-        return [conversation.response]
+        return [conversation.written]
 
     def _gather(
         self, rows: list[list[Conversation]], owners: list[int], values: np.ndarray, weights: np.ndarray, notes: list

@@ -21,6 +21,8 @@ class MTLD(Indicator):
     """Lexical diversity of the response; column `mtld`, above 1, in words. A text without a repeated word has as much
     as it has words; a response without any word (`"42"`) has NaN and is counted.
 
+    The response is all that the assistant writes: reasoning, text and tool calls (as JSON).
+
     Words are found as the package `lexicalrichness` finds them in ASCII text, so that values compare with those of
     others: digits are taken out, hyphens and dashes too (`well-known` is `wellknown`), any other punctuation ends a
     word (`don't` is `don` and `t`). Beyond ASCII see [`split_words`].
@@ -53,7 +55,7 @@ class MTLD(Indicator):
 
     def score(self, conversations: list[Conversation]) -> tuple[np.ndarray, np.ndarray, list[str | None]]:
         """MTLD `(n, 1)`, weights `(n,)`, and the note "no word" where there is none; see [`Indicator.score`]."""
-        texts = [split_words(conversation.response) for conversation in conversations]
+        texts = [split_words(conversation.written) for conversation in conversations]
         values = np.array([[mtld(words, self.threshold) if words else 0.0] for words in texts])
         # A lone turn has the weight 1: dividing by a sum of words would cost its value the last digit.
         weights = np.array([len(words) if self.turns == "all" else bool(words) for words in texts], float)

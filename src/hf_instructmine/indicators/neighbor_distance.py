@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..data.conversation import Conversation, find_layouts, read_conversations
+from ..data.containers import as_dataset
+from ..data.conversation import Conversation, read_conversations
+from ..data.fields import read_columns
 from ..errors import InstructMineError
+from ..models.availability import check_encoder
 from ..models.neighbors import HNSW_SEARCH, import_faiss, neighbor_distances
 from ..models.sentence_encoder import SentenceEncoder
 from ..outputs.digests import row_digest
@@ -32,10 +35,11 @@ _CHUNK = 2048  # texts encoded between two writes to disk: what a killed run los
 class NeighborDistance(Indicator):
     """Cosine distance (1 - cosine) to the i-th nearest other row of the fitted pool; column `knn_{i}`, from 0 to 2.
 
-    What is embedded is the text of the prompt (the contents of its messages), a blank line and the last response,
-    without a chat template, cut where the encoder's window ends (counted). A row whose text is in the pool counts as
-    that row: one copy of it is itself, every other copy a neighbour at distance 0. A row from outside the pool gets
-    the distance to its i-th nearest row. Rows without a response have NaN and are not part of the pool.
+    What is embedded is the text of the prompt (the contents of its messages), a blank line and all that the assistant
+    writes (reasoning, response, tool calls as JSON), without a chat template, cut where the encoder's window ends
+    (counted). A row whose text is in the pool counts as that row: one copy of it is itself, every other copy a
+    neighbour at distance 0. A row from outside the pool gets the distance to its i-th nearest row. Rows without a
+    response have NaN and are not part of the pool.
 
     [`fit`] encodes each distinct text once, keeps the embeddings in the cache folder and finds all neighbours, so that
     mapping is a look-up, another `i` encodes nothing, and neither the order of the pool nor the size of a batch
@@ -89,16 +93,22 @@ class NeighborDistance(Indicator):
         self.pool: str | None = None  # digest of the encoder and of the fitted texts
         self.search: str | None = None
 
+    def check_available(self) -> None:
+        """Looks for the sentence encoder; see [`Indicator.check_available`]."""
+        if not self.encoder.is_loaded:
+            check_encoder(self.encoder.model, self.encoder.revision)
+
     def release(self) -> None:
         """Lets go of the encoder and of the fitted pool's arrays, which are read from the cache again."""
         self._fitted = None
         self.encoder.release()
 
-    def fit(self, pool: "Dataset") -> "NeighborDistance":
+    def fit(self, pool: Any) -> "NeighborDistance":
         """Embeds the pool, unless the cache folder has it, and finds every row's i-th nearest other row.
 
         Args:
-            pool (`Dataset`): In any layout that is read. Its texts are read twice and never held in memory at once.
+            pool (`Dataset`, or what else [`as_dataset`] takes): In any layout that is read. Its texts are read twice
+                and never held in memory at once.
 
         Returns:
             [`NeighborDistance`]: Itself. Its pickle holds the pool's digest alone.
@@ -106,6 +116,7 @@ class NeighborDistance(Indicator):
         Raises:
             [`InstructMineError`]: Where the pool has no i-th other row, or needs faiss and it is not installed.
         """
+        pool = as_dataset(pool, "pool", columns=self.columns)
         texts = self._texts_of(pool)
         rows = int(texts.counts.sum())
         if rows <= self.i:
@@ -126,12 +137,13 @@ class NeighborDistance(Indicator):
         self._fitted = None
         return self
 
-    def embed(self, dataset: "Dataset") -> np.ndarray:
+    def embed(self, dataset: Any) -> np.ndarray:
         """Embeddings of a dataset's rows, from the cache folder where it has them.
 
         Returns:
             `np.ndarray`: float32 of shape `(rows, dimensions)`, each row of length 1, or NaN without a response.
         """
+        dataset = as_dataset(dataset, "dataset", columns=self.columns)
         texts = self._texts_of(dataset)
         vectors = _open(self._embedded(dataset, texts), "vectors")
         embeddings = np.full((len(dataset), vectors.shape[1]), np.nan, np.float32)
@@ -178,9 +190,8 @@ class NeighborDistance(Indicator):
         return self._fitted
 
     def _read(self, dataset: "Dataset") -> "Dataset":
-        layouts = find_layouts([name for name in dataset.column_names if name not in self.names], self.columns)
-        used = {column for layout in layouts.values() for column in layout.values()}
-        return dataset.select_columns(sorted(used)).with_format(None)
+        names = [name for name in dataset.column_names if name not in self.names]
+        return dataset.select_columns(read_columns(names, self.columns)).with_format(None)
 
     def _texts_of(self, dataset: "Dataset") -> "_Texts":
         dataset = self._read(dataset)
@@ -246,7 +257,7 @@ class _Pool:
 
 
 def _text(conversation: Conversation) -> str:
-    return "\n\n".join(part for part in (conversation.prompt_text, conversation.response) if part)
+    return "\n\n".join(part for part in (conversation.prompt_text, conversation.written) if part)
 
 
 def _digest(text: str | bytes) -> bytes:

@@ -34,9 +34,10 @@ TEMPLATES = {
 class UniEval(ModelIndicator):
     """UniEval's dialogue scores; one column for each dimension, from 0 to 1, higher is better.
 
-    A score is P(Yes) / (P(Yes) + P(No)) = sigmoid(logit of Yes − logit of No) at the decoder's first step. The history
-    is the contents of the prompt's messages (the system's too), each on its own line. The text of special tokens in
-    the data is scored as text.
+    A score is P(Yes) / (P(Yes) + P(No)) = sigmoid(logit of Yes − logit of No) at the decoder's first step. The
+    response is all that the assistant writes: reasoning, text and tool calls (as JSON). The history is the contents of
+    the prompt's messages (the system's too), each on its own line. The text of special tokens in the data is scored as
+    text.
 
     Args:
         model (`str` or `PreTrainedModel`): Sequence-to-sequence model: Hub id, local folder, PEFT adapter, or loaded.
@@ -94,14 +95,16 @@ class UniEval(ModelIndicator):
         sequences, tokens = [], []
         notes: list[str | None] = []
         for conversation in conversations:
-            response = encode_data(loaded.tokenizer, conversation.response)
+            response = encode_data(loaded.tokenizer, conversation.written)
             asked = [encode_question(loaded.tokenizer, n, conversation, response, self.max_length) for n in self.names]
             sequences += [ids for ids, _ in asked]
             tokens.append(max(len(response), 1))
             cut = {note for _, note in asked}
             notes.append(next((n for n in ("truncated response", "truncated prompt") if n in cut), None))
-        scores = yes_probabilities(loaded, sequences)
-        return np.reshape(scores, (len(conversations), len(self.names))), np.array(tokens, float), notes
+        scores = np.reshape(yes_probabilities(loaded, sequences), (len(conversations), len(self.names)))
+        overflown = np.isnan(scores).any(axis=1)
+        notes = ["the model's answer is not a number" if nan else note for nan, note in zip(overflown, notes)]
+        return scores, np.array(tokens, float), notes
 
 
 def encode_question(
@@ -113,7 +116,7 @@ def encode_question(
 ) -> tuple[list[int], str | None]:
     """Ids of the question about a conversation, whose `response` is given as ids too, and a note where it was cut."""
     template = TEMPLATES[dimension]
-    data = [conversation.response]
+    data = [conversation.written]
     if dimension == "coherence":
         data.append("\n".join(message["content"] for message in conversation.prompt) + "\n\n")
     end = [tokenizer.eos_token_id]

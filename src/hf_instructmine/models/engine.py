@@ -1,16 +1,15 @@
 """Batched forward passes: sorted by length, filled by a token budget, retried with half of it when memory runs out."""
 
-import inspect
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import InstructMineError
+from .beginning import Beginning, alike
+from .checks import own_model
 
 
 if TYPE_CHECKING:
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 LOGIT_ROWS = 16
 # Up to so many tokens plain products beat PyTorch's fused attention in bfloat16 on a CPU, by 3 times at 60 tokens.
 _SHORT = 192
-# Fewer tokens than this, at the start of all sequences, are not worth a forward pass of their own.
-_LEAST_SHARED = 8
 # How far the NLL of texts may move, on average over their tokens, where their beginning is read from a cache: a share
 # of 1 nat and their mean. On SmolLM2-135M rounding moves it by 1e-6 in fp32 and by 0.011 in bfloat16; a beginning that
 # is not seen, by 0.07.
@@ -42,7 +39,7 @@ def run_sorted(
 
     Args:
         loaded ([`LoadedModel`]): Its `token_budget` bounds a micro-batch, padding included. It is halved, and the
-            micro-batch tried again, each time memory runs out.
+            micro-batch tried again, each time memory runs out. Items of `alone_from` tokens and more run one by one.
         lengths (`Sequence[int]`): Tokens of each item.
         forward (`Callable[[list[int]], Sequence]`): Takes the numbers of the items of a micro-batch, longest first;
             returns one result for each.
@@ -54,8 +51,11 @@ def run_sorted(
     # Longest first: memory that does not suffice shows in the first batch, not in the last.
     waiting = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     while waiting:
-        size = max(1, loaded.token_budget // max(1, lengths[waiting[0]]))
+        longest = lengths[waiting[0]]
+        size = 1 if longest >= loaded.alone_from else max(1, loaded.token_budget // max(1, longest))
         batch = waiting[:size]
+        if longest >= loaded.alone_from:
+            _forget_longer_texts(loaded.model)
         try:
             outputs = forward(batch)
         except (MemoryError, RuntimeError) as error:
@@ -74,6 +74,16 @@ def run_sorted(
             results[i] = output
         waiting = waiting[len(batch) :]
     return results
+
+
+def _forget_longer_texts(model: "torch.nn.Module") -> None:
+    """Lets the model's rotary frequencies be those that its configuration says: with dynamic NTK they grow with the
+    longest text so far, and only a short one resets them."""
+    import torch
+
+    inner = own_model(model)
+    with torch.inference_mode():
+        inner(input_ids=torch.zeros((1, 1), dtype=torch.long, device=inner.device))
 
 
 def response_nll(
@@ -97,14 +107,15 @@ def response_nll(
     """
     results = [np.empty(0, np.float32)] * len(sequences)
     kept = [i for i, start in enumerate(starts) if len(sequences[i]) > start]
-    alike = [] if embeddings is not None else _alike(sequences, starts, kept)
-    beginning = _Beginning.shared_by(loaded, sequences, starts, alike)
+    short = [i for i in kept if len(sequences[i]) < loaded.alone_from]
+    sharing = [] if embeddings is not None else alike(sequences, starts, short, least=len(kept) // 4)
+    beginning = _shared_beginning(loaded, sequences, starts, sharing)
     if beginning is None:
-        alike = []
-    others = sorted({*kept} - {*alike})
-    for rows, known in ((alike, beginning), (others, None)):
+        sharing = []
+    others = sorted({*kept} - {*sharing})
+    for rows, known in ((sharing, beginning), (others, None)):
 
-        def forward(batch: list[int], rows: list = rows, known: "_Beginning | None" = known) -> list[np.ndarray]:
+        def forward(batch: list[int], rows: list = rows, known: Beginning | None = known) -> list[np.ndarray]:
             numbers = [rows[k] for k in batch]
             fed = None if embeddings is None else [embeddings[i] for i in numbers]
             return _forward(loaded, [sequences[i] for i in numbers], [starts[i] for i in numbers], known, fed)
@@ -124,7 +135,7 @@ def _forward(
     loaded: "LoadedModel",
     sequences: Sequence[Sequence[int]],
     starts: Sequence[int],
-    beginning: "_Beginning | None",
+    beginning: Beginning | None,
     embeddings: "Sequence[torch.Tensor] | None" = None,
 ) -> list[np.ndarray]:
     """One micro-batch of [`response_nll`]: the NLL of each sequence's response tokens."""
@@ -136,18 +147,21 @@ def _forward(
     for row, (sequence, start) in enumerate(zip(sequences, starts)):
         predicted[row, start - known : len(sequence) - known] = True
     predicted = predicted.to(loaded.device)
-    # A token is predicted at the position before it, so the last one need not be run. Padding stands on the right,
-    # where a causal model cannot see it: no attention mask is needed.
+    # A token is predicted at the position before it, so the last one need not be run, but where the length of the text
+    # tells how its positions are turned. Padding stands on the right, where a causal model cannot see it: no attention
+    # mask is needed.
+    run = ids.shape[1] - (known + ids.shape[1] < loaded.alone_from)
+    positions = torch.nn.functional.pad(predicted[:, 1:], (0, 1))[:, :run]
     if embeddings is None:
-        fed: dict[str, Any] = {"input_ids": ids[:, :-1]}
+        fed: dict[str, Any] = {"input_ids": ids[:, :run]}
     else:
-        fed = {"inputs_embeds": pad(embeddings)[:, :-1].to(loaded.device)}
+        fed = {"inputs_embeds": pad(embeddings)[:, :run].to(loaded.device)}
     cache: Any = None
     if beginning is not None:
         cache = fed[beginning.argument] = beginning.cache(len(sequences))
-    with torch.inference_mode(), _attention_for(loaded.model, ids), head_on(loaded.model, predicted[:, 1:]):
+    with torch.inference_mode(), _attention_for(loaded.model, ids), head_on(loaded.model, positions):
         logits = loaded.model(**fed, use_cache=cache is not None).logits[0]
-    if beginning is not None and cache.get_seq_length() != known + ids.shape[1] - 1:
+    if beginning is not None and cache.get_seq_length() != known + run:
         logger.warning(
             "%s does not read the cache that it is given as `%s`: every text is run from its start, which gives the "
             "same values and takes longer", type(loaded.model).__name__, beginning.argument,
@@ -162,108 +176,46 @@ class _IgnoredBeginningError(Exception):
     """The model did not read the cache that it was given: what it said is of texts without their beginning."""
 
 
-def _alike(sequences: Sequence[Sequence[int]], starts: Sequence[int], rows: list[int]) -> list[int]:
-    """The rows that begin with the same tokens, if enough of them do: under a chat template nearly all, but for a
-    prompt that lost its start or has a system message of its own."""
-    beginnings = {i: tuple(sequences[i][:_LEAST_SHARED]) for i in rows if starts[i] > _LEAST_SHARED}
-    commonest, count = max(Counter(beginnings.values()).items(), key=lambda item: item[1], default=(None, 0))
-    return [i for i in beginnings if beginnings[i] == commonest] if count > max(1, len(rows) // 4) else []
+def _shared_beginning(
+    loaded: "LoadedModel", sequences: Sequence[Sequence[int]], starts: Sequence[int], rows: list[int]
+) -> Beginning | None:
+    """What all `rows` begin with, run once; None where there is no row, or the model does not go on from a cache of
+    keys and values as if it had read their text. The latter is tried once."""
+    if not rows or loaded.reads_cache is False:
+        return None
+    beginning = Beginning.shared_by(loaded, [sequences[i] for i in rows], [starts[i] for i in rows])
+    if beginning is not None and loaded.reads_cache is None:
+        tried = rows[:_TRIED]
+        loaded.reads_cache = _is_read(loaded, beginning, [sequences[i] for i in tried], [starts[i] for i in tried])
+    return beginning if loaded.reads_cache else None
 
 
-@dataclass(frozen=True)
-class _Beginning:
-    """Keys and values of the tokens that several sequences begin with.
+def _is_read(
+    loaded: "LoadedModel", beginning: Beginning, sequences: Sequence[Sequence[int]], starts: Sequence[int]
+) -> bool:
+    """Whether texts have the same NLL with their beginning in the cache as in one piece.
 
-    Attributes:
-        length (`int`): Tokens.
-        states (`list[tuple[torch.Tensor, torch.Tensor]]`): Keys and values of each layer.
-        argument (`str`): What the model's `forward` calls its cache.
+    Asked once of each model: a library that renames the cache's argument, or a model whose positions do not go on
+    from it, would otherwise change every score without an error.
     """
+    import torch
 
-    length: int
-    states: "list[tuple[torch.Tensor, torch.Tensor]]"
-    argument: str
-
-    @classmethod
-    def shared_by(
-        cls, loaded: "LoadedModel", sequences: Sequence[Sequence[int]], starts: Sequence[int], rows: list[int]
-    ) -> "_Beginning | None":
-        """Runs what all `rows` begin with, short of the tokens that predict a response; None where there is no row, or
-        where the model cannot go on from a cache of keys and values."""
-        if not rows or loaded.reads_cache is False:
-            return None
-        argument = cache_argument(loaded.model)
-        if argument is None:
-            return None
-        # In the order of a dictionary all others lie between these two.
-        begun = [list(sequences[i]) for i in rows]
-        first, last = min(begun), max(begun)
-        same = next((k for k, (a, b) in enumerate(zip(first, last)) if a != b), min(len(first), len(last)))
-        length = min(same, *(starts[i] - 1 for i in rows))
-        states = cls._run(loaded, first[:length], argument)
-        if states is None:
-            return None
-        beginning = cls(length, states, argument)
-        if loaded.reads_cache is None:
-            tried = rows[:_TRIED]
-            loaded.reads_cache = beginning.is_read(loaded, [sequences[i] for i in tried], [starts[i] for i in tried])
-        return beginning if loaded.reads_cache else None
-
-    @staticmethod
-    def _run(loaded: "LoadedModel", ids: Sequence[int], argument: str) -> "list | None":
-        """Keys and values of `ids`; None where the model remembers by other means (windows, recurrent states)."""
-        import torch
-        from transformers.cache_utils import DynamicCache, DynamicLayer
-
-        with torch.inference_mode():
-            outputs = loaded.model(input_ids=torch.tensor([ids], device=loaded.device), use_cache=True)
-        cache = getattr(outputs, argument, None)
-        if type(cache) is not DynamicCache:
-            return None
-        layers = [layer for layer in cache.layers if type(layer) is DynamicLayer]
-        return [(layer.keys, layer.values) for layer in layers] if len(layers) == len(cache.layers) else None
-
-    def is_read(self, loaded: "LoadedModel", sequences: Sequence[Sequence[int]], starts: Sequence[int]) -> bool:
-        """Whether texts have the same NLL with their beginning in the cache as in one piece.
-
-        Asked once of each model: a library that renames the cache's argument, or a model whose positions do not go on
-        from it, would otherwise change every score without an error.
-        """
-        import torch
-
-        resumed, whole = [], []
-        for sequence, start in zip(sequences, starts):
-            try:
-                resumed += _forward(loaded, [sequence], [start], self)
-            except _IgnoredBeginningError:
-                return False
-            whole += _forward(loaded, [sequence], [start], None)
-        exact = loaded.model.dtype == torch.float32 and not torch.is_autocast_enabled(loaded.device.type)
-        moved = float(np.abs(np.concatenate(resumed) - np.concatenate(whole)).mean())
-        if moved <= _TOLERANCES["fp32" if exact else "less"] * (1 + float(np.concatenate(whole).mean())):
-            return True
-        logger.warning(
-            "%s gives other values where the beginning of a text is cached (by %.3f nats a token): every text is run "
-            "from its start", type(loaded.model).__name__, moved,
-        )  # fmt: skip
-        return False
-
-    def cache(self, size: int) -> Any:
-        """A cache to run `size` sequences on from here."""
-        from transformers import DynamicCache
-
-        return DynamicCache([(k.expand(size, -1, -1, -1), v.expand(size, -1, -1, -1)) for k, v in self.states])
-
-
-def cache_argument(model: "torch.nn.Module") -> str | None:
-    """What the model's `forward` calls its cache of keys and values: `cache` since transformers 5.24,
-    `past_key_values` before; None where it has neither."""
-    from transformers import PreTrainedModel
-
-    # Below the adapters and whatever wraps a model for several processes.
-    own = next((module for module in model.modules() if isinstance(module, PreTrainedModel)), model)
-    names = inspect.signature(type(own).forward).parameters
-    return next((name for name in ("cache", "past_key_values") if name in names), None)
+    resumed, whole = [], []
+    for sequence, start in zip(sequences, starts):
+        try:
+            resumed += _forward(loaded, [sequence], [start], beginning)
+        except _IgnoredBeginningError:
+            return False
+        whole += _forward(loaded, [sequence], [start], None)
+    exact = loaded.model.dtype == torch.float32 and not torch.is_autocast_enabled(loaded.device.type)
+    moved = float(np.abs(np.concatenate(resumed) - np.concatenate(whole)).mean())
+    if moved <= _TOLERANCES["fp32" if exact else "less"] * (1 + float(np.concatenate(whole).mean())):
+        return True
+    logger.warning(
+        "%s gives other values where the beginning of a text is cached (by %.3f nats a token): every text is run "
+        "from its start", type(loaded.model).__name__, moved,
+    )  # fmt: skip
+    return False
 
 
 def token_nll(logits: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor":

@@ -1,17 +1,18 @@
 """Models by Hub id, local folder, PEFT adapter, or already loaded; each loaded once and only when it is needed."""
 
-import json
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import InitVar, dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from ..errors import InstructMineError, one_line
+from ..errors import InstructMineError
 from ..outputs.digests import fast_digest
 from ..versions import check_versions
+from .checks import check_causal, check_vocabulary, own_model
+from .weights import adapted_model, check_adapter, device_here, known_dtype, load_weights, reading, unavailable
 
 
 if TYPE_CHECKING:
@@ -31,13 +32,15 @@ _TOKENIZER_FILES = ("*token*", "vocab.*", "spiece.model", "spm.model", "sentence
 _loaded: "WeakValueDictionary[ModelSource, Any]" = WeakValueDictionary()
 
 
-@cache
-def _survive_forks() -> None:
-    """Lets processes that are forked from this one compute with one thread each: OpenMP's others do not come along,
-    and a worker of `Dataset.map(num_proc=…)` would wait for them for ever."""
-    import torch
+def _compute_alone() -> None:
+    """Lets a process that was forked from one that used torch, through us or otherwise, compute with one thread:
+    OpenMP's others do not come along, and a worker of `Dataset.map(num_proc=…)` would wait for them for ever."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
 
-    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_compute_alone)
 
 
 @dataclass(eq=False)
@@ -58,7 +61,6 @@ class LoadedModel:
     token_budget: int = field(init=False)
 
     def __post_init__(self, budget: int | None) -> None:
-        _survive_forks()
         by_default = 512 if self.device.type == "cpu" else 4096
         self.token_budget = by_default if budget is None else budget
 
@@ -73,6 +75,34 @@ class LoadedModel:
         # The one attribute that only some configurations have, under this name or mapped to it.
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or float("inf")
 
+    @property
+    def alone_from(self) -> float:
+        """Tokens from which on a text has to run alone; infinite for most models.
+
+        LongRoPE and dynamic NTK turn every position of a batch by its longest text, once that is longer than the
+        texts that the model was first trained on: a value would depend on what else is in the batch.
+        """
+        own = own_model(self.model)
+        if own is self.model and not hasattr(own, "config"):  # static embeddings
+            return float("inf")
+        config = own.config.get_text_config()
+        return min(_rope_holds(config, parameters) for parameters in _rope_parameters(config))
+
+
+def _rope_parameters(config: Any) -> list[dict[str, Any]]:
+    """The rotary settings of a model: of all its layers, or of each kind of layer."""
+    found = getattr(config, "rope_parameters", None) or {}  # which only some models have
+    each = [value for value in found.values() if isinstance(value, dict)]
+    return each or [found]
+
+
+def _rope_holds(config: Any, parameters: dict[str, Any]) -> float:
+    """Tokens up to which rotary frequencies are the same for every text."""
+    kind = parameters.get("rope_type") or ""
+    if kind == "longrope":
+        return parameters.get("original_max_position_embeddings") or config.original_max_position_embeddings
+    return config.max_position_embeddings if "dynamic" in kind else float("inf")
+
 
 @dataclass(frozen=True)
 class ModelSource:
@@ -85,7 +115,7 @@ class ModelSource:
         tokenizer (`str`, *optional*): Hub id or folder of the tokenizer, where it is not the model's; or the digest of
             a loaded one.
         revision (`str`, *optional*): Branch, tag or commit on the Hub.
-        dtype (`str`, defaults to `"float32"`): Precision of the weights: `"float32"`, `"bfloat16"`, `"float16"`.
+        dtype (`str`, defaults to `"float32"`): Precision of the weights; see [`known_dtype`].
         device (`str`, *optional*): Defaults to the GPU where there is one.
         trust_remote_code (`bool`, defaults to `False`): Whether code from the Hub may run.
     """
@@ -107,8 +137,11 @@ class ModelSource:
         Returns:
             The source, and for a loaded model also the [`LoadedModel`], which the caller must hold on to: the source
             knows it by the digest of its weights, and pickles carry that alone.
+
+        Raises:
+            [`InstructMineError`]: Where `dtype` is no precision, or a loaded model is none that can be scored with.
         """
-        kwargs["dtype"] = str(kwargs.get("dtype", "float32")).removeprefix("torch.")
+        kwargs["dtype"] = known_dtype(kwargs.get("dtype", "float32"))
         if isinstance(model, (str, Path)):
             if not isinstance(tokenizer, (str, Path, type(None))):
                 raise InstructMineError("pass a tokenizer object only together with a loaded model; else its name")
@@ -121,7 +154,9 @@ class ModelSource:
             model = model.get_base_model()  # with the adapter's layers inside
         kwargs["dtype"] = str(model.dtype).removeprefix("torch.")
         source = cls(weights_digest(model), auto_class, chat_digest(tokenizer), **kwargs)
-        return source, source.keep(LoadedModel(model.eval(), tokenizer, token_budget))
+        loaded = LoadedModel(model.eval(), tokenizer, token_budget)
+        source.check(loaded, str(model.config.name_or_path or type(model).__name__))
+        return source, source.keep(loaded)
 
     @property
     def is_loaded(self) -> bool:
@@ -155,26 +190,30 @@ class ModelSource:
         return self.share(lambda: self._load(token_budget))
 
     def _load(self, token_budget: int | None) -> LoadedModel:
-        import transformers
-
+        device = device_here(self.device)
         tokenizer = self.load_tokenizer()
-        try:
-            model, info = getattr(transformers, self.auto_class).from_pretrained(
-                self.model,
-                revision=self.revision,
-                dtype=self.dtype,
-                trust_remote_code=self.trust_remote_code,
-                output_loading_info=True,
-            )
-        except (OSError, ValueError) as error:
-            raise unavailable("model", self.model, error) from error
-        if info["missing_keys"]:  # transformers fills them with random numbers and a warning
+        model, missing = load_weights(
+            self.model, self.auto_class, self.dtype, revision=self.revision, trust_remote_code=self.trust_remote_code
+        )
+        if missing:
             raise InstructMineError(
-                f"the model '{self.model}' was saved without {', '.join(sorted(info['missing_keys'])[:3])}, which "
-                f"{type(model).__name__} needs: its scores would be random; give a model trained for this indicator"
+                f"the model '{self.model}' was saved without {', '.join(missing[:3])}, which {type(model).__name__} "
+                "needs: its scores would be random; give a model trained for this indicator"
             )
-        check_dtype(model, self.dtype, self.model)
-        return LoadedModel(model.to(self.device or default_device()).eval(), tokenizer, token_budget)
+        loaded = LoadedModel(model.to(device).eval(), tokenizer, token_budget)  # type: ignore[arg-type]
+        self.check(loaded, self.model)
+        return loaded
+
+    def check(self, loaded: LoadedModel, name: str) -> None:
+        """Looks at what was loaded.
+
+        Raises:
+            [`InstructMineError`]: Where the tokenizer is another model's, or a language model sees the future.
+        """
+        is_language_model = self.auto_class == "AutoModelForCausalLM"
+        check_vocabulary(loaded.model, loaded.tokenizer, name, pads=not is_language_model)
+        if is_language_model:
+            check_causal(loaded.model, name)
 
     def load_tokenizer(self) -> "PreTrainedTokenizerBase":
         """Loads the tokenizer alone.
@@ -196,45 +235,26 @@ class ModelSource:
         return record
 
 
-def check_dtype(model: Any, dtype: Any, name: str) -> None:
-    """Looks whether the library has read `dtype`: one that ignores the word would move every number without an error.
-
-    Raises:
-        [`InstructMineError`]: Where the weights are of another precision than asked for.
-    """
-    wanted, found = (str(value).removeprefix("torch.") for value in (dtype, model.dtype))
-    if wanted not in ("None", "auto", found):
-        raise InstructMineError(
-            f"the model '{name}' was loaded in {found}, not in {wanted} as asked: name another dtype"
-        )
-
-
 def load_tokenizer(
     name: str, revision: str | None = None, trust_remote_code: bool = False
 ) -> "PreTrainedTokenizerBase":
     """Loads a tokenizer by Hub id or folder; for a PEFT adapter's folder without one, its base model's.
 
     Raises:
-        [`InstructMineError`]: Where there is none.
+        [`InstructMineError`]: Where there is none, or its files are damaged.
     """
     from transformers import AutoTokenizer
 
-    if Path(name).is_dir() and not any(path for pattern in _TOKENIZER_FILES for path in Path(name).glob(pattern)):
-        base = _adapted_model(Path(name))
-        if base is None:
+    folder = Path(name)
+    if folder.is_dir() and not any(path for pattern in _TOKENIZER_FILES for path in folder.glob(pattern)):
+        check_adapter(name, "tokenizer")
+        if not (folder / "adapter_config.json").is_file():
             raise InstructMineError(
                 f"the folder '{name}' holds no tokenizer: save one there, or name one with tokenizer=…"
             )
-        name, revision = base, None
-    try:
+        name, revision = adapted_model(folder, "tokenizer"), None
+    with reading("tokenizer", name):
         return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise unavailable("tokenizer", name, error) from error
-
-
-def _adapted_model(folder: Path) -> str | None:
-    config = folder / "adapter_config.json"
-    return json.loads(config.read_text(encoding="utf-8"))["base_model_name_or_path"] if config.is_file() else None
 
 
 def describe_source(name: str, revision: str | None, what: str = "model") -> dict[str, str]:
@@ -294,19 +314,3 @@ def _resolved_commit(name: str, revision: str | None, what: str) -> str:
     except OSError as error:  # neither a folder nor an id
         raise unavailable(what, name, error) from error
     return extract_commit_hash(path, None) or revision or "main"
-
-
-def default_device() -> str:
-    """The kind of accelerator that is there, else `cpu`."""
-    import torch
-
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return "cpu" if accelerator is None else accelerator.type
-
-
-def unavailable(what: str, name: str, error: Exception) -> InstructMineError:
-    """The error for what cannot be loaded, in one line."""
-    return InstructMineError(
-        f"cannot load the {what} '{name}': {one_line(error, first=True)}; give a Hub id (with a network) or a folder "
-        "that holds it"
-    )

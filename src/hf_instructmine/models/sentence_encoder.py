@@ -8,17 +8,11 @@ import numpy as np
 from ..errors import InstructMineError
 from ..outputs.digests import fast_digest
 from ..versions import check_versions
+from .checks import check_vocabulary, own_model
 from .engine import run_sorted
-from .loading import (
-    LoadedModel,
-    ModelSource,
-    default_device,
-    describe_source,
-    files_digest,
-    unavailable,
-    weights_digest,
-)
+from .loading import LoadedModel, ModelSource, describe_source, files_digest, weights_digest
 from .tokenization import count_tokens
+from .weights import device_here, known_dtype, reading
 
 
 if TYPE_CHECKING:
@@ -59,7 +53,7 @@ class SentenceEncoder:
             raise InstructMineError("token_budget must be at least 1")
         self.token_budget = token_budget
         self.revision = revision
-        self.dtype = str(dtype).removeprefix("torch.")
+        self.dtype = known_dtype(dtype)
         self.device = device
         self.trust_remote_code = trust_remote_code
         if isinstance(model, (str, Path)):
@@ -75,6 +69,11 @@ class SentenceEncoder:
             self.model, "SentenceTransformer", None, self.revision, self.dtype, self.device, self.trust_remote_code
         )
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether it was loaded, by the user or by an earlier call."""
+        return self._encoder is not None or self._source.is_loaded
+
     def load(self) -> LoadedModel:
         """Loads the encoder on the first call.
 
@@ -88,16 +87,16 @@ class SentenceEncoder:
     def _load(self) -> "SentenceTransformer":
         from sentence_transformers import SentenceTransformer
 
-        try:
-            return SentenceTransformer(
+        device = device_here(self.device)
+        with reading("sentence encoder", self.model):
+            model = SentenceTransformer(
                 self.model,
                 revision=self.revision,
-                device=self.device or default_device(),
+                device=device,
                 trust_remote_code=self.trust_remote_code,
                 model_kwargs={"dtype": self.dtype},
             )
-        except (OSError, ValueError) as error:
-            raise unavailable("sentence encoder", self.model, error) from error
+        return model
 
     def release(self) -> None:
         """Lets go of the model; one that the user passed stays, as it could not be loaded again."""
@@ -169,9 +168,13 @@ def _token_lengths(loaded: LoadedModel, texts: list[str]) -> list[int]:
 
 def _checked(model: "SentenceTransformer", token_budget: int) -> LoadedModel:
     from tokenizers import Tokenizer
+    from transformers import PreTrainedModel
 
     if "message" in model.modalities:
         raise InstructMineError("the sentence encoder reads chat messages: choose one that reads plain text")
+    inner = own_model(model)
+    if isinstance(inner, PreTrainedModel):  # else static embeddings
+        check_vocabulary(inner, model.tokenizer, str(inner.config.name_or_path), pads=True)
     if isinstance(model.tokenizer, Tokenizer):
         model.tokenizer.encode_special_tokens = True  # as `split_special_tokens` does for the others
     elif special := model.tokenizer.all_special_tokens:

@@ -12,7 +12,8 @@ import numpy as np
 from datasets import Dataset, Features, Value
 from tqdm.auto import tqdm
 
-from ..data.evaluation_sets import EvaluationSet
+from ..data.containers import as_dataset
+from ..data.evaluation_sets import load_eval_sets
 from ..errors import InstructMineError
 from ..estimator.estimator import LossEstimator
 from ..finetuning.recipe import Recipe
@@ -33,10 +34,10 @@ COSTS = ("train_tokens", "seconds")
 
 
 def search_size(
-    scored: Dataset,
+    scored: Any,
     selector: "Selector | LossEstimator | Callable[..., Any]",
     recipe: "Recipe | Mapping[str, Any] | str | Path",
-    eval_sets: "Mapping[str, Dataset | EvaluationSet]",
+    eval_sets: Any,
     output_dir: str | Path,
     *,
     min_size: int,
@@ -69,7 +70,7 @@ def search_size(
     `max_seconds` were raised.
 
     Args:
-        scored (`Dataset`): The pool, with the rule's indicator columns.
+        scored (`Dataset`, or what else [`as_dataset`] takes): The pool, with the rule's indicator columns.
         selector ([`Selector`], [`LossEstimator`] or callable): Who selects. A [`Selector`] selects as it is. A rule is
             given to one, so that `space` may name its options and those of its `select`. A function
             `(scored, size, **knobs)` returns row numbers, and the same ones each time.
@@ -115,8 +116,9 @@ def search_size(
     if cost not in COSTS:
         raise InstructMineError(f"cost must be one of {', '.join(COSTS)}, not {cost!r}")
     # Everything that can be refused is looked at before the first run.
+    scored = as_dataset(scored, "scored", columns=columns)
     execution = Execution(executor, accelerate_config, columns, workers=workers)
-    runner = JobRunner(scored, recipe, eval_sets, folder, execution)
+    runner = JobRunner(scored, recipe, load_eval_sets(eval_sets), folder, execution)
     targets = [f"loss_{name}" for name in runner.eval_sets]
     if target is not None and target not in targets:
         raise InstructMineError(f"the target '{target}' is not measured: there is {', '.join(targets)}")

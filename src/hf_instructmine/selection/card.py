@@ -100,6 +100,7 @@ def _choice(selection: "SelectionRecord") -> str:
         f"Of the others, {selection.describe_skipped()}." if selection.skipped else "",
         _contamination(selection) if selection.contaminated else "",
         f"{selection.describe_leverage()}." if selection.leverage is not None else "",
+        _unread(selection) if selection.unread else "",
     ]
     return " ".join(filter(None, sentences))
 
@@ -110,6 +111,11 @@ def _contamination(selection: "SelectionRecord") -> str:
         "The rows of the pool were searched for prompts of evaluation sets by 8-grams, as Tülu 3 does "
         f"([arXiv 2411.15124](https://arxiv.org/abs/2411.15124)), and those that hold one were left out: {told}."
     )
+
+
+def _unread(selection: "SelectionRecord") -> str:
+    names = ", ".join(escape(name) for name in selection.unread)
+    return f"**Not read,** though they may carry text or meaning, were the pool's columns {names}."
 
 
 def _order(selection: "SelectionRecord") -> str:

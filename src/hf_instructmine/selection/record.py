@@ -84,6 +84,7 @@ class SelectionRecord:
             `embeddings`), and of the rows met before the budget was filled for the others.
         contaminated (`dict[str, int]`): Rows of the pool in which prompts of each evaluation set were found, 0 where
             there are none; empty where none was looked for.
+        unread (`list[str]`): Columns of the pool that carry text or meaning and are not read: see [`unread_columns`].
         license (`str`, *optional*): For the card's metadata: that of the data, which cannot be known from it.
         source_datasets (`list[str]`): For the card's metadata: the Hub ids of the pool.
         sections (`list[CardSection]`): Further sections of the card.
@@ -102,6 +103,7 @@ class SelectionRecord:
     skipped_far: int = 0
     skipped: dict[str, int] = field(default_factory=dict)
     contaminated: dict[str, int] = field(default_factory=dict)
+    unread: list[str] = field(default_factory=list)
     license: str | None = None
     source_datasets: list[str] = field(default_factory=list)
     sections: list[CardSection] = field(default_factory=list)

@@ -9,7 +9,10 @@ import numpy as np
 from datasets import Dataset
 
 from ..data.columns import TOKENS, names_sources, numeric_column, read_sources
+from ..data.containers import as_dataset
+from ..data.evaluation_sets import open_eval_sets
 from ..data.texts import TextKeys, has_text
+from ..data.unread import unread_columns
 from ..errors import InstructMineError
 from .budget import Budget
 from .curated import Selection
@@ -20,7 +23,6 @@ from .walk import Terms, Walk
 
 
 if TYPE_CHECKING:
-    from ..data.evaluation_sets import EvaluationSet
     from ..estimator.rule import Rule
 
 
@@ -40,6 +42,7 @@ class RankedPool:
         unscored (`np.ndarray`): The rows that have no prediction, or of which the budget does not know the cost.
         sources (`tuple[np.ndarray, list[str]]`): Each row's source, and the sources' names.
         contaminated (`dict[str, int]`): Rows in which prompts of each evaluation set were found.
+        unread (`list[str]`): Columns that carry text or meaning and are not read.
         terms ([`Terms`]): What every walk keeps to.
     """
 
@@ -50,6 +53,7 @@ class RankedPool:
     unscored: np.ndarray
     sources: tuple[np.ndarray, list[str]]
     contaminated: dict[str, int]
+    unread: list[str]
     terms: Terms
 
 
@@ -72,8 +76,9 @@ class Selector:
         length_bins (`int`, *optional*): Cut the rows into this many bins of equal count by response length, and give
             each the share of the budget that it has of the pool. A response's length confounds what models say of it,
             its NLL above all; within a bin they are compared among their like.
-        eval_sets (`dict[str, Dataset | EvaluationSet]`, *optional*): Leave out the rows whose prompt holds one of
-            these sets', by 8-grams; see [`find_contaminated`]. A loss measured on what was trained on means nothing.
+        eval_sets (`Mapping[str, Any]`, `str` or `Sequence[str]`, *optional*): Leave out the rows whose prompt holds
+            one of these sets', by 8-grams; see [`find_contaminated`]. A loss measured on what was trained on means
+            nothing.
         set_level (`bool`, *optional*, defaults to `False`): Choose one row after another, each by its distance to
             those chosen so far in place of its distance in the pool (the rule's `knn_<i>`): the rule was fitted on
             distances inside subsets. Takes time in proportion to the rows chosen times those of the pool.
@@ -99,10 +104,13 @@ class Selector:
         quotas: Mapping[str, tuple[float | None, float | None]] | None = None,
         max_response_tokens: int | None = None,
         length_bins: int | None = None,
-        eval_sets: "Mapping[str, Dataset | EvaluationSet] | None" = None,
+        eval_sets: Any = None,
         set_level: bool = False,
     ):
+        if isinstance(rule, str):
+            raise InstructMineError(f"the rule is a name, {rule!r:.60}: open it with LossEstimator.from_pretrained")
         self.rule = rule
+        eval_sets = None if eval_sets is None else open_eval_sets(eval_sets)
         self.options = Options(
             embeddings, max_similarity, quotas, max_response_tokens, length_bins, eval_sets, set_level
         )
@@ -110,7 +118,7 @@ class Selector:
 
     def select(
         self,
-        dataset: Dataset,
+        dataset: Any,
         *,
         size: int | None = None,
         fraction: float | None = None,
@@ -127,15 +135,16 @@ class Selector:
         are never selected.
 
         Args:
-            dataset (`Dataset`): A pool with the rule's indicator columns.
+            dataset (`Dataset`, or what else [`as_dataset`] takes): A pool with the rule's indicator columns.
             size (`int`, *optional*): How many rows.
             fraction (`float`, *optional*): Which share of the pool's rows, above 0 and at most 1.
             max_log_loss (`float`, *optional*): All rows predicted at most this, in nats (log loss).
             tokens (`int`, *optional*): At most this many response tokens, by the column `output_length`, and short of
                 it by less than the shortest row left out. The number of rows is free then, so rows compete by what
                 they do to the set's mean prediction per token; see [`compete`]. Rows of no tokens are not selected.
-            drop_duplicates (`bool`, *optional*, defaults to `True`): Pass over rows whose prompt and response are
-                exactly those of an already selected row, and rows without a response. With `False`, no text is read.
+            drop_duplicates (`bool`, *optional*, defaults to `True`): Pass over rows whose prompt and response, with
+                reasoning, tool calls and tools, are exactly those of an already selected row, and rows without a
+                response. With `False`, no text is read.
             columns (`Mapping[str, str]`, *optional*): Which column holds the `prompt` and `response` (or `messages`),
                 where the layout is not one that is detected.
             max_leverage (`float`, *optional*): Stay where the rule was tested: rows are left out, the ones farthest
@@ -152,6 +161,7 @@ class Selector:
                 cannot fill what was asked for.
         """
         budget = Budget.of(size=size, fraction=fraction, max_log_loss=max_log_loss, tokens=tokens)
+        dataset = as_dataset(dataset, "dataset", columns=columns)
         self._check(dataset, budget)
         pool = self._rank(dataset, budget, drop_duplicates, columns, allow_mismatch)
         if max_leverage is None:
@@ -169,10 +179,6 @@ class Selector:
 
     def _check(self, dataset: Dataset, budget: Budget) -> None:
         """Refuses what the pool's size and columns do not allow."""
-        if not isinstance(dataset, Dataset):
-            raise InstructMineError(
-                f"select needs a Dataset, not a {type(dataset).__name__}: pass one split, such as dataset['train']"
-            )
         if len(dataset) == 0:
             raise InstructMineError("the dataset is empty: there is no row to select")
         if LOG_LOSS in dataset.column_names:
@@ -220,7 +226,8 @@ class Selector:
             options=self.options.given,
         )
         contaminated = overlaps.counts if overlaps is not None else {}
-        return RankedPool(dataset, values, log_loss, ranking, unscored, sources, contaminated, terms)
+        unread = unread_columns(dataset, columns) if compare else []
+        return RankedPool(dataset, values, log_loss, ranking, unscored, sources, contaminated, unread, terms)
 
     def _take(self, pool: RankedPool, rows: np.ndarray) -> Walk:
         """Takes from rows that are given from the lowest prediction upwards."""
@@ -305,4 +312,5 @@ class Selector:
             skipped_far=far,
             skipped={name: len(rows) for name, rows in walk.passed.items() if name not in ("duplicates", "empty")},
             contaminated=pool.contaminated,
+            unread=pool.unread,
         )

@@ -28,6 +28,7 @@ class Execution:
         columns (`Mapping[str, str]`, *optional*): Which column of the pool is which, where that is not detected.
         retry_failed (`bool`): Whether runs that were recorded as failed are run again.
         workers (`int`, *optional*): Processes of the executor `local`.
+        keep_models (`bool`): Whether the final model of each run is kept.
 
     Raises:
         [`InstructMineError`]: Where there is no such executor, or it has no such option.
@@ -38,6 +39,7 @@ class Execution:
     columns: Mapping[str, str] | None = None
     retry_failed: bool = False
     workers: int | None = None
+    keep_models: bool = False
 
     def __post_init__(self) -> None:
         if self.executor not in EXECUTORS:

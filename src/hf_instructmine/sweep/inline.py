@@ -3,7 +3,7 @@
 import io
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,19 +17,21 @@ from ..finetuning.base_model import load_base
 from ..finetuning.evaluation import EncodedSet
 from ..finetuning.finetune import finetune, measure_base
 from ..finetuning.recipe import Recipe
+from ..finetuning.saving import write_model
 from ..finetuning.training_data import encode_training_set
 from ..models.loading import LoadedModel
 from ..outputs.digests import digest
 from ..outputs.records import Records
 from .encoding import encode_all
 from .faults import MachineError, free_memory
+from .keeping import STAGE, options_of_run, tracked
 from .weights import weight_digests
 
 
 if TYPE_CHECKING:
     import torch
 
-    from ..finetuning.trunk import Trunk
+    from ..finetuning.trunk import Trunk, WholeModel
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +80,7 @@ class Inline:
         self.rows: dict[int, int] = {}  # where each row of the pool is in the trunk
         self.trunk: Trunk | None = None
         self.eval_embeddings: dict[str, Sequence[torch.Tensor]] | None = None
+        self.whole: WholeModel | None = None
         if own.cached_trunk:
             assert own.train_last_layers is not None  # a recipe without it is refused
             self._put_on_trunk(loaded, own.train_last_layers, sft)
@@ -94,14 +97,17 @@ class Inline:
         return loaded
 
     def _put_on_trunk(self, loaded: LoadedModel, num_layers: int, sft: Any) -> None:
-        from ..finetuning.trunk import compute_trunk, cut_to_last_layers
+        from ..finetuning.trunk import WholeModel, compute_trunk, cut_to_last_layers, remove_unused
 
+        if self.recipe.settings.get("model_dir"):  # else the frozen layers are let go
+            self.whole = WholeModel.of(loaded.model)
         numbers = sorted(self.conversations)
         subset = [self.conversations[i] for i in numbers]
         rows = encode_training_set(loaded, subset, sft.max_length, sft.assistant_only_loss).input_ids
         sequences = [ids for e in self.encoded.values() for ids in e.sequences] + rows
         texts = digest(sequences)
         with Records(self.folder).lock("trunk", patience=-1):
+            remove_unused(self.folder / "trunk", keep=texts)
             trunk = compute_trunk(loaded, num_layers, sequences, self.folder / "trunk" / texts, sft.bf16)
         cut_to_last_layers(loaded, num_layers, next(iter(self.encoded.values())), trunk, sft.bf16)
         if sft.bf16:
@@ -124,13 +130,18 @@ class Inline:
             [`MachineError`]: Where the base model had to be loaded anew and could not be.
         """
         loaded = self._load_anew() if self.loaded is None else self.loaded
-        arguments = self.recipe.arguments(seed=seed, output_dir=str(folder), disable_tqdm=True)
+        options, environment = options_of_run(self.recipe, folder)
+        arguments = self.recipe.arguments(seed=seed, output_dir=str(folder), disable_tqdm=True, **options)
         subset = [self.conversations[i] for i in indices]
         embeddings = None if self.trunk is None else self.trunk.select([self.rows[i] for i in indices])
         modules = dict(loaded.model.named_modules())
         self.loaded = None  # a run that fails half-way leaves a model that is no base model
-        with redirect_stdout(io.StringIO()):  # where the trainer prints its log, which would tear the sweep's bar
+        # The trainer prints its log, which would tear the sweep's bar.
+        with redirect_stdout(io.StringIO()), tracked(environment):
             result, trainer = finetune(loaded, subset, self.encoded, arguments, embeddings, self.eval_embeddings)
+        if arguments.own.model_dir:
+            with nullcontext() if self.whole is None else self.whole.put_back(loaded.model):
+                write_model(trainer, folder / STAGE)
         if arguments.model.use_peft:
             loaded.model = trainer.accelerator.unwrap_model(trainer.model).unload()
             _put_back(loaded.model, modules)

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from ..outputs.digests import digest
 from ..outputs.records import Records
 from .faults import Failure, attempt
+from .keeping import STAGE, as_recorded, keep_run
 from .manifest import environment
 
 
@@ -86,8 +87,8 @@ class RunRecorder:
             self.lost[run["run_id"]] = outcome.reason
         else:
             self._write(run, outcome, seconds)
-        if not self.keeps_checkpoints:
-            shutil.rmtree(folder, ignore_errors=True)
+        # A model that is left here is one of a run that failed.
+        shutil.rmtree(folder / STAGE if self.keeps_checkpoints else folder, ignore_errors=True)
 
     def _write(self, run: dict[str, Any], outcome: dict[str, Any] | Failure, seconds: float) -> None:
         reason: str | None
@@ -96,7 +97,9 @@ class RunRecorder:
         else:
             base = self.records.read(self.records.folder / "base.json")
             assert base is not None  # it is measured before any run
-            reason, result = _divergence(outcome["losses"], base), outcome
+            reason, result = _divergence(outcome["losses"], base), as_recorded(outcome)
+            if not reason:
+                keep_run(self.records, run, outcome, hash_indices(run["indices"]), self.folder_of(run))
         if reason:
             logger.warning("run %s failed: %s", run["run_id"], reason)
         self.records.write(

@@ -95,8 +95,7 @@ def read_rows(pool: Dataset, numbers: Sequence[int], columns: Mapping[str, str] 
 
 def describe_set(examples: EvaluationSet) -> str:
     """How a folder knows an evaluation set: how many examples it has, and a digest of their texts."""
-    texts = [[turn.prompt, turn.response] for turn in examples.turns]
-    return f"{len(examples.rows)} examples, {digest(texts)}"
+    return f"{len(examples.rows)} examples, {digest([turn.identity for turn in examples.turns])}"
 
 
 def check_recorded(records: Records, runs: Sequence[dict[str, Any]], processes: int | None) -> None:

@@ -14,8 +14,9 @@ from typing import Any
 from datasets import Dataset
 from tqdm.auto import tqdm
 
+from ..data.containers import as_dataset
 from ..data.conversation import Conversation
-from ..data.evaluation_sets import EvaluationSet
+from ..data.evaluation_sets import EvaluationSet, load_eval_sets
 from ..data.provenance import get_provenance
 from ..data.texts import pool_digest
 from ..errors import InstructMineError
@@ -27,6 +28,7 @@ from ..outputs.records import Records
 from .encoding import encode_all
 from .executors import Execution
 from .inline import Inline
+from .keeping import asked_to_keep, check_keeping
 from .local import LocalWorkers
 from .manifest import DESIGN, MANIFEST, MIXTURES, TOKENS, describe_difference, recipe_of
 from .outlook import doubts, global_batch
@@ -41,10 +43,10 @@ logger = logging.getLogger(__name__)
 
 
 def run_sweep(
-    pool: Dataset,
-    mixtures: Dataset,
+    pool: Any,
+    mixtures: Any,
     recipe: "Recipe | Mapping[str, Any] | str | Path",
-    eval_sets: Mapping[str, "Dataset | EvaluationSet"],
+    eval_sets: Any,
     output_dir: str | Path,
     executor: str = "inline",
     *,
@@ -52,6 +54,7 @@ def run_sweep(
     accelerate_config: str | None = None,
     workers: int | None = None,
     retry_failed: bool = False,
+    keep_models: bool = False,
 ) -> Dataset:
     """Finetunes the base model on every mixture and measures the loss on every evaluation set.
 
@@ -61,10 +64,12 @@ def run_sweep(
     that is lost) is no failure of the run: it is tried once more, and left without a record where that happens again.
 
     Args:
-        pool (`Dataset`): What the mixtures' `indices` point into.
-        mixtures (`Dataset`): From [`design_mixtures`], or any table with `mixture_id`, `seed` and `indices`.
+        pool (`Dataset`, or what else [`as_dataset`] takes): What the mixtures' `indices` point into.
+        mixtures (`Dataset`, or what else [`as_dataset`] takes): From [`design_mixtures`], or any table with
+            `mixture_id`, `seed` and `indices`.
         recipe ([`Recipe`], mapping or path): How to finetune.
-        eval_sets (`Mapping[str, Dataset]`): By name; each gives a column `loss_<name>`.
+        eval_sets (`Mapping[str, Any]`, `str` or `Sequence[str]`): By name, or as `name=source`; see
+            [`load_eval_sets`]. Each gives a column `loss_<name>`.
         output_dir (`str` or `Path`): Keeps the records. A folder of the same sweep is gone on with, and extended where
             the mixtures have become more; one of another pool, recipe, base model or evaluation set is refused. Where
             another process sweeps into it at the same time, the two share the runs.
@@ -78,6 +83,9 @@ def run_sweep(
         workers (`int`, *optional*): Processes of `"local"`: by default one for each visible GPU, or one on a CPU,
             whose cores they divide.
         retry_failed (`bool`, defaults to `False`): Whether runs that were recorded as failed are run again.
+        keep_models (`bool`, defaults to `False`): Whether the final model of each run (its adapter, with LoRA) is kept
+            in `models/<run>` with a card; what they take of the disk is told first. A run that is recorded already is
+            not trained again for it.
 
     Returns:
         `Dataset`: One row per run, failed ones included; see [`load_runs`].
@@ -86,7 +94,8 @@ def run_sweep(
         [`InstructMineError`]: Before the first run, where pool, mixtures, recipe or folder do not fit together, or a
             text cannot be encoded; later, where a record cannot be written.
     """
-    execution = Execution(executor, accelerate_config, columns, retry_failed, workers)
+    execution = Execution(executor, accelerate_config, columns, retry_failed, workers, keep_models)
+    mixtures, eval_sets = as_dataset(mixtures, "mixtures"), load_eval_sets(eval_sets)
     with SweepSession(pool, recipe, eval_sets, output_dir, execution) as session:
         return session.run(mixtures)
 
@@ -107,14 +116,14 @@ class SweepSession:
 
     def __init__(
         self,
-        pool: Dataset,
+        pool: Any,
         recipe: "Recipe | Mapping[str, Any] | str | Path",
         eval_sets: Mapping[str, "Dataset | EvaluationSet"],
         output_dir: str | Path,
         execution: Execution,
     ):
-        self.pool, self.execution = pool, execution
-        self.recipe = Recipe.load(recipe)
+        self.pool, self.execution = as_dataset(pool, "pool", columns=execution.columns), execution
+        self.recipe = asked_to_keep(Recipe.load(recipe), execution.keep_models)
         self.arguments = self.recipe.arguments()
         self.own, self.model = self.arguments.own, self.arguments.model
         check_for_sweep(self.recipe, self.arguments)
@@ -172,6 +181,7 @@ class SweepSession:
         for kind in [kind for kind in told if due and kind not in self._doubted]:
             logger.warning("%s", told[kind])
             self._doubted.add(kind)
+        check_keeping(self.records, self.recipe, runs, len(due))
         self._finish(due, len(runs), recorder)
         self._tidy_up(runs, recorder)
         return load_runs(self.records.folder)

@@ -21,6 +21,7 @@ from ..finetuning.recipe import Recipe
 from .encoding import encode_all
 from .faults import MachineError, free_memory
 from .inline import describe_base
+from .keeping import STAGE, options_of_run
 
 
 # Starts a command and ends it, with all that it started, once this end of the pipe closes: when the sweep is killed,
@@ -48,7 +49,7 @@ _OF_LAUNCHER = re.compile(r"subprocess\.CalledProcessError|\S*ChildFailedError")
 # What a finetune says where the machine is to blame.
 _MACHINES_WORDS = re.compile(
     r"cannot load the (base model|tokenizer)|Connection(Reset|Refused|Aborted)?Error|\[Errno (28|30|122)\]"
-    r"|CUDA error: (?!out of memory)|NCCL error"
+    r"|No space left|CUDA error: (?!out of memory)|NCCL error"
 )
 
 
@@ -100,18 +101,21 @@ class Subprocess:
         import yaml
 
         folder.mkdir(parents=True, exist_ok=True)
+        options, tracking = options_of_run(self.recipe, folder)
         settings = {
             **self.recipe.settings,
+            **options,
             **hand_over(folder, [self.conversations[i] for i in indices], self.eval_sets),
             "seed": seed,
             "record": str(folder / "result.json"),
             "output_dir": str(folder),
             "cached_trunk": False,
+            "model_dir": str(folder / STAGE) if self.recipe.settings.get("model_dir") else None,
         }
         recipe = folder / "recipe.yaml"
         recipe.write_text(yaml.safe_dump(settings), encoding="utf-8")
         command, environment = launch_command(recipe, accelerate_config=self.accelerate_config, quiet=False)
-        return command, environment, folder / "result.json"
+        return command, {**environment, **tracking}, folder / "result.json"
 
 
 def run_command(command: Sequence[str], environment: Mapping[str, str], record: Path) -> dict[str, Any]:

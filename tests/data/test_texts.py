@@ -1,0 +1,56 @@
+"""Rows are told apart by all that is trained on, and by nothing else."""
+
+import numpy as np
+import pytest
+from datasets import Dataset
+
+from hf_instructmine.data.texts import TextKeys, usable_rows
+
+
+USER = {"role": "user", "content": "Is 51 prime?"}
+ROW = {"messages": [USER, {"role": "assistant", "content": "No."}], "tools": None, "source": "a"}
+
+
+def answer(**more):
+    return {**ROW, "messages": [USER, {"role": "assistant", "content": "No.", **more}]}
+
+
+def call(number):
+    return [{"function": {"name": "factor", "arguments": {"n": number}}}]
+
+
+DIFFERENT = {
+    "reasoning": [answer(thinking=text) for text in ("Try small primes.", "Add the digits.", "Factor it.", "Guess.")],
+    "calls": [answer(tool_calls=call(n)) for n in (51, 52)],
+    "tools": [{**ROW, "tools": f'[{{"name": "{name}"}}]'} for name in ("f", "g")],
+    "system texts": [{**ROW, "system": text} for text in ("Be brief.", "Be long.")],
+    "template arguments": [{**ROW, "chat_template_kwargs": f'{{"enable_thinking": {v}}}'} for v in ("true", "false")],
+    "masks": [
+        {"messages": [USER, {"role": "assistant", "content": "Hm.", "weight": weight}, USER, *ROW["messages"]]}
+        for weight in (0, 1)
+    ],
+}
+
+
+@pytest.mark.parametrize("rows", DIFFERENT.values(), ids=DIFFERENT)
+def test_rows_that_differ_in_what_is_trained_on_are_no_copies(rows):
+    pool = Dataset.from_list(rows)
+    keys = TextKeys(pool, None)
+    assert len({keys[i] for i in range(len(pool))}) == len(pool)
+    assert usable_rows(pool, copies=False).tolist() == list(range(len(pool)))
+
+
+def test_rows_that_differ_in_metadata_are_copies():
+    pool = Dataset.from_list([ROW, {**ROW, "source": "b"}, {**ROW, "tools": "[]"}])
+    assert usable_rows(pool, copies=False).tolist() == [0]
+    keys = TextKeys(pool, None)
+    keys.load(np.arange(3))
+    assert keys[0] == keys[1] == keys[2]
+
+
+def test_four_reasonings_of_one_answer_are_four_rows_of_a_selection():
+    from hf_instructmine import LossEstimator, Selector
+
+    rows = [{**row, "mtld": float(i)} for i, row in enumerate(DIFFERENT["reasoning"])]
+    selection = Selector(LossEstimator.from_coefficients({"mtld": -0.01})).select(Dataset.from_list(rows), size=4)
+    assert (selection.num_selected, selection.skipped_duplicates) == (4, 0)
