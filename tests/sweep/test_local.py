@@ -47,7 +47,7 @@ def test_workers_give_the_runs_of_one_process_and_leave_nothing(recipe, tmp_path
 
 
 def test_a_failed_run_is_told_and_tried_again_once_whoever_comes_by(recipe, tmp_path, caplog):
-    wild = {**recipe, "learning_rate": 15.0, "max_grad_norm": 0.0}
+    wild = {**recipe, "learning_rate": 5.0, "max_grad_norm": 0.0}
     given = pool(), mixtures(1, 0), wild, evaluation_sets(), tmp_path / "sweep", "local"
     for again in (False, True):
         caplog.clear()
