@@ -28,8 +28,8 @@ from hf_instructmine import Perplexity, load_sample_pool, smollm2_135m
 from hf_instructmine.data.conversation import Conversation, read_conversations
 from hf_instructmine.data.inputs import load_pool
 from hf_instructmine.indicators.mtld import mtld, split_words
+from hf_instructmine.models.chat import Chat
 from hf_instructmine.models.neighbors import neighbor_distances
-from hf_instructmine.models.tokenization import encode_data, encode_prompt
 
 
 MAX_LENGTH = 768  # of all perplexities: padding to a longer text would cost evaluate's module more time, and memory
@@ -74,8 +74,8 @@ def compare_perplexity(conversations: list[Conversation], dtype: str, repeats: i
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     indicator = Perplexity(model, tokenizer, max_length=MAX_LENGTH)
-    pairs = [(encode_prompt(tokenizer, c.prompt), encode_data(tokenizer, c.response)) for c in conversations]
-    conversations = [c for c, (p, r) in zip(conversations, pairs) if len(p) + len(r) <= MAX_LENGTH and len(r) > 0]
+    turns = [Chat(tokenizer).encode(c) for c in conversations]
+    conversations = [c for c, t in zip(conversations, turns) if t.start < t.close <= MAX_LENGTH]
     texts = [
         tokenizer.apply_chat_template(c.prompt, tokenize=False, add_generation_prompt=True) + c.response
         for c in conversations
@@ -99,10 +99,10 @@ def plain_loop(model: Any, tokenizer: Any, conversations: list[Conversation]) ->
     """One row at a time; the loss that transformers computes where the prompt's labels are masked."""
     values = []
     for conversation in conversations:
-        prompt, response = encode_prompt(tokenizer, conversation.prompt), encode_data(tokenizer, conversation.response)
-        ids = torch.tensor([prompt + response])
+        turn = Chat(tokenizer).encode(conversation)
+        ids = torch.tensor([turn.ids[: turn.close]])
         labels = ids.clone()
-        labels[:, : len(prompt)] = -100
+        labels[:, : turn.start] = -100
         with torch.inference_mode():
             values.append(model(input_ids=ids, labels=labels).loss.exp().item())
     return values

@@ -37,9 +37,11 @@ def tiny_base(folder: Path, kind: str = "llama") -> str:
 
 
 def training_rows(rows=ROWS):
-    """A dataset of prompts and completions."""
+    """A dataset of prompts and completions; one that is a dataset already is taken as it is."""
     from datasets import Dataset
 
+    if isinstance(rows, Dataset):
+        return rows
     return Dataset.from_dict({"prompt": [p for p, _ in rows], "completion": [r for _, r in rows]})
 
 

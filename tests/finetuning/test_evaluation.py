@@ -14,10 +14,12 @@ from datasets import Dataset
 from tiny_models import CHATML, ROWS, byte_tokenizer, causal_model
 
 from hf_instructmine import InstructMineError
+from hf_instructmine.data.conversation import Conversation
 from hf_instructmine.data.evaluation_sets import EvaluationSet
 from hf_instructmine.finetuning.evaluation import encode_set, evaluation_loss
+from hf_instructmine.models.chat import Chat
 from hf_instructmine.models.loading import LoadedModel
-from hf_instructmine.models.tokenization import encode_data, encode_prompt
+from hf_instructmine.models.tokenization import encode_data
 
 
 def pairs(rows):
@@ -32,7 +34,8 @@ def loaded():
 
 def by_hand(loaded, messages_before, reference):
     """Σ NLL and number of the reference's tokens, one text and one token at a time."""
-    prompt = encode_prompt(loaded.tokenizer, messages_before)
+    turn = Chat(loaded.tokenizer).encode(Conversation(messages_before, reference))
+    prompt = turn.ids[: turn.start]
     ids = [*prompt, *encode_data(loaded.tokenizer, reference)]
     total = 0.0
     with torch.no_grad():

@@ -31,12 +31,11 @@ def loaded():
 # What is learnt
 
 
-def test_the_loss_is_on_the_response_and_its_eos_alone(loaded):
+def test_the_loss_is_on_the_response_and_the_end_of_its_turn_alone(loaded):
     subset = encode_training_set(loaded, read_training_data(training_rows(ROWS[:3])), 256)
     for (_, response), ids, labels in zip(ROWS, subset.input_ids, subset.labels):
         learnt = [label for label in labels if label != MASKED]
-        assert loaded.tokenizer.decode(learnt[:-1]) == response
-        assert learnt[-1] == loaded.tokenizer.eos_token_id
+        assert loaded.tokenizer.decode(learnt) == f"{response}<|im_end|>\n"
         assert ids[-len(learnt) :] == learnt
     assert subset.response_tokens == sum(label != MASKED for labels in subset.labels for label in labels)
 
@@ -54,17 +53,21 @@ def test_special_tokens_spelled_out_in_the_data_are_never_special_in_training(lo
 def test_texts_over_max_length_lose_the_start_of_their_prompt_and_are_counted(loaded):
     rows = read_training_data(training_rows())
     whole, cut = (encode_training_set(loaded, rows, length) for length in (None, 64))
-    assert (whole.truncated, cut.truncated) == (0, sum(len(ids) > 64 for ids in whole.input_ids))
+    assert (whole.truncated, cut.truncated) == (0, sum(len(ids) - 1 > 64 for ids in whole.input_ids))
     assert max(map(len, cut.input_ids)) == 64
     long_prompt = next(i for i, ids in enumerate(whole.input_ids) if len(ids) > 64 and len(ROWS[i][1]) < 40)
-    assert cut.input_ids[long_prompt] == whole.input_ids[long_prompt][-64:]
+    # The newline between this turn and a next one is not worth a token of the prompt.
+    assert cut.input_ids[long_prompt] == whole.input_ids[long_prompt][-65:-1]
 
 
 def test_rows_without_a_response_are_refused_before_training(loaded):
     rows = [ROWS[0], ("Say nothing.", "  "), ROWS[1]]
     with pytest.raises(InstructMineError, match="row 1 of the training data cannot be learnt from: empty response"):
         encode_training_set(loaded, read_training_data(training_rows(rows)), 256)
-    with pytest.raises(InstructMineError, match="row 0 of the training data has no token to learn: raise max_length"):
+    with pytest.raises(
+        InstructMineError,
+        match=r"row 0 .*: no token to learn is left: raise max_length",
+    ):
         encode_training_set(loaded, read_training_data(training_rows()), 1)
 
 
@@ -284,7 +287,8 @@ def test_a_chat_template_and_an_eos_token_of_the_recipe_are_in_the_texts(base, t
     settings = {**SETTINGS, "model_name_or_path": base, "eos_token": "<|endoftext|>"}
     loaded = load_base(Recipe({**settings, "chat_template_path": str(tmp_path / "plain.jinja")}).arguments())
     subset = encode_training_set(loaded, read_training_data(training_rows([("Say yes.", "Yes")])), 256)
-    assert loaded.tokenizer.decode(subset.input_ids[0]) == "[Say yes.]>Yes<|endoftext|>"
+    assert loaded.tokenizer.decode(subset.input_ids[0]) == "[Say yes.][Yes]>"
+    assert loaded.tokenizer.eos_token == "<|endoftext|>"
     with pytest.raises(InstructMineError, match="eos_token '</s>' is not in the vocabulary"):
         load_base(Recipe({**settings, "eos_token": "</s>"}).arguments())
 

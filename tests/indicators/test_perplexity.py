@@ -253,7 +253,7 @@ def test_the_end_of_turn_counts_only_if_asked_for():
     answer = tokenizer("Yes", add_special_tokens=False)["input_ids"]
     expected = nll_perplexity([*prompt, *answer, tokenizer.eos_token_id], len(prompt))
     assert score(_MODEL, tokenizer, [("Say yes.", "Yes")], include_eos=True) == pytest.approx([expected], rel=1e-4)
-    tokenizer.eos_token = None
+    tokenizer.eos_token = tokenizer.chat_template = None
     with pytest.raises(InstructMineError, match="has no EOS token to score"):
         score(_MODEL, tokenizer, [("Say yes.", "Yes")], include_eos=True)
 
@@ -268,14 +268,14 @@ def test_difficulty_is_the_ratio_of_perplexities_with_and_without_the_instructio
     assert values["ifd"] == pytest.approx([p / q for p, q in zip(values["perplexity"], alone)], rel=1e-4)
 
 
-def test_the_end_of_turn_is_its_own_nll():
+def test_the_end_of_turn_is_the_nll_of_the_templates_own_end():
     rows = [("Tell me of a dog.", "A dog met a cat."), ("Say yes.", "Yes")]
     values = Perplexity(_MODEL, _TOKENIZER, also=("end_of_turn",))(conversations_of(rows))
     for (instruction, response), value in zip(rows, values["end_of_turn"]):
         prompt = _TOKENIZER.apply_chat_template(
             [{"role": "user", "content": instruction}], add_generation_prompt=True, return_dict=False
         )
-        ids = [*prompt, *_TOKENIZER.encode(response, add_special_tokens=False), _TOKENIZER.eos_token_id]
+        ids = [*prompt, *_TOKENIZER.encode(f"{response}<|im_end|>", add_special_tokens=False)]
         assert value == pytest.approx(math.log(nll_perplexity(ids, len(ids) - 1)), rel=1e-4)
     assert values["perplexity"] == pytest.approx(plain_loop(_MODEL, _TOKENIZER, rows), rel=1e-4)
 

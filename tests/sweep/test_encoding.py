@@ -9,6 +9,8 @@ from datasets import Dataset
 from tiny_sweep import LAST_LAYERS, RECIPE, evaluation_sets, mixtures, pool
 
 from hf_instructmine import InstructMineError, run_sweep
+from hf_instructmine.finetuning.base_model import load_encoder
+from hf_instructmine.finetuning.recipe import Recipe
 from hf_instructmine.sweep import inline, subprocesses
 
 
@@ -75,6 +77,16 @@ def test_the_template_and_end_of_turn_that_the_recipe_names_are_those_that_encod
         run_sweep(pool(), mixtures(1, 0), other, evaluation_sets(), tmp_path / "sweep")
     with pytest.raises(InstructMineError, match="eos_token '</s>' is not in the vocabulary"):
         run_sweep(pool(), mixtures(1, 0), {**recipe, "eos_token": "</s>"}, evaluation_sets(), tmp_path / "sweep")
+
+
+def test_an_adapter_is_encoded_for_as_the_model_below_it(recipe, tmp_path):
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    about = {"base_model_name_or_path": recipe["model_name_or_path"], "peft_type": "LORA"}
+    (adapter / "adapter_config.json").write_text(json.dumps(about))
+    encoder = load_encoder(Recipe({**recipe, "model_name_or_path": str(adapter)}).arguments())
+    assert encoder.tokenizer.chat_template == STRICT
+    assert encoder.device.type == "meta" and encoder.max_positions == 2048
 
 
 def test_a_whole_conversation_is_encoded_for_an_evaluation(recipe, tmp_path, no_model):

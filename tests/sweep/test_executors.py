@@ -13,6 +13,7 @@ import tiny_sweep
 from tiny_sweep import LAST_LAYERS, LORA, RECIPE, comparable, evaluation_sets, mixtures, pool
 
 from hf_instructmine import InstructMineError, load_runs, run_sweep
+from hf_instructmine.finetuning.recipe import Recipe
 from hf_instructmine.sweep import executors
 from hf_instructmine.sweep.executors import run_command
 
@@ -189,6 +190,35 @@ def test_a_base_model_that_gives_no_numbers_stops_the_sweep(tmp_path):
     recipe = {**RECIPE, **LAST_LAYERS, "model_name_or_path": broken}
     with pytest.raises(InstructMineError, match="the untrained model's loss on 'single' is nan"):
         run_sweep(pool(), mixtures(1, 0), recipe, evaluation_sets(), tmp_path / "sweep")
+
+
+@pytest.mark.parametrize("executor", ["inline", "local"])
+def test_what_needs_a_launcher_is_refused_where_there_is_none(executor):
+    arguments = Recipe({**RECIPE, "model_name_or_path": "some/model"}).arguments()
+    assert executors.Execution(executor).count_processes(arguments) == 1
+    arguments.sft.deepspeed = "zero3.json"
+    with pytest.raises(InstructMineError, match="need a launcher: set executor='accelerate'"):
+        executors.Execution(executor).count_processes(arguments)
+
+
+def test_a_search_and_a_comparison_hand_workers_on(monkeypatch):
+    from hf_instructmine import compare_strategies, search_size
+
+    asked = []
+
+    def stopped(self):
+        asked.append((self.executor, self.workers))
+        raise InstructMineError("stopped")
+
+    monkeypatch.setattr(executors.Execution, "__post_init__", stopped)
+    scored = pool().add_column("output_length", [9] * 24)
+    for call in (
+        lambda: compare_strategies(scored, {"a": "random"}, {}, {}, "out", sizes=[6], executor="local", workers=2),
+        lambda: search_size(scored, "rule", {}, {}, "out", min_size=3, executor="local", workers=2),
+    ):
+        with pytest.raises(InstructMineError, match="stopped"):
+            call()
+    assert asked == [("local", 2)] * 2
 
 
 def test_the_executors_are_those_that_are_documented():

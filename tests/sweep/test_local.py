@@ -15,7 +15,7 @@ from tiny_sweep import LAST_LAYERS, RECIPE, comparable, evaluation_sets, mixture
 from hf_instructmine import InstructMineError, load_runs, run_sweep
 from hf_instructmine.finetuning.recipe import Recipe
 from hf_instructmine.sweep import local
-from hf_instructmine.sweep.local import LocalWorkers, worker_environments
+from hf_instructmine.sweep.local import worker_environments
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,6 @@ def test_workers_that_cannot_work_stop_the_sweep_in_one_line(recipe, tmp_path, m
     given = pool(), mixtures(1, 0), {**recipe, "model_name_or_path": broken}, evaluation_sets(), tmp_path / "sweep"
     with pytest.raises(InstructMineError, match="the untrained model's loss on 'single' is nan"):
         run_sweep(*given, "local")
-    monkeypatch.setattr(LocalWorkers, "_left", lambda self, recorder, runs: runs)
     monkeypatch.setattr(local.sys, "executable", "false")
     with pytest.raises(InstructMineError, match="workers of executor='local' end before they can train: it said"):
         run_sweep(*given, "local")

@@ -3,8 +3,10 @@
     python tests/written_before/make.py
 
 They were made with hf-instructmine 0.1.0.dev0 (commit 9b4d5d4, before its modules moved into sub-packages), torch
-2.13.0, transformers 5.24.0, trl 1.16.0, datasets 5.2.0 and flaml 2.7.0. Whoever made such folders then is to go on
-with them today: this script is run again only where a format changes on purpose, which the CHANGELOG then says.
+2.13.0, transformers 5.24.0, trl 1.16.0, datasets 5.2.0 and flaml 2.7.0. The sweeps, the comparison and the search were
+made again when turns began to end as the chat template ends them; `sweep-eos/` is of before. Whoever made such folders
+then is to go on with them today: this script is run again only where a format changes on purpose, which the CHANGELOG
+then says.
 
 The calls read and write beside them, by relative names, so that no path of a machine gets into a record.
 `tests/test_written_before.py` repeats them in a copy. What they read is kept with them: the digests of the model, the

@@ -1,11 +1,13 @@
 """The base model of a finetune, as the recipe says: precision, template, and which layers train."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import InstructMineError, one_line
 from ..models.loading import LoadedModel, check_dtype, load_tokenizer
+from ..models.rendering import check_template_kwargs
 from .recipe import Arguments
 
 
@@ -58,7 +60,8 @@ def load_base(arguments: Arguments) -> LoadedModel:
     stays = quantization is not None or sft.deepspeed_plugin is not None or is_fsdp_enabled()
     if not stays:
         base.to(sft.device)  # type: ignore[arg-type]  # the stub binds no `self`
-    return LoadedModel(base, tokenizer, own.eval_token_budget)
+    kwargs = check_template_kwargs(own.chat_template_kwargs)
+    return LoadedModel(base, tokenizer, own.eval_token_budget, template_kwargs=kwargs)
 
 
 def load_encoder(arguments: Arguments) -> LoadedModel:
@@ -69,16 +72,20 @@ def load_encoder(arguments: Arguments) -> LoadedModel:
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils import find_adapter_config_file
 
     model, trusted = arguments.model, arguments.sft.trust_remote_code
-    name, tokenizer = str(model.model_name_or_path), _load_tokenizer(arguments)
+    name, revision, tokenizer = str(model.model_name_or_path), model.model_revision, _load_tokenizer(arguments)
     try:
-        config = AutoConfig.from_pretrained(name, revision=model.model_revision, trust_remote_code=trusted)
+        if (adapter := find_adapter_config_file(name, revision=revision)) is not None:
+            name, revision = json.loads(Path(adapter).read_text(encoding="utf-8"))["base_model_name_or_path"], "main"
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trusted)
         with torch.device("meta"):
             empty = AutoModelForCausalLM.from_config(config, trust_remote_code=trusted)
     except (ImportError, OSError, ValueError) as error:
         raise InstructMineError(f"cannot load the base model '{name}': {one_line(error, first=True)}") from error
-    return LoadedModel(empty, tokenizer, arguments.own.eval_token_budget)
+    kwargs = check_template_kwargs(arguments.own.chat_template_kwargs)
+    return LoadedModel(empty, tokenizer, arguments.own.eval_token_budget, template_kwargs=kwargs)
 
 
 def _load_tokenizer(arguments: Arguments) -> "PreTrainedTokenizerBase":

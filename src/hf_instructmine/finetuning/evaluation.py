@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..data.evaluation_sets import EvaluationSet
+from ..errors import InstructMineError
+from ..models.chat import Chat, tell_notes
 from ..models.engine import response_nll
-from ..models.tokenization import encode_pair
+from ..models.rendering import RefusedByTemplateError
 
 
 if TYPE_CHECKING:
@@ -53,14 +55,25 @@ def encode_set(examples: EvaluationSet, loaded: "LoadedModel", max_length: int) 
 
     What is longer than `max_length` loses the start of its prompt, then the end of its response, and is counted.
     """
-    pairs = [encode_pair(loaded, turn, True, False, max_length) for turn in examples.turns]
-    truncated = sum(note is not None for _, _, note in pairs)
+    chat, limit = Chat(loaded.tokenizer, loaded.template_kwargs), min(max_length, loaded.max_positions)
+    turns = []
+    for turn, owner in zip(examples.turns, examples.owners):
+        try:
+            encoded = chat.encode(turn, end=False)
+        except RefusedByTemplateError as error:
+            raise InstructMineError(
+                f"row {examples.rows[owner]} of the evaluation set '{examples.name}' cannot be measured: {error}; "
+                "drop it first"
+            ) from error
+        turns.append(encoded.until(encoded.close).within(limit))
+    truncated = sum(turn.cut is not None for turn in turns)
+    tell_notes(f"evaluation set '{examples.name}'", [turn.unwritten for turn in turns])
     if truncated:
         logger.warning(
             "evaluation set '%s': %d texts are longer than %d tokens and were cut",
             examples.name, truncated, max_length,
         )  # fmt: skip
-    return EncodedSet(examples, [ids for ids, _, _ in pairs], [start for _, start, _ in pairs], truncated)
+    return EncodedSet(examples, [turn.ids for turn in turns], [turn.start for turn in turns], truncated)
 
 
 def evaluation_loss(

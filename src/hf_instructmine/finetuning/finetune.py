@@ -1,6 +1,7 @@
 """One finetune: a subset in, losses out. `accelerate launch -m hf_instructmine.finetuning --config recipe.yaml`.
 
-Loss is on the response and its EOS token alone, and is measured on the evaluation sets after training, never between
+Loss is on the response and the end of its turn, as the chat template writes them, or with `assistant_only_loss` on all
+assistant turns. It is measured on the evaluation sets after training, never between
 steps. Under FSDP2 and DeepSpeed ZeRO-3, whose shards make every forward pass a joint one, all processes measure all
 texts. FSDP2's shards are measured in the tests, on two CPU processes; training under either, and ZeRO-3 altogether,
 has never been run on GPUs.
@@ -153,6 +154,7 @@ def check_processes(own: FinetuningArguments, running: int) -> None:
 def _prepared(arguments: Arguments, subset: TrainingSet) -> "SFTConfig":
     own, sft = arguments.own, arguments.sft
     sft.dataset_kwargs = {"skip_prepare_dataset": True}  # tokenised already
+    sft.assistant_only_loss = False  # the labels say what is learnt
     sft.remove_unused_columns = False
     sft.chat_template_path = sft.eos_token = None  # `load_base` has set both
     sft.model_init_kwargs = None
@@ -205,7 +207,7 @@ def finetune(
         [`InstructMineError`]: Where a row cannot be learnt from, or a loss is not finite.
     """
     started, sft = time.perf_counter(), arguments.sft
-    subset = encode_training_set(loaded, conversations, sft.max_length)
+    subset = encode_training_set(loaded, conversations, sft.max_length, sft.assistant_only_loss)
     training = time.perf_counter()
 
     def measure(trainer: "Trainer") -> dict[str, EvaluationLoss]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from ..errors import InstructMineError, one_line
+from ..models.rendering import check_template_kwargs
 from ..outputs.digests import digest
 from ..outputs.files import shipped
 
@@ -49,7 +50,7 @@ BUDGETS = ("epochs", "steps", "tokens")
 _DEFAULTS = {"output_dir": "finetuned", "save_strategy": "no", "loss_type": "nll"}
 # Of TRL's options, those that would make the loss another one, or change which text a run trains on.
 _REFUSED = {
-    "packing": True, "padding_free": True, "assistant_only_loss": True, "completion_only_loss": False,
+    "packing": True, "padding_free": True, "completion_only_loss": False,
     "shuffle_dataset": True, "truncation_mode": "keep_end",
 }  # fmt: skip
 # Those that need the evaluation of transformers' trainer, without which they end the finetune late or do nothing.
@@ -91,6 +92,8 @@ class FinetuningArguments:
             (`num_train_epochs`), `"steps"` (`max_steps`) or `"tokens"` (`train_tokens`).
         train_tokens (`int`, *optional*): Response tokens to train on, repeats included, with `budget="tokens"`.
         eval_max_length (`int`, *optional*, defaults to 2048): Tokens that an evaluation text may have.
+        chat_template_kwargs (`dict`, *optional*): Arguments of the chat template, such as `enable_thinking: false`; a
+            row's own go before them.
         eval_token_budget (`int`, *optional*, defaults to 4096): Tokens in a forward pass of the evaluation.
         num_cpus (`float`, *optional*, defaults to 1): What a run of a sweep takes, under Ray.
         num_gpus (`float`, *optional*, defaults to 0): The same of GPUs.
@@ -109,6 +112,7 @@ class FinetuningArguments:
     budget: str = field(default="epochs", metadata={"help": "What is fixed: epochs, steps or tokens."})
     train_tokens: int | None = field(default=None, metadata={"help": "Response tokens, with budget=tokens."})
     eval_max_length: int = field(default=2048, metadata={"help": "Tokens that an evaluation text may have."})
+    chat_template_kwargs: str | None = field(default=None, metadata={"help": "Of the chat template, as JSON."})
     eval_token_budget: int = field(default=4096, metadata={"help": "Tokens in a forward pass of the evaluation."})
     num_cpus: float = field(default=1.0, metadata={"help": "CPUs of a run, under Ray."})
     num_gpus: float = field(default=0.0, metadata={"help": "GPUs of a run, under Ray."})
@@ -367,6 +371,7 @@ def check_arguments(own: FinetuningArguments, sft: "SFTConfig", model: "ModelCon
         raise InstructMineError("load_in_4bit and load_in_8bit need use_peft: quantised weights cannot be trained")
     if sft.max_length is not None and sft.max_length < 2:
         raise InstructMineError(f"max_length must be at least 2, not {sft.max_length}")
+    check_template_kwargs(own.chat_template_kwargs, "chat_template_kwargs of the recipe")
     if own.eval_max_length < 2:
         raise InstructMineError(f"eval_max_length must be at least 2, not {own.eval_max_length}")
     if sft.eval_strategy != "no":
@@ -383,5 +388,6 @@ def check_arguments(own: FinetuningArguments, sft: "SFTConfig", model: "ModelCon
     refused = next((name for name, value in _REFUSED.items() if getattr(sft, name) == value), None)
     if refused is not None:
         raise InstructMineError(
-            f"{refused}: {getattr(sft, refused)} is not supported: loss is on the responses of whole rows, one by one"
+            f"{refused}: {getattr(sft, refused)} is not supported: loss is on the responses of whole rows, one by "
+            "one; of rows that share a sequence, one reads the other where the attention does not part them"
         )

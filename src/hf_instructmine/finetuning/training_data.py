@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from ..data.conversation import Conversation, check_text_columns, read_conversations
 from ..errors import InstructMineError
+from ..models.chat import Chat, tell_notes
 from ..models.loading import LoadedModel
-from ..models.tokenization import RefusedByTemplateError, encode_pair
+from ..models.rendering import GENERATION
 
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def read_training_data(dataset: "Dataset", columns: Mapping[str, str] | None = N
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """A subset in token ids. `labels` hold the response and its EOS token, and -100 elsewhere."""
+    """A subset in token ids. `labels` hold what is learnt (responses, ends of their turns), and -100 elsewhere."""
 
     input_ids: list[list[int]]
     labels: list[list[int]]
@@ -47,37 +48,72 @@ class TrainingSet:
 
 
 def encode_training_set(
-    loaded: LoadedModel, conversations: Sequence[Conversation], max_length: int | None
+    loaded: LoadedModel, conversations: Sequence[Conversation], max_length: int | None, all_turns: bool = False
 ) -> TrainingSet:
-    """Token ids and labels of a subset. A text over `max_length` loses the start of its prompt, then the end of its
-    response, and is counted.
+    """Token ids and labels of a subset, as the chat template writes it.
+
+    Args:
+        loaded ([`LoadedModel`]): Its tokenizer and its arguments of the chat template.
+        conversations (`Sequence[Conversation]`): The rows.
+        max_length (`int`, *optional*): A text over it loses the start of its prompt, then the end of its response, and
+            is counted; with `all_turns`, its end.
+        all_turns (`bool`, defaults to `False`): Whether every assistant turn is learnt, or the last one alone.
 
     Raises:
         [`InstructMineError`]: Where a row has no response to learn from; names the first.
     """
-    wrong = next(((i, c.problem) for i, c in enumerate(conversations) if c.problem), None)
-    if wrong is not None:
-        raise InstructMineError(
-            f"row {wrong[0]} of the training data cannot be learnt from: {wrong[1]}; drop it first"
-        )
-    limit = max_length or sys.maxsize
-    pairs = [_encoded(loaded, row, c, limit) for row, c in enumerate(conversations)]
-    masked = next((i for i, (ids, start, _) in enumerate(pairs) if len(ids) <= start), None)
-    if masked is not None:
-        raise InstructMineError(f"row {masked} of the training data has no token to learn: raise max_length")
+    chat, limit = Chat(loaded.tokenizer, loaded.template_kwargs), max_length or sys.maxsize
+    template = _training_template(loaded) if all_turns else None
+    rows = []
+    for number, conversation in enumerate(conversations):
+        try:
+            if conversation.problem is not None:
+                raise InstructMineError(conversation.problem)
+            row = _all_turns(chat, conversation, template, limit) if all_turns else _last(chat, conversation, limit)
+            if not any(row.learnt):
+                raise InstructMineError("no token to learn is left" + (": raise max_length" if row.truncated else ""))
+        except InstructMineError as error:
+            mend = "" if "raise max_length" in str(error) else "; drop it first"
+            raise InstructMineError(
+                f"row {number} of the training data cannot be learnt from: {error}{mend}"
+            ) from error
+        rows.append(row)
+    tell_notes("training data", [row.note for row in rows])
     return TrainingSet(
-        [ids for ids, _, _ in pairs],
-        [[MASKED] * start + ids[start:] for ids, start, _ in pairs],
-        sum(note is not None for _, _, note in pairs),
+        [row.ids for row in rows],
+        [[i if learnt else MASKED for i, learnt in zip(row.ids, row.learnt)] for row in rows],
+        sum(row.truncated for row in rows),
     )
 
 
-def _encoded(
-    loaded: LoadedModel, row: int, conversation: Conversation, limit: int
-) -> tuple[list[int], int, str | None]:
+@dataclass(frozen=True)
+class _Row:
+    ids: list[int]
+    learnt: list[bool]
+    truncated: bool
+    note: str | None = None
+
+
+def _last(chat: Chat, conversation: Conversation, limit: int) -> _Row:
+    turn = chat.encode(conversation).within(limit)
+    learnt = [False] * turn.start + [True] * (len(turn.ids) - turn.start)
+    return _Row(turn.ids, learnt, turn.cut is not None, turn.unwritten)
+
+
+def _all_turns(chat: Chat, conversation: Conversation, template: str | None, limit: int) -> _Row:
+    ids, learnt, note = chat.encode_turns(conversation, template)
+    return _Row(ids[:limit], learnt[:limit], len(ids) > limit, note)
+
+
+def _training_template(loaded: LoadedModel) -> str | None:
+    """TRL's twin of the tokenizer's template that marks what the assistant generates; None where the template marks it
+    itself, or TRL has no twin."""
+    from trl.chat_template_utils import get_training_chat_template
+
+    template = loaded.tokenizer.chat_template
+    if template is None or GENERATION.search(str(template)):
+        return None
     try:
-        return encode_pair(loaded, conversation, True, True, limit)
-    except RefusedByTemplateError as error:
-        raise InstructMineError(
-            f"row {row} of the training data cannot be learnt from: {error}; drop it first"
-        ) from error
+        return get_training_chat_template(loaded.tokenizer)
+    except ValueError:  # none of the templates that it knows
+        return None

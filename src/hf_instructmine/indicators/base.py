@@ -10,11 +10,12 @@ import numpy as np
 from ..data.conversation import Conversation, read_turns
 from ..errors import InstructMineError
 from ..models.loading import LoadedModel, ModelSource
-from ..models.tokenization import RefusedByTemplateError
+from ..models.rendering import RefusedByTemplateError
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
 
 
 _REFUSED = "refused by the chat template"
@@ -182,6 +183,10 @@ class ModelIndicator(Indicator):
         if self._loaded is None:
             self._loaded = self.source.load(self.token_budget)
         return self._loaded
+
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        """The model's tokenizer; a model that is not loaded yet is not loaded for it."""
+        return self.source.load_tokenizer() if self._loaded is None else self._loaded.tokenizer
 
     def release(self) -> None:
         """Lets go of the model, but not of one that the user passed: it could not be loaded again."""

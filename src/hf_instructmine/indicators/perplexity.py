@@ -7,8 +7,10 @@ import numpy as np
 
 from ..data.conversation import Conversation
 from ..errors import InstructMineError
+from ..models.chat import Chat, Turn
 from ..models.engine import response_nll
-from ..models.tokenization import added_bos, encode_pair, encode_prompt
+from ..models.rendering import check_template_kwargs
+from ..models.tokenization import added_bos, encode_data
 from .base import ModelIndicator
 
 
@@ -19,9 +21,10 @@ _NATS = {"nll", "end_of_turn"}
 class Perplexity(ModelIndicator):
     """`exp` of the mean negative log-likelihood of the response's tokens; column `perplexity`, from 1 to infinity.
 
-    The response is conditioned on the prompt under the model's chat template; a model without one gets the messages'
-    contents, each followed by a blank line, after a BOS token if its tokenizer adds one. Every response token counts,
-    the first one too. The text of special tokens in the data is scored as text.
+    Prompt, response and end of turn are what the model's chat template writes; a model without one gets the messages'
+    contents, each followed by a blank line, after a BOS token if its tokenizer adds one. Every token that the template
+    writes for the response counts, the first one too. The text of special tokens in the data is scored as text. A row
+    that the template refuses has NaN and a note.
 
     Further columns come from the same forward passes, on request (`also`):
 
@@ -30,15 +33,15 @@ class Perplexity(ModelIndicator):
     - `ifd`, the instruction-following difficulty (Li et al., 2024, arXiv 2308.12032): perplexity given the prompt over
       perplexity of the response alone, from 0 to infinity. Above 1 the prompt makes the response less likely, as when
       it answers another question.
-    - `end_of_turn`: negative log-likelihood of the tokenizer's EOS token after the response, in nats, from 0 to
-      infinity. High where the response stops in mid-sentence.
+    - `end_of_turn`: negative log-likelihood of what the template ends the turn in, up to its special token (without a
+      template, of EOS), in nats, from 0 to infinity. High where the response stops in mid-sentence.
 
     Args:
         model (`str` or `PreTrainedModel`): Causal language model: Hub id, local folder, PEFT adapter, or loaded.
         tokenizer (`str` or `PreTrainedTokenizerBase`, *optional*): Defaults to the model's own.
         given (`bool`, defaults to `True`): Whether the response is conditioned on its prompt. With `False` it is
             scored alone, without a template; its first token then counts only where the tokenizer adds a BOS.
-        include_eos (`bool`, defaults to `False`): Whether the end-of-turn token counts as a response token.
+        include_eos (`bool`, defaults to `False`): Whether the end of the turn counts as a part of the response.
         also (`Sequence[str]`, *optional*): any of `"nll"`, `"ifd"` and `"end_of_turn"`.
         revision (`str`, *optional*): Branch, tag or commit of the model on the Hub.
         dtype (`str`, defaults to `"float32"`): `"bfloat16"` is several times faster and moves a score by about 1 %.
@@ -49,6 +52,8 @@ class Perplexity(ModelIndicator):
         token_budget (`int`, *optional*): Tokens in a forward pass, padding included; defaults to 4096, on a CPU to 512
             (larger batches leave its cache, and take longer).
         trust_remote_code (`bool`, defaults to `False`): Whether the model's repository may run code.
+        chat_template_kwargs (`Mapping[str, Any]`, *optional*): Arguments of the chat template, such as
+            `{"enable_thinking": False}`; a row's column `chat_template_kwargs` goes before them.
         columns, turns, overwrite: See [`Indicator`]. With `turns="all"`, exp(Σ NLL / Σ tokens) over all turns.
 
     Raises:
@@ -69,6 +74,7 @@ class Perplexity(ModelIndicator):
         max_length: int = 2048,
         token_budget: int | None = None,
         trust_remote_code: bool = False,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         columns: Mapping[str, str] | None = None,
         turns: str = "last",
         overwrite: bool = False,
@@ -87,38 +93,68 @@ class Perplexity(ModelIndicator):
             )
         self.given = given
         self.include_eos = include_eos
+        self.chat_template_kwargs = check_template_kwargs(chat_template_kwargs)
         self.names = ("perplexity", *also)
 
     def score(self, conversations: list[Conversation]) -> tuple[np.ndarray, np.ndarray, list[str | None]]:
         """Nats per token `(n, len(names))`, response tokens `(n,)`, and notes; see [`Indicator.score`]."""
         loaded = self.load()
-        eos = self.include_eos or "end_of_turn" in self.names
-        pairs = [encode_pair(loaded, c, self.given, eos, self.max_length) for c in conversations]
-        alone = [encode_pair(loaded, c, False, False, self.max_length) for c in conversations] if self._ifd else []
-        nll = response_nll(loaded, [ids for ids, _, _ in pairs + alone], [start for _, start, _ in pairs + alone])
+        limit = min(self.max_length, loaded.max_positions)
+        turns = [self._encoded(conversation).within(limit) for conversation in conversations]
+        alone = [self._alone(turn) for turn in turns] if self._ifd else []
+        sequences = [*(turn.ids for turn in turns), *(ids for ids, _ in alone)]
+        nll = response_nll(loaded, sequences, [*(turn.start for turn in turns), *(start for _, start in alone)])
         columns: dict[str, list[float]] = {name: [] for name in self.names}
         tokens, notes = [], []
-        for i, (_, _, note) in enumerate(pairs):
-            closed = eos and note != "truncated response"  # the EOS is the last token scored
-            response = nll[i][:-1] if closed else nll[i]
+        for i, turn in enumerate(turns):
+            response, closing = np.split(nll[i], [turn.close - turn.start])
             counted = nll[i] if self.include_eos else response
             columns["perplexity"].append(_mean(counted))
             if "nll" in self.names:
                 columns["nll"].append(columns["perplexity"][-1])
+            unknown = [] if len(counted) else ["no token to score"]
             if self._ifd:
                 # Without a BOS the first token of the response alone cannot be scored: both means leave it out.
-                same = response if added_bos(loaded.tokenizer) else response[1:]
-                columns["ifd"].append(_mean(same) - _mean(nll[len(pairs) + i][: len(same)]))
+                same = response[len(response) - len(nll[len(turns) + i]) :]
+                columns["ifd"].append(_mean(same) - _mean(nll[len(turns) + i]))
+                unknown += ["no token to compare for ifd"] if len(counted) and not len(same) else []
             if "end_of_turn" in self.names:
-                columns["end_of_turn"].append(float(nll[i][-1]) if closed else np.nan)
+                columns["end_of_turn"].append(float(closing.sum(dtype=np.float64)) if len(closing) else np.nan)
+                unknown += [] if len(closing) or turn.cut == "truncated response" else ["no end of turn"]
             tokens.append(len(counted))
-            notes.append(note if len(counted) else "no token to score")
+            notes.append("; ".join(filter(None, [turn.note, *unknown])) or None)
         return np.array([columns[name] for name in self.names]).T, np.array(tokens), notes
 
+    def _encoded(self, conversation: Conversation) -> Turn:
+        """Prompt, response and, where it is scored, the end of the turn."""
+        ends = self.include_eos or "end_of_turn" in self.names
+        if not self.given:
+            return self._without_prompt(conversation, ends)
+        turn = self._chat.encode(conversation, ends)
+        return turn.until(turn.stop if ends else turn.close)
+
+    def _without_prompt(self, conversation: Conversation, ends: bool) -> Turn:
+        tokenizer = self.load().tokenizer
+        bos = added_bos(tokenizer)
+        ids = bos + encode_data(tokenizer, conversation.written)
+        closing = [tokenizer.eos_token_id] if ends else []
+        if None in closing:
+            raise InstructMineError(f"the tokenizer '{tokenizer.name_or_path}' has no EOS token to score")
+        return Turn([*ids, *closing], len(bos), len(ids), len(ids) + len(closing))
+
+    def _alone(self, turn: Turn) -> tuple[list[int], int]:
+        """The same response without its prompt, and where what can be scored of it starts."""
+        bos = added_bos(self.load().tokenizer)
+        return [*bos, *turn.ids[turn.start : turn.close]], 1
+
     def render(self, conversation: Conversation) -> None:
-        """Renders the prompt, where the response is given one; see [`Indicator.render`]."""
+        """Renders prompt and response, where there is a prompt; see [`Indicator.render`]."""
         if self.given:
-            encode_prompt(self.load().tokenizer, conversation.prompt)
+            self._chat.check(conversation)
+
+    @property
+    def _chat(self) -> Chat:
+        return Chat(self.load().tokenizer, self.chat_template_kwargs)
 
     @property
     def _ifd(self) -> bool:
@@ -131,7 +167,8 @@ class Perplexity(ModelIndicator):
 
     def provenance(self) -> dict[str, Any]:
         """The model's, what the response is given, and whether its end counts."""
-        return {**super().provenance(), "given": self.given, "include_eos": self.include_eos}
+        record = {**super().provenance(), "given": self.given, "include_eos": self.include_eos}
+        return {**record, **Chat(self.tokenizer(), self.chat_template_kwargs).provenance()} if self.given else record
 
 
 def _mean(nll: np.ndarray) -> float:

@@ -6,6 +6,7 @@ transformers; it is registered here. Other reward models are sequence classifier
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,10 +16,12 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from ..data.conversation import Conversation
 from ..errors import InstructMineError
+from ..models.chat import Chat
 from ..models.engine import pad_with_mask, run_sorted
 from ..models.loading import LoadedModel
 from ..models.oasst_reward import GPTNeoXRewardModel, GPTNeoXRewardModelConfig, last_attended
-from ..models.tokenization import encode_conversation, encode_data, encode_template, special_ids
+from ..models.rendering import check_template_kwargs
+from ..models.tokenization import encode_data, encode_template, special_ids
 from .base import ModelIndicator
 
 
@@ -56,6 +59,8 @@ class Reward(ModelIndicator):
         token_budget (`int`, *optional*): Tokens in a forward pass, padding included; defaults to 4096, on a CPU to 512
             (larger batches leave its cache, and take longer).
         trust_remote_code (`bool`, defaults to `False`): Whether the model's repository may run code.
+        chat_template_kwargs (`Mapping[str, Any]`, *optional*): Arguments of the chat template, such as
+            `{"enable_thinking": False}`; a row's column `chat_template_kwargs` goes before them.
         columns, turns, overwrite: See [`Indicator`].
 
     Raises:
@@ -76,6 +81,7 @@ class Reward(ModelIndicator):
         max_length: int = 2048,
         token_budget: int | None = None,
         trust_remote_code: bool = False,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         columns: Mapping[str, str] | None = None,
         turns: str = "last",
         overwrite: bool = False,
@@ -85,6 +91,7 @@ class Reward(ModelIndicator):
             model, tokenizer, "AutoModelForSequenceClassification", max_length, token_budget, source,
             columns=columns, turns=turns, overwrite=overwrite,
         )  # fmt: skip
+        self.chat_template_kwargs = check_template_kwargs(chat_template_kwargs)
 
     def load(self) -> LoadedModel:
         """Loads the reward model, and refuses one that does not give one number or has another's tokenizer."""
@@ -106,7 +113,8 @@ class Reward(ModelIndicator):
         """Rewards `(n, 1)`, response tokens `(n,)`, and notes; see [`Indicator.score`]."""
         loaded = self.load()
         is_oasst = loaded.model.config.model_type == GPTNeoXRewardModelConfig.model_type
-        encode = encode_oasst if is_oasst else encode_chat
+        chat = Chat(loaded.tokenizer, self.chat_template_kwargs)
+        encode = partial(encode_oasst, loaded.tokenizer) if is_oasst else chat.encode_closed
         limit = min(self.max_length, loaded.max_positions)
         if not (is_oasst or reads_last_token(loaded.model)):
             limit = min(
@@ -117,20 +125,20 @@ class Reward(ModelIndicator):
         tokens = np.array([tokens for _, tokens, _ in encoded], float)
         return np.array(scores)[:, None], tokens, [note for _, _, note in encoded]
 
+    def provenance(self) -> dict[str, Any]:
+        """The model's, and what its chat template is given."""
+        given = {"chat_template_kwargs": self.chat_template_kwargs} if self.chat_template_kwargs else {}
+        return {**super().provenance(), **given}
+
     def render(self, conversation: Conversation) -> None:
         """Renders prompt and response as the reward model reads them; see [`Indicator.render`]."""
         loaded = self.load()
         if loaded.model.config.model_type != GPTNeoXRewardModelConfig.model_type:
-            encode_chat(loaded.tokenizer, conversation)
+            Chat(loaded.tokenizer, self.chat_template_kwargs).check(conversation)
 
 
-def encode_chat(tokenizer: "PreTrainedTokenizerBase", conversation: Conversation) -> list[int]:
-    """Ids of prompt and response under the tokenizer's chat template."""
-    return encode_conversation(tokenizer, [*conversation.prompt, *conversation.completion])
-
-
-def encode_oasst(tokenizer: "PreTrainedTokenizerBase", conversation: Conversation) -> list[int]:
-    """Ids of prompt and response as Open-Assistant's reward models read them."""
+def encode_oasst(tokenizer: "PreTrainedTokenizerBase", conversation: Conversation) -> tuple[list[int], str | None]:
+    """Ids of prompt and response as Open-Assistant's reward models read them, and a note of what they do not read."""
     turns: list[tuple[str, str]] = []
     opening = ""
     for message in conversation.prompt:
@@ -143,26 +151,30 @@ def encode_oasst(tokenizer: "PreTrainedTokenizerBase", conversation: Conversatio
             opening = ""
     if opening:  # a system message that no user's follows
         turns.append((PROMPTER, opening.removesuffix("\n\n")))
-    turns.append((ASSISTANT, conversation.response))
-    return encode_template(tokenizer, "".join(f"{role}{{}}{END}" for role, _ in turns), *(text for _, text in turns))
+    turns.append((ASSISTANT, conversation.written))
+    template = "".join(f"{role}{{}}{END}" for role, _ in turns)
+    note = "tools not read by this reward model" if conversation.tools else None
+    return encode_template(tokenizer, template, *(text for _, text in turns)), note
 
 
 def encode_within(
-    encode: Callable[["PreTrainedTokenizerBase", Conversation], list[int]],
+    encode: Callable[[Conversation], tuple[list[int], str | None]],
     tokenizer: "PreTrainedTokenizerBase",
     conversation: Conversation,
     max_length: int,
 ) -> tuple[list[int], int, str | None]:
     """At most `max_length` ids that end as the template ends, the response's tokens, and a note where it was cut."""
-    response = encode_data(tokenizer, conversation.response)
-    ids, note = encode(tokenizer, conversation), None
+    response = encode_data(tokenizer, conversation.written)
+    (ids, unwritten), cut = encode(conversation), None
     room = max_length - min(len(ids) - len(response), max_length // 4)
     if len(ids) > max_length and len(response) > room:
-        conversation = replace(conversation, response=first_tokens(tokenizer, conversation.response, room))
-        ids, note = encode(tokenizer, conversation), "truncated response"
+        # Reasoning and tool calls stay whole: half of one is none.
+        beside = len(response) - len(encode_data(tokenizer, conversation.response))
+        start = first_tokens(tokenizer, conversation.response, max(room - beside, 0))
+        ids, cut = encode(replace(conversation, response=start))[0], "truncated response"
     if len(ids) > max_length:
-        ids, note = ids[-max_length:], note or "truncated prompt"
-    return ids, max(len(response), 1), note
+        ids, cut = ids[-max_length:], cut or "truncated prompt"
+    return ids, max(len(response), 1), "; ".join(filter(None, [cut, unwritten])) or None
 
 
 def first_tokens(tokenizer: "PreTrainedTokenizerBase", text: str, count: int) -> str:

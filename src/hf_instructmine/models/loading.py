@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import InitVar, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -47,12 +47,14 @@ class LoadedModel:
     `token_budget` is the number of tokens (padding included) that a forward pass may hold; by default 4096, and 512 on
     a CPU, where larger batches leave the cache and take longer. It is halved where memory ran out, and stays halved.
     `reads_cache` says whether the model goes on from keys and values as if it had read their text: None until tried.
+    `template_kwargs` are arguments of the chat template in all that is encoded for this model.
     """
 
     model: "PreTrainedModel"
     tokenizer: "PreTrainedTokenizerBase"
     budget: InitVar[int | None] = None
     reads_cache: bool | None = None
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     token_budget: int = field(init=False)
 
     def __post_init__(self, budget: int | None) -> None:

@@ -7,24 +7,16 @@ as the characters it is made of. Ordinary text gets exactly the ids that the tok
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from ..data.conversation import Conversation
-from ..errors import InstructMineError, one_line
+from ..errors import InstructMineError
 from ..outputs.digests import fast_digest
-from .loading import LoadedModel
 
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from ..data.conversation import Message
-
-
-class RefusedByTemplateError(InstructMineError):
-    """The chat template does not render these turns: a role, an order or a field is not what it expects."""
 
 
 _PRIVATE_USE = range(0xE000, 0xF8FF)
@@ -33,7 +25,7 @@ _PRIVATE_USE = range(0xE000, 0xF8FF)
 def encode_data(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
     """Ids of text from the data: no special token is read from it, none is added to it."""
     ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
-    control = _control_ids(tokenizer)
+    control = control_ids(tokenizer)
     if control.isdisjoint(ids):
         return ids
     # A Unigram vocabulary (T5's, DeBERTa's) has special tokens as pieces that plain text can match: letter by letter.
@@ -48,60 +40,14 @@ def encode_template(tokenizer: "PreTrainedTokenizerBase", template: str, *data: 
         template (`str`): Text with one `{}` for each of `data`.
         data (`str`): Texts from the dataset.
     """
-    guard = _Guard(tokenizer, data)
+    guard = Guard(tokenizer, data)
     return guard.encode(template.format(*map(guard.hide, data)))
-
-
-def encode_prompt(tokenizer: "PreTrainedTokenizerBase", messages: Sequence["Message"]) -> list[int]:
-    """Ids of everything that stands before a response.
-
-    With a chat template: the template, with its generation prompt. Without one, a plain template: the messages'
-    contents, each followed by a blank line, after the BOS token if (and only if) the tokenizer adds one by itself.
-
-    Raises:
-        [`RefusedByTemplateError`]: Where the chat template refuses the messages (a role it does not know, say).
-    """
-    if tokenizer.chat_template is None:
-        return added_bos(tokenizer) + encode_data(tokenizer, "".join(f"{m['content']}\n\n" for m in messages))
-    return _encode_chat(tokenizer, messages, add_generation_prompt=True)
-
-
-def encode_conversation(tokenizer: "PreTrainedTokenizerBase", messages: Sequence["Message"]) -> list[int]:
-    """Ids of whole, closed turns under the tokenizer's chat template.
-
-    Raises:
-        [`InstructMineError`]: Where the tokenizer has no chat template, or the template refuses the messages.
-    """
-    if tokenizer.chat_template is None:
-        raise InstructMineError(
-            f"the tokenizer '{tokenizer.name_or_path}' has no chat template, which this indicator needs: "
-            "set tokenizer.chat_template, or choose a model that has one"
-        )
-    return _encode_chat(tokenizer, messages, add_generation_prompt=False)
 
 
 def added_bos(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     """`[bos_token_id]` if the tokenizer puts one before every text by itself, else `[]`."""
     ids = tokenizer("")["input_ids"]
     return ids[:1] if ids and ids[0] == tokenizer.bos_token_id and tokenizer.bos_token_id is not None else []
-
-
-def _encode_chat(
-    tokenizer: "PreTrainedTokenizerBase", messages: Sequence["Message"], add_generation_prompt: bool
-) -> list[int]:
-    from jinja2 import TemplateError
-
-    guard = _Guard(tokenizer, list(_strings(messages)))
-    try:
-        text = tokenizer.apply_chat_template(
-            guard.hide(list(messages)), tokenize=False, add_generation_prompt=add_generation_prompt
-        )
-    except (TemplateError, TypeError, ValueError) as error:  # the latter from what a template does with a field
-        roles = " → ".join(m["role"] for m in messages) or "none"
-        raise RefusedByTemplateError(
-            f"the chat template of '{tokenizer.name_or_path}' refuses the turns {roles}: {one_line(error)}"
-        ) from error
-    return guard.encode(cast(str, text))  # ids only where it is asked to tokenize
 
 
 @lru_cache(maxsize=16)
@@ -115,7 +61,7 @@ def special_ids(tokenizer: "PreTrainedTokenizerBase") -> dict[str, int]:
 
 
 @lru_cache(maxsize=16)
-def _control_ids(tokenizer: "PreTrainedTokenizerBase") -> frozenset[int]:
+def control_ids(tokenizer: "PreTrainedTokenizerBase") -> frozenset[int]:
     """Ids that no text from the data may have: all special ones but the unknown token's, which any text may become.
 
     Raises:
@@ -134,22 +80,32 @@ def _control_ids(tokenizer: "PreTrainedTokenizerBase") -> frozenset[int]:
 def _spell_out(tokenizer: "PreTrainedTokenizerBase", token_id: int) -> list[int]:
     letters = tokenizer.convert_ids_to_tokens(token_id)
     ids = (tokenizer(c, add_special_tokens=False, split_special_tokens=True)["input_ids"] for c in letters)
-    return [i for letter in ids for i in letter if i not in _control_ids(tokenizer)]
+    return [i for letter in ids for i in letter if i not in control_ids(tokenizer)]
 
 
 def _strings(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
-    elif isinstance(value, (dict, list)):
-        for item in value.values() if isinstance(value, dict) else value:
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _strings(key)
+            yield from _strings(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
             yield from _strings(item)
 
 
-class _Guard:
-    """Hides the special tokens that some data spell out behind characters that the data do not use."""
+class Guard:
+    """Hides the special tokens that some data spell out behind characters that the data do not use.
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase", data: Sequence[str]):
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): Its own special tokens are the ones hidden.
+        data: Texts from the dataset, and structures that hold some.
+    """
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", data: Any):
         self.tokenizer = tokenizer
+        data = list(_strings(data))
         spelled = [token for token in special_ids(tokenizer) if any(token in text for text in data)]
         used = set("".join(data)) if spelled else set()
         free = (chr(code) for code in _PRIVATE_USE if chr(code) not in used)
@@ -157,9 +113,11 @@ class _Guard:
 
     def hide(self, value: Any) -> Any:
         """Returns `value` (text, or a structure that holds some) with every spelled-out special token replaced."""
-        if isinstance(value, dict):
-            return {key: self.hide(item) for key, item in value.items()}
-        if isinstance(value, list):
+        if not self.placeholders:
+            return value
+        if isinstance(value, Mapping):
+            return {self.hide(key): self.hide(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
             return [self.hide(item) for item in value]
         if isinstance(value, str):
             for token, placeholder in self.placeholders.items():
@@ -167,12 +125,13 @@ class _Guard:
         return value
 
     def encode(self, text: str) -> list[int]:
+        """Ids of a text with hidden data in it, which become what they were."""
         special = special_ids(self.tokenizer)
         pattern = f"({'|'.join(map(re.escape, special)) or '(?!)'})"
         if not self.placeholders:
             ids = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
             # More of them than the template wrote: the tokenizer's normaliser made one, of full-width letters say.
-            control = _control_ids(self.tokenizer)
+            control = control_ids(self.tokenizer)
             if sum(i in control for i in ids) <= len(re.findall(pattern, text)):
                 return ids
         ids = []
@@ -205,27 +164,3 @@ def tokens_digest(tokenizer: "PreTrainedTokenizerBase") -> str:
         added = {i: str(token) for i, token in tokenizer.added_tokens_decoder.items()}
         state = [type(tokenizer).__name__, tokenizer.get_vocab(), added]
     return fast_digest([json.dumps(state, sort_keys=True)])
-
-
-def encode_pair(
-    loaded: LoadedModel, conversation: Conversation, given: bool, eos: bool, max_length: int
-) -> tuple[list[int], int, str | None]:
-    """Ids of prompt and response, where the response starts, and a note where something was cut."""
-    tokenizer = loaded.tokenizer
-    prompt = encode_prompt(tokenizer, conversation.prompt) if given else added_bos(tokenizer)
-    response = encode_data(tokenizer, conversation.response)
-    max_length = int(min(max_length, loaded.max_positions))
-    if eos:
-        if tokenizer.eos_token_id is None:
-            raise InstructMineError(f"the tokenizer '{tokenizer.name_or_path}' has no EOS token to score")
-        response = [*response, tokenizer.eos_token_id]
-    note = None
-    if len(prompt) + len(response) > max_length:
-        room = max(max_length - len(response), max_length // 4, 1)
-        note = "truncated prompt" if len(prompt) > room else None
-        prompt = prompt[-room:]
-        if len(response) > max_length - len(prompt):
-            response = response[: max_length - len(prompt)]
-            note = "truncated response"
-    # Without a prompt or BOS there is nothing to predict the first token from.
-    return prompt + response, max(len(prompt), 1), note

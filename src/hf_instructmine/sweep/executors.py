@@ -51,8 +51,10 @@ class Execution:
         """How many processes train together in a run; None where the Accelerate configuration does not say.
 
         Raises:
-            [`InstructMineError`]: Where that configuration cannot be read.
+            [`InstructMineError`]: Where that configuration cannot be read, or the recipe needs a launcher.
         """
+        if self.executor in ("inline", "local") and (arguments.sft.deepspeed or arguments.sft.fsdp):
+            raise InstructMineError("DeepSpeed and FSDP need a launcher: set executor='accelerate'")
         if self.executor == "local":
             return 1
         if self.executor == "inline":

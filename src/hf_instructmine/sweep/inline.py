@@ -102,7 +102,8 @@ class Inline:
         if self.recipe.settings.get("model_dir"):  # else the frozen layers are let go
             self.whole = WholeModel.of(loaded.model)
         numbers = sorted(self.conversations)
-        rows = encode_training_set(loaded, [self.conversations[i] for i in numbers], sft.max_length).input_ids
+        subset = [self.conversations[i] for i in numbers]
+        rows = encode_training_set(loaded, subset, sft.max_length, sft.assistant_only_loss).input_ids
         sequences = [ids for e in self.encoded.values() for ids in e.sequences] + rows
         texts = digest(sequences)
         with Records(self.folder).lock("trunk", patience=-1):

@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 DESIGN, MIXTURES = "design.json", "mixtures.parquet"
 # What says of which pool, recipe, base model and evaluation sets a folder's runs are.
 MANIFEST = "sweep.json"
+# What a row's tokens are, in training and in measuring. Folders written before it was the template's do not say so.
+TOKENS = "as the chat template writes them"
 _PACKAGES = ("hf-instructmine", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
 
 
@@ -33,7 +35,7 @@ def describe_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> li
     parts = [f"recipe ({line})" for line in older.difference(newer)]
     # Earlier versions did not note how many processes trained: their records tell.
     unknown = {"training"} - before.keys()
-    for key in sorted({*before, *now} - {"recipe"} - unknown):
+    for key in sorted({*before, *now} - {"recipe", "tokens"} - unknown):
         old, new = before.get(key), now.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             named = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]

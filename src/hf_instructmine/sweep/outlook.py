@@ -31,8 +31,8 @@ def count_steps(arguments: "Arguments", rows: int, processes: int) -> int | None
     return math.ceil(sft.num_train_epochs * math.ceil(batches / sft.gradient_accumulation_steps))
 
 
-def doubts(arguments: "Arguments", runs: Sequence[dict[str, Any]], processes: int | None) -> list[str]:
-    """Why runs may teach nothing, a line each.
+def doubts(arguments: "Arguments", runs: Sequence[dict[str, Any]], processes: int | None) -> dict[str, str]:
+    """Why runs may teach nothing: a line for each kind of doubt.
 
     Args:
         arguments ([`Arguments`]): Of the recipe.
@@ -53,16 +53,16 @@ def doubts(arguments: "Arguments", runs: Sequence[dict[str, Any]], processes: in
         figures += f", {steps[least]} steps"
     if steps[least] == 0:
         raise InstructMineError(f"a run would make no step ({figures}): set dataloader_drop_last: false")
-    told = []
+    told = {}
     warming = [name for name, n in steps.items() if n is not None and _warm_up(sft, n) >= n]
     if warming:
-        told.append(
+        told["warm-up"] = (
             f"{len(warming)} of {len(sizes)} mixtures train no longer than the warm-up of {_warm_up(sft, 1)} steps "
             f"({figures}): they may teach nothing; lower warmup_steps, or make the subsets larger"
         )
     single = [name for name, rows in sizes.items() if rows <= batch]
     if single:
-        told.append(
+        told["one batch"] = (
             f"{len(single)} of {len(sizes)} mixtures are one batch ({figures}): rows have no order, and replicates "
             f"can differ by {_what_differs(arguments.model)} alone; make the batch smaller, or the subsets larger"
         )

@@ -12,6 +12,7 @@ from ..data.evaluation_sets import EvaluationSet
 from ..errors import InstructMineError
 from ..outputs.digests import digest
 from ..outputs.records import Records
+from .manifest import MANIFEST, TOKENS
 from .recorder import hash_indices
 from .runs import is_result_column
 
@@ -118,6 +119,20 @@ def check_recorded(records: Records, runs: Sequence[dict[str, Any]], processes: 
                 f"'{records.folder}' holds a mixture '{run['mixture_id']}' of other rows: the mixtures were designed "
                 "anew; choose another output_dir"
             )
+
+
+def check_tokens(records: Records, due: Sequence[dict[str, Any]]) -> None:
+    """Looks whether the runs of the folder have learnt the tokens that those which are due would.
+
+    Raises:
+        [`InstructMineError`]: Where they have not: their losses could not be compared.
+    """
+    manifest = records.read(records.folder / MANIFEST) or {}
+    if due and manifest.get("tokens") != TOKENS:
+        raise InstructMineError(
+            f"'{records.folder}' holds runs of an earlier version, which ended turns in EOS and not as the chat "
+            f"template does; '{due[0]['run_id']}' would learn other tokens: choose another output_dir"
+        )
 
 
 def plan_runs(records: Records, runs: Sequence[dict[str, Any]], provenance: Mapping[str, Any]) -> None:

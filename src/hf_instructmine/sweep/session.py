@@ -29,11 +29,11 @@ from .executors import Execution
 from .inline import Inline
 from .keeping import asked_to_keep, check_keeping
 from .local import LocalWorkers
-from .manifest import DESIGN, MANIFEST, MIXTURES, describe_difference, recipe_of
+from .manifest import DESIGN, MANIFEST, MIXTURES, TOKENS, describe_difference, recipe_of
 from .outlook import doubts, global_batch
 from .ray_tasks import finish_with_ray
 from .recorder import RunRecorder, finish_here
-from .request import check_recorded, describe_set, plan_runs, read_eval_sets, read_mixtures, read_rows
+from .request import check_recorded, check_tokens, describe_set, plan_runs, read_eval_sets, read_mixtures, read_rows
 from .runs import load_runs
 from .subprocesses import Subprocess
 
@@ -133,6 +133,7 @@ class SweepSession:
         self._encoded: dict[str, EncodedSet] | None = None
         self._engine: Any = None
         self._complete = False
+        self._doubted: set[str] = set()  # a search that goes on to smaller subsets says each once
         if self.own.cached_trunk and execution.executor not in ("inline", "local"):
             logger.warning(
                 "cached_trunk works with executor='inline' alone, and in the processes of 'local': every run computes "
@@ -166,13 +167,15 @@ class SweepSession:
         if not (self.records.folder / MANIFEST).exists():
             self._encode()  # what is refused here leaves no folder behind
         self.records.claim(MANIFEST, self._manifest, "sweep", describe_difference, beside=(DESIGN, MIXTURES))
+        recorder = self._recorder(runs)
+        due = [run for run in runs if recorder.is_due(run)]
+        check_tokens(self.records, due)
         with self.records.lock("plan", patience=-1):
             check_recorded(self.records, runs, self.processes)
             plan_runs(self.records, runs, get_provenance(mixtures))
-        recorder = self._recorder(runs)
-        due = [run for run in runs if recorder.is_due(run)]
-        for doubt in told if due else ():
-            logger.warning("%s", doubt)
+        for kind in [kind for kind in told if due and kind not in self._doubted]:
+            logger.warning("%s", told[kind])
+            self._doubted.add(kind)
         check_keeping(self.records, self.recipe, runs, len(due))
         self._finish(due, len(runs), recorder)
         self._tidy_up(runs, recorder)
@@ -220,6 +223,7 @@ class SweepSession:
             "recipe": self.recipe.comparable,
             "base_model": describe_source(name, self.model.model_revision),
             "evaluation_sets": {name: describe_set(s) for name, s in sorted(self.eval_sets.items())},
+            "tokens": TOKENS,
             "training": {
                 "processes": self.processes,
                 "global_batch": global_batch(self.arguments.sft, self.processes),
