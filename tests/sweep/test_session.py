@@ -20,8 +20,8 @@ from hf_instructmine.data.provenance import set_provenance
 from hf_instructmine.outputs.records import Records
 from hf_instructmine.sweep import executors
 from hf_instructmine.sweep.card import push_runs
+from hf_instructmine.sweep.request import describe_set
 from hf_instructmine.sweep.runs import pure_error, sweep_status
-from hf_instructmine.sweep.session import _set_digest
 
 
 @pytest.fixture(scope="module")
@@ -431,7 +431,7 @@ def test_nothing_of_a_sweep_is_pushed_where_there_is_nothing(hub, tmp_path):
 
 def test_the_digest_of_an_evaluation_set_is_what_it_was_and_knows_reasoning_and_tools():
     def digest_of(**row):
-        return _set_digest(EvaluationSet.read("set", Dataset.from_list([row])))
+        return describe_set(EvaluationSet.read("set", Dataset.from_list([row])))
 
     talk = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "Yes."}]
     plain = digest_of(messages=talk)
