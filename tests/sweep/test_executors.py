@@ -1,7 +1,6 @@
 """A run gives the same wherever it runs: after others in one process, alone, in a subprocess, or as a Ray task."""
 
 import gc
-import json
 import os
 import signal
 import subprocess
@@ -11,7 +10,6 @@ import time
 import numpy as np
 import pytest
 import tiny_sweep
-from datasets import Dataset
 from tiny_sweep import LAST_LAYERS, LORA, RECIPE, comparable, evaluation_sets, mixtures, pool
 
 from hf_instructmine import InstructMineError, load_runs, run_sweep
@@ -226,30 +224,3 @@ def test_a_search_and_a_comparison_hand_workers_on(monkeypatch):
 def test_the_executors_are_those_that_are_documented():
     assert executors.EXECUTORS == ("inline", "accelerate", "ray", "local")
     assert all(f'`"{name}"`' in run_sweep.__doc__ for name in executors.EXECUTORS)
-
-
-def test_a_subprocess_reads_the_rows_that_this_process_has(tmp_path):
-    from hf_instructmine.data.conversation import read_conversations
-    from hf_instructmine.data.evaluation_sets import EvaluationSet, load_eval_sets
-    from hf_instructmine.data.inputs import load_pool
-    from hf_instructmine.finetuning.recipe import Recipe
-    from hf_instructmine.finetuning.training_data import read_training_data
-
-    def row(answer, tools=None, question="?", **more):
-        talk = [{"role": "user", "content": question}, {"role": "assistant", "content": answer, **more}]
-        return {"messages": json.dumps(talk), "tools": tools}
-
-    def call(**arguments):
-        return [{"function": {"name": "f", "arguments": arguments}}]
-
-    rows = [
-        row("2021-03-01"), row("2021-03-01T10:00:00Z"), row("51", thinking="30 and 21."),
-        row("", '[{"name": "f", "default": null}]', tool_calls=call(day=None, city="Turku")),
-        row("", tool_calls=call(n=1)),
-    ]  # fmt: skip
-    examples = EvaluationSet.read("dates", Dataset.from_list(rows))
-    conversations = dict(enumerate(read_conversations(Dataset.from_list(rows)[:])))
-    process = executors.Subprocess(Recipe(RECIPE), {"dates": examples}, conversations)
-    process.command(list(conversations), 0, tmp_path)
-    assert read_training_data(load_pool([str(tmp_path / "subset.jsonl")])) == list(conversations.values())
-    assert load_eval_sets([f"dates={tmp_path / 'dates.eval.jsonl'}"])["dates"].turns == examples.turns
