@@ -423,3 +423,18 @@ def test_the_format_of_a_pool_changes_nothing(format, tmp_path):
     plain = score(pool, [MTLD()], output_dir=tmp_path / "plain")
     formatted = score(pool.with_format(format), [MTLD()], output_dir=tmp_path / "formatted")
     np.testing.assert_array_equal(np.array(formatted.with_format(None)["mtld"]), np.array(plain["mtld"]))
+
+
+def test_rows_that_the_chat_template_refuses_are_told_before_a_model_runs(caplog, monkeypatch):
+    template = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    tokenizer = byte_tokenizer(chat_template=template + "<|{{ m.role }}|>{{ m.content }}{% endfor %}")
+    indicator = Perplexity(causal_model("llama", tokenizer), tokenizer)
+    told = []
+    monkeypatch.setattr(
+        Perplexity, "score", lambda self, c: told.extend(r.getMessage() for r in caplog.records) or 1 / 0
+    )
+    pool = Dataset.from_dict({"prompt": ["a"] * 3, "completion": ["b"] * 3, "system": [None, "c", "d"]})
+    with pytest.raises(ZeroDivisionError):
+        score(pool, [indicator])
+    expected = "perplexity: 2 of 3 rows will have no value, the first of them row 1: the chat template of "
+    assert [line[: len(expected)] for line in told] == [expected] and "no system" in told[0]

@@ -11,6 +11,7 @@ from ..data.containers import as_batch
 from ..data.conversation import Conversation, read_turns
 from ..errors import InstructMineError
 from ..models.availability import check_model
+from ..models.chat import Chat
 from ..models.loading import LoadedModel, ModelSource
 from ..models.rendering import RefusedByTemplateError
 
@@ -75,6 +76,10 @@ class Indicator:
         Raises:
             [`InstructMineError`]: Where it is not.
         """
+
+    def chat(self) -> Chat | None:
+        """The chat template that rows have to pass, without the model's weights; None where there is none."""
+        return None
 
     def release(self) -> None:
         """Lets go of whatever was loaded; the next call loads it again."""

@@ -147,6 +147,10 @@ class Perplexity(ModelIndicator):
         bos = added_bos(self.load().tokenizer)
         return [*bos, *turn.ids[turn.start : turn.close]], 1
 
+    def chat(self) -> Chat | None:
+        """See [`Indicator.chat`]."""
+        return Chat(self.tokenizer(), self.chat_template_kwargs) if self.given else None
+
     def render(self, conversation: Conversation) -> None:
         """Renders prompt and response, where there is a prompt; see [`Indicator.render`]."""
         if self.given:

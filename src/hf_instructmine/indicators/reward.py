@@ -130,6 +130,12 @@ class Reward(ModelIndicator):
         given = {"chat_template_kwargs": self.chat_template_kwargs} if self.chat_template_kwargs else {}
         return {**super().provenance(), **given}
 
+    def chat(self) -> Chat | None:
+        """See [`Indicator.chat`]; the paper's model has tokens of its own in place of a template."""
+        tokenizer = self.tokenizer()
+        is_oasst = {PROMPTER, ASSISTANT} <= special_ids(tokenizer).keys()
+        return None if is_oasst else Chat(tokenizer, self.chat_template_kwargs)
+
     def render(self, conversation: Conversation) -> None:
         """Renders prompt and response as the reward model reads them; see [`Indicator.render`]."""
         loaded = self.load()

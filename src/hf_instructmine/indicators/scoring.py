@@ -23,6 +23,7 @@ from ..data.provenance import set_provenance
 from ..data.texts import _text_columns, pool_digest
 from ..data.unread import describe_unread, unread_columns
 from ..errors import InstructMineError
+from ..models.rendering import RefusedByTemplateError
 from ..outputs.digests import fast_digest
 from ..outputs.files import written_whole
 from ..outputs.records import Records
@@ -86,6 +87,8 @@ def score(
     for indicator in indicators:
         if any(name in earlier for name in indicator.names):
             _check_earlier(earlier, indicator, indicator.provenance(), folder, fitted=False)
+        else:
+            _tell_refused(pool, indicator)
     scored, report, provenance = pool, {}, {}
     for k, indicator in enumerate(indicators):
         indicator.fit(pool)
@@ -149,6 +152,31 @@ def _checked_pool(pool: Dataset, indicators: Sequence[Indicator], overwrite: boo
             batch = pool[start : start + 1000]
             read_turns({name: batch[name] for name in names}, columns, start)
     return pool
+
+
+def _tell_refused(pool: Dataset, indicator: Indicator) -> None:
+    """Says which rows the chat template refuses before a model runs: they will have no value."""
+    chat, refused = indicator.chat(), {}
+    if chat is None or chat.tokenizer.chat_template is None:
+        return
+    texts = _text_columns(pool, indicator.columns)
+    with tqdm(total=len(pool), desc="Rendering", unit="row", delay=3) as bar:
+        for start in range(0, len(pool), 1000):
+            rows = read_turns(texts[start : start + 1000], indicator.columns, start)
+            for row, turns in enumerate(rows, start):
+                try:
+                    for turn in turns if indicator.turns == "all" else turns[-1:]:
+                        if turn.problem is None:
+                            chat.check(turn)
+                except RefusedByTemplateError as error:
+                    refused[row] = str(error)
+            bar.update(len(rows))
+    if refused:
+        first = min(refused)
+        logger.warning(
+            "%s: %d of %d rows will have no value, the first of them row %d: %s",
+            indicator.names[0], len(refused), len(pool), first, refused[first],
+        )  # fmt: skip
 
 
 def _find_unread(pool: Dataset, indicators: "Sequence[Indicator]") -> list[str]:
