@@ -18,7 +18,7 @@ from .budget import Budget
 from .curated import Selection
 from .options import Options
 from .ranking import FixedRanking, SetRanking, compete, price
-from .record import count_by_source
+from .record import LOG_LOSS, count_by_source
 from .walk import Terms, Walk
 
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from ..estimator.rule import Rule
 
 
-LOG_LOSS = "predicted_log_loss"
 _DEFAULTS = {"drop_duplicates": True, "columns": None, "max_leverage": None, "allow_mismatch": False}
 
 
@@ -171,7 +170,7 @@ class Selector:
         given = {
             "drop_duplicates": drop_duplicates,
             "columns": columns,
-            "max_leverage": max_leverage,
+            "max_leverage": None if max_leverage is None else float(max_leverage),
             "allow_mismatch": allow_mismatch,
         }
         changed = {name: value for name, value in given.items() if value != _DEFAULTS[name]}
