@@ -97,6 +97,23 @@ def test_a_square_finds_a_curve_that_a_line_misses():
     assert predicted[4] < predicted[0] and predicted[4] < predicted[-1]
 
 
+def test_two_indicators_that_act_together_look_like_a_curve_and_a_square_is_not_promised_to_mend_it():
+    runs = simulated_runs(n=60, replicates=0, seed=6, effect=0.0)
+    z = (runs[["reward", "mtld"]] - runs[["reward", "mtld"]].mean()) / runs[["reward", "mtld"]].std()
+    log_loss = 0.05 * (z["reward"] + z["mtld"] + z["reward"] * z["mtld"])
+    runs["loss_self_instruct"] = np.exp(log_loss + 0.01 * np.random.default_rng(0).normal(size=60))
+    runs["both"] = z["reward"] * z["mtld"]
+    line, square, product = (
+        LossEstimator.fit(runs, indicators=["reward", "mtld", *more], squared=squared, **QUICK)
+        for more, squared in (([], []), ([], ["mtld"]), (["both"], []))
+    )
+    assert line.diagnostics.reset_p < 0.05
+    assert square.diagnostics.nested_cv_r2 < line.diagnostics.nested_cv_r2 + 0.1 < product.diagnostics.nested_cv_r2
+    advice = line.summary().split("\n\n")[-1].replace("\n", " ")
+    assert "signs of curvature" in advice and "neither is the product of two indicators" in advice
+    assert "keep one only where the nested R² rises" in advice
+
+
 def test_covariates_are_adjusted_for_and_held_at_their_mean():
     runs = simulated_runs(n=60, seed=7)
     runs["loss_self_instruct"] *= np.exp(-0.3 * np.log(runs["subset_size"] / 1000))
@@ -258,6 +275,9 @@ def test_a_subset_is_predicted_with_intervals_and_leverage(rule, runs):
     far_low, far_high = at_mean.observation_interval
     assert far_low < low < log_loss < high < far_high
     assert rule.leverage(pool) == at_mean.leverage
+    assert at_mean.after_choice and "The regressors were chosen on the same runs" in str(at_mean)
+    kept = LossEstimator.fit(runs, indicators=["reward", "mtld"], select="none", **QUICK).predict_subset(runs)
+    assert not kept.after_choice and "chosen" not in str(kept)
     as_run = [rule.leverage(runs, [i]) for i in range(len(runs))]
     np.testing.assert_allclose(as_run, rule.diagnostics.leverage, rtol=1e-8)
     assert rule.max_leverage == pytest.approx(max(as_run))

@@ -10,7 +10,7 @@ from ..data.columns import column_in_pool, column_names
 from ..errors import InstructMineError
 from ..outputs.markdown import count
 from ..regression.choice import r_squared
-from ..regression.diagnostics import spearman
+from ..regression.held_out import spearman
 from ..regression.runs import read_runs, run_ids
 
 

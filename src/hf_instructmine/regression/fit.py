@@ -10,19 +10,11 @@ from ..errors import InstructMineError
 from ..versions import check_versions
 from . import choice, penalized
 from .choice import CRITERIA, Problem
-from .diagnostics import (
-    LEVEL,
-    Coefficient,
-    Diagnostics,
-    added_terms_p,
-    held_out_statistics,
-    leave_one_source_out,
-    noise_ceiling,
-    other_evaluation_sets,
-    source_r2,
-)
+from .diagnostics import Coefficient, Diagnostics, source_r2
 from .estimate import Estimate, estimate_least_squares, estimate_model
+from .held_out import held_out_statistics, leave_one_source_out, other_evaluation_sets
 from .regressors import condition_number, leverage, refuse_collinear, vif
+from .replicates import LEVEL, added_terms_p, noise_ceiling, replicate_spreads, unequal_noise_p
 from .runs import RunTable
 from .terms import Term, design
 
@@ -257,6 +249,7 @@ def validate(
     candidates = problem.x[:, problem.forced :]
     correlation = np.atleast_2d(np.corrcoef(candidates, rowvar=False))
     ceiling = noise_ceiling(problem.y, problem.mixtures)
+    spreads = replicate_spreads(problem.y, problem.mixtures)
     replicated = len(problem.y) > problem.num_mixtures
     diagnostics = Diagnostics(
         n=len(problem.y),
@@ -282,7 +275,12 @@ def validate(
         noise_ceiling=ceiling["ceiling"],
         noise_ceiling_interval=ceiling["interval"],
         noise_sd=ceiling["sd"],
-        leave_one_source_out_r2=leave_one_source_out(held_out, problem, runs, options.seed),
+        replicates=spreads,
+        unequal_noise_p=unequal_noise_p(spreads),
+        # Other models are too slow to tune for hundreds of random splits.
+        leave_one_source_out_r2=leave_one_source_out(
+            held_out, problem, runs, options.seed, compare=options.model == "ols" and options.num_permutations > 0
+        ),
         other_evaluation_sets={},
         covariance_type="bootstrap" if estimate.gram_inverse is None else "CR3" if replicated else "HC3",
         bootstraps=options.num_bootstraps,
