@@ -97,23 +97,6 @@ def test_a_square_finds_a_curve_that_a_line_misses():
     assert predicted[4] < predicted[0] and predicted[4] < predicted[-1]
 
 
-def test_two_indicators_that_act_together_look_like_a_curve_and_a_square_is_not_promised_to_mend_it():
-    runs = simulated_runs(n=60, replicates=0, seed=6, effect=0.0)
-    z = (runs[["reward", "mtld"]] - runs[["reward", "mtld"]].mean()) / runs[["reward", "mtld"]].std()
-    log_loss = 0.05 * (z["reward"] + z["mtld"] + z["reward"] * z["mtld"])
-    runs["loss_self_instruct"] = np.exp(log_loss + 0.01 * np.random.default_rng(0).normal(size=60))
-    runs["both"] = z["reward"] * z["mtld"]
-    line, square, product = (
-        LossEstimator.fit(runs, indicators=["reward", "mtld", *more], squared=squared, **QUICK)
-        for more, squared in (([], []), ([], ["mtld"]), (["both"], []))
-    )
-    assert line.diagnostics.reset_p < 0.05
-    assert square.diagnostics.nested_cv_r2 < line.diagnostics.nested_cv_r2 + 0.1 < product.diagnostics.nested_cv_r2
-    advice = line.summary().split("\n\n")[-1].replace("\n", " ")
-    assert "signs of curvature" in advice and "neither is the product of two indicators" in advice
-    assert "keep one only where the nested R² rises" in advice
-
-
 def test_covariates_are_adjusted_for_and_held_at_their_mean():
     runs = simulated_runs(n=60, seed=7)
     runs["loss_self_instruct"] *= np.exp(-0.3 * np.log(runs["subset_size"] / 1000))
@@ -420,6 +403,27 @@ BAD_RUNS = {
     "unknown criterion": (_with(), {"select": "r2"}, "no criterion 'r2'"),
     "unknown model": (_with(), {"model": "forest"}, "no model 'forest'"),
     "negative weight": (_with(w=-1.0), {"weights": "w"}, "'w' of run 0 is not above 0"),
+    "one run's weight": (_with(w=[1e12] + [1.0] * 39), {"weights": "w"}, "make 40 runs as good as 1.0, too few for 5"),
+    "large numbers": (
+        _with(mtld=lambda r: r["mtld"] * 1e200),
+        {},
+        "of 'mtld' are too large to compute with",
+    ),
+    "small numbers": (
+        _with(mtld=lambda r: r["mtld"] * 1e-200),
+        {},
+        "of 'mtld' are too small to compute with",
+    ),
+    "square of large numbers": (
+        _with(mtld=lambda r: r["mtld"] * 1e90),
+        {"squared": ["mtld"]},
+        r"the values of 'mtld\^2' are too large",
+    ),
+    "the target as an indicator": (
+        _with(),
+        {"indicators": ["mtld", "loss_self_instruct"]},
+        "'loss_self_instruct' is what is to be explained",
+    ),
     "weights for PLS": (_with(w=1.0), {"weights": "w", "model": "pls"}, "takes no weights"),
     "VIF without a choice": (_with(), {"max_vif": 5.0, "model": "ridge"}, "makes none"),
 }

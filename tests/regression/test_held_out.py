@@ -128,3 +128,20 @@ def test_only_a_source_that_does_worse_than_chance_gates_the_verdict():
         d.leave_one_source_out_r2["a"] |= {"skill": -1.12, "as_bad": as_bad}
         assert failing_sources(d) == failing
         assert verdict(d).startswith("Use it with care" if failing else "It can be used")
+
+
+def test_two_indicators_that_act_together_look_like_a_curve_and_a_square_is_not_promised_to_mend_it():
+    runs = simulated_runs(n=60, replicates=0, seed=6, effect=0.0)
+    z = (runs[["reward", "mtld"]] - runs[["reward", "mtld"]].mean()) / runs[["reward", "mtld"]].std()
+    log_loss = 0.05 * (z["reward"] + z["mtld"] + z["reward"] * z["mtld"])
+    runs["loss_self_instruct"] = np.exp(log_loss + 0.01 * np.random.default_rng(0).normal(size=60))
+    runs["both"] = z["reward"] * z["mtld"]
+    line, square, product = (
+        LossEstimator.fit(runs, indicators=["reward", "mtld", *more], squared=squared, permutations=0, bootstraps=0)
+        for more, squared in (([], []), ([], ["mtld"]), (["both"], []))
+    )
+    assert line.diagnostics.reset_p < 0.05
+    assert square.diagnostics.nested_cv_r2 < line.diagnostics.nested_cv_r2 + 0.1 < product.diagnostics.nested_cv_r2
+    advice = line.summary().split("\n\n")[-1].replace("\n", " ")
+    assert "signs of curvature" in advice and "neither is the product of two indicators" in advice
+    assert "keep one only where the nested R² rises" in advice

@@ -28,6 +28,8 @@ OTHER_REPEATS = 3
 PERMUTATIONS = {"ols": 1000}
 BOOTSTRAPS = {"ols": 2000, "automl": 0}
 OTHER_BOOTSTRAPS = 500
+# Spreads beyond this and its inverse have no square in double precision.
+_SMALLEST = 1e-100
 
 
 @dataclass
@@ -174,6 +176,8 @@ def fit_rule(runs: RunTable, options: FitOptions) -> FittedRule:
 def prepare(runs: RunTable, options: FitOptions) -> Prepared:
     """Makes the regression, and refuses runs that cannot carry one."""
     targets = options.targets
+    if own := [name for name in targets if name in runs.columns]:
+        raise InstructMineError(f"'{own[0]}' is what is to be explained: leave it out of indicators and covariates")
     if options.log_target and (runs.losses <= 0).any():
         row, column = np.argwhere(runs.losses <= 0)[0]
         worst = f"'{targets[column]}' is {runs.losses[row, column]:g} in a run"
@@ -191,8 +195,21 @@ def prepare(runs: RunTable, options: FitOptions) -> Prepared:
             f"{len(runs)} runs of {mixtures} different mixtures are too few for {len(terms)} regressors: at least "
             f"{needed} mixtures are needed; add runs, or name fewer with indicators=[...]"
         )
-    raw = design(terms, columns)
-    mean, sd = raw.mean(axis=0), raw.std(axis=0, ddof=1)
+    # So many equally weighted runs would be as sure (Kish 1965).
+    if (as_good := runs.weights.sum() ** 2 / (runs.weights**2).sum()) < needed:
+        raise InstructMineError(
+            f"the weights '{options.weights}' make {len(runs)} runs as good as {as_good:.1f}, too few for "
+            f"{len(terms)} regressors: even them out, or name fewer indicators"
+        )
+    with np.errstate(over="ignore", invalid="ignore"):
+        raw = design(terms, columns)
+        mean, sd = raw.mean(axis=0), raw.std(axis=0, ddof=1)
+    for term, spread in zip(terms, sd):
+        if not _SMALLEST < spread < 1 / _SMALLEST:
+            raise InstructMineError(
+                f"the values of '{term.name}' are too {'small' if spread <= _SMALLEST else 'large'} to compute with: "
+                f"give the column another unit"
+            )
     x = (raw - mean) / sd
     refuse_collinear([term.name for term in terms], x)
     # A square comes after its linear term.
