@@ -1,6 +1,7 @@
 """The paragraph that stands wherever a rule is used: may it be used, how well does it predict, of what was it made."""
 
 import copy
+import dataclasses
 
 import pytest
 from hostile import HOSTILE
@@ -51,6 +52,17 @@ def test_a_rule_that_is_not_to_be_used_says_so_first(worthless):
 def test_a_warning_is_given_for_those_rules_whose_words_are_do_not(rule, worthless):
     for known in (rule, worthless):
         assert advises_against(known) == verdict(known.diagnostics).startswith("Do not")
+
+
+def test_beside_covariates_it_is_what_the_indicators_add_that_counts():
+    rule = LossEstimator.fit(
+        simulated_runs(n=40, seed=1), indicators=["reward"], covariates=["subset_size"], permutations=0, bootstraps=20
+    )
+    d = rule.diagnostics
+    assert f"Its held-out partial R² is {d.partial_r2:.2f} (95 % " in paragraph(rule)
+    assert "that it explains beyond subset_size, below 0 where these alone do better." in paragraph(rule)
+    rule.diagnostics = dataclasses.replace(d, partial_r2=None)  # as earlier versions saved it
+    assert "How much it explains beyond subset_size is not known." in paragraph(rule)
 
 
 def test_a_selection_beyond_the_runs_extrapolates(rule):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from hf_instructmine import InstructMineError, LossEstimator, Selection, Selecto
 from hf_instructmine.data.provenance import get_provenance, set_provenance
 from hf_instructmine.outputs.digests import digest
 from hf_instructmine.outputs.markdown import CardSection
+from hf_instructmine.selection.record import SelectionRecord
+from hf_instructmine.selection.saved import PLAIN
 
 
 def selection(source: str = "web", eval_set: str = "mmlu") -> Selection:
@@ -60,6 +63,11 @@ def test_it_comes_back_whole(saved):
     assert list(after.dataset) == list(before.dataset) and after.dataset.features == before.dataset.features
     assert get_provenance(after.dataset) == get_provenance(before.dataset)
     assert after.sections == before.sections and after.contaminated == {"mmlu": 2} and after.unread == ["rejected"]
+
+
+def test_every_field_of_a_selection_is_kept():
+    tables_rule_and_counts = {"dataset", "estimator", "indices", "pool_log_loss", "total", "sources", "sections"}
+    assert {field.name for field in fields(SelectionRecord)} == {*PLAIN, *tables_rule_and_counts}
 
 
 def test_saved_again_it_is_the_same_byte_for_byte(saved, tmp_path):

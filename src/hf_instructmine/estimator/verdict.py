@@ -47,11 +47,15 @@ def advises_against(rule: "Rule") -> bool:
 
 
 def _held_out(rule: "Rule", d: Diagnostics) -> str:
-    low, high = d.nested_cv_r2_interval
+    beyond = f" beyond {', '.join(map(printable, d.in_every))}" if d.in_every else ""
+    if d.worth is None:
+        return f"How much it explains{beyond} is not known."
+    r2, (low, high) = d.worth
+    name, baseline = ("held-out partial R²", "these alone do") if beyond else ("held-out R²", "their mean does")
     return (
-        f"Its held-out R² is {d.nested_cv_r2:.2f} (95 % {low:.2f} to {high:.2f}): the share of the variance in "
-        f"{'log ' if rule.log_target else ''}loss between unseen mixtures that it explains, below 0 where their mean "
-        "does better."
+        f"Its {name} is {r2:.2f} (95 % {low:.2f} to {high:.2f}): the share of the variance in "
+        f"{'log ' if rule.log_target else ''}loss between unseen mixtures that it explains{beyond}, below 0 where "
+        f"{baseline} better."
     )
 
 

@@ -96,6 +96,8 @@ class SelectionRecord:
         license (`str`, *optional*): For the card's metadata: that of the data, which cannot be known from it.
         source_datasets (`list[str]`): For the card's metadata: the Hub ids of the pool.
         sections (`list[CardSection]`): Further sections of the card.
+        set_log_loss (`float`, *optional*): Predicted log loss of the selection as a set, from its mean indicators. It
+            is the mean of its rows' predictions for a linear rule alone.
     """
 
     dataset: Dataset
@@ -115,6 +117,7 @@ class SelectionRecord:
     license: str | None = None
     source_datasets: list[str] = field(default_factory=list)
     sections: list[CardSection] = field(default_factory=list)
+    set_log_loss: float | None = None
 
     @property
     def request(self) -> dict[str, Any]:
@@ -168,6 +171,7 @@ class SelectionRecord:
             fill(self.verdict(), WIDTH),
             f"Predicted log loss: median {np.median(self.log_loss):.4f}, at most {self.log_loss[-1]:.4f}; "
             f"pool median {np.median(pool):.4f}",
+            *([] if self.set_log_loss is None else [f"Predicted log loss of the set: {self.set_log_loss:.4f}"]),
             f"Passed over: {self.skipped_unscored:,} without a prediction, "
             + (f"{count(self.skipped_duplicates, 'exact duplicate')}, " if self.duplicates_checked else "")
             + f"{self.skipped_empty:,} without a response",

@@ -27,7 +27,7 @@ SCHEMA_VERSION = 1
 # Fields that are plain data; the others are tables, the rule, and what `_content` makes of them.
 PLAIN = (
     "asked", "options", "duplicates_checked", "leverage", "skipped_far", "skipped", "contaminated", "unread",
-    "license", "source_datasets",
+    "license", "source_datasets", "set_log_loss",
 )  # fmt: skip
 # Rows in a group of the Parquet file: fixed, so that a table is written alike whatever it was cut from.
 ROWS_IN_GROUP = 1000
