@@ -78,7 +78,7 @@ def test_without_covariates_the_worth_is_the_nested_r2():
 
 def test_a_rule_saved_without_the_partial_r2_says_that_it_is_not_known():
     content = fitted(0.1).to_dict()
-    for name in ("partial_r2", "partial_r2_interval", "replicates", "unequal_noise_p"):
+    for name in ("partial_r2", "partial_r2_interval"):
         del content[name]
     old = Diagnostics.from_dict(content)
     assert old.worth is None and old.in_every == ["group=m1"]

@@ -163,7 +163,7 @@ def _held_out(d: Diagnostics) -> str:
 
 def _noise(d: Diagnostics) -> list[str]:
     """What the repeated mixtures say of the noise, and which of them say it."""
-    if d.noise_ceiling is None or d.noise_ceiling_interval is None:
+    if d.noise_ceiling is None or d.noise_ceiling_interval is None or not d.noise_sd:
         return [f"  noise ceiling          not known: {_why_unknown(d)}"]
     low, high = d.noise_ceiling_interval
     lines = [
@@ -182,7 +182,7 @@ def _noise(d: Diagnostics) -> list[str]:
 
 
 def _why_unknown(d: Diagnostics) -> str:
-    if not d.replicates:
+    if d.n == d.num_mixtures:
         return "no mixture was run twice"
     return "the runs of each repeated mixture are equal (was their seed the same?)"
 
@@ -299,7 +299,7 @@ def _worth(rule: "Rule", d: Diagnostics) -> list[str]:
 
 
 def _attainable(d: Diagnostics) -> str:
-    if d.noise_ceiling is None or d.noise_ceiling_interval is None:
+    if d.noise_ceiling is None or d.noise_ceiling_interval is None or not d.noise_sd:
         return f"What is attainable is not known, since {_why_unknown(d)}."
     if dominated(d):
         widest = d.replicates[0]
