@@ -7,7 +7,7 @@ from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import PredefinedSplit, cross_val_predict
 
 from hf_instructmine import LossEstimator
-from hf_instructmine.estimator.summary import beats_the_mean, failing_sources, verdict
+from hf_instructmine.estimator.summary import beats_the_mean, failing_sources, in_words, verdict
 from hf_instructmine.regression import choice
 from hf_instructmine.regression.choice import Problem, assign_folds, cross_fit
 from hf_instructmine.regression.diagnostics import Diagnostics
@@ -48,6 +48,11 @@ def test_what_groups_and_covariates_explain_is_no_merit_of_the_indicators(option
 
 def test_a_weak_effect_beside_a_strong_group_is_used_with_care_alone():
     weak = fitted(0.01)
+    words = in_words(
+        LossEstimator.fit(grouped_runs(0.01), target="loss_a", group="base", permutations=99, bootstraps=0)
+    )
+    assert "better than group=m1 alone (held-out partial R² 0.28, 95 % -0.02 to 0.50; permutation p 0.010)." in words
+    assert all(len(sentence) < 200 for sentence in words.split(". ")), "a card cuts what is longer"
     assert weak.nested_cv_r2 > 0.95 and weak.nested_cv_r2_interval[0] > 0.9
     assert 0.1 < weak.partial_r2 < 0.5 and weak.partial_r2_interval[0] < 0
     assert verdict(weak).startswith("Use it with care")
@@ -78,7 +83,7 @@ def test_without_covariates_the_worth_is_the_nested_r2():
 
 def test_a_rule_saved_without_the_partial_r2_says_that_it_is_not_known():
     content = fitted(0.1).to_dict()
-    for name in ("partial_r2", "partial_r2_interval", "replicates", "unequal_noise_p"):
+    for name in ("partial_r2", "partial_r2_interval"):
         del content[name]
     old = Diagnostics.from_dict(content)
     assert old.worth is None and old.in_every == ["group=m1"]

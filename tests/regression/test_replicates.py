@@ -5,6 +5,7 @@ import pytest
 from simulated_runs import simulated_runs
 
 from hf_instructmine import LossEstimator
+from hf_instructmine.regression.diagnostics import Diagnostics
 from hf_instructmine.regression.replicates import (
     added_terms_p,
     lack_of_fit,
@@ -102,3 +103,9 @@ def test_the_summary_says_that_equal_replicates_tell_nothing():
     assert d.noise_ceiling is d.lack_of_fit is d.noise_sd is None
     assert "not known: the runs of each repeated mixture are equal" in words
     assert "does not fit" not in words and "perfect rule" not in words
+    assert Diagnostics.from_dict(d.to_dict()) == d
+    # An earlier version saved a ceiling of 1 and an F without end.
+    d.noise_ceiling, d.noise_ceiling_interval, d.noise_sd = 1.0, [1.0, 1.0], 0.0
+    d.lack_of_fit = {"f": 8e28, "p": 0.0, "df_lack": 17, "df_pure": 4}
+    words = " ".join(rule.summary().split())
+    assert "does not fit" not in words and "perfect rule" not in words and "1.000 …" not in words

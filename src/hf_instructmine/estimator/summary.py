@@ -83,7 +83,7 @@ def verdict(d: Diagnostics) -> str:
         return "Do not select by it: a random choice of the same size is as good a bet."
     if d.worth is None:
         return (
-            f"Use it with care: how much its indicators add to {_listed(d.in_every)} is not known, since an earlier "
+            f"Use it with care: how much its indicators add to {_in_every(d)} is not known, since an earlier "
             "version saved it; fit it again."
         )
     r2, interval = d.worth
@@ -155,7 +155,7 @@ def _held_out(d: Diagnostics) -> str:
         if d.partial_r2 is not None and d.partial_r2_interval is not None:
             low, high = d.partial_r2_interval
             added = f"{d.partial_r2:.3f} (95 % {low:.3f} … {high:.3f})"
-        lines.append(f"  partial R²             {added}: what the indicators add to {_listed(d.in_every)}"[:WIDTH])
+        lines.append(f"  partial R²             {added}: what the indicators add to {_in_every(d)}"[:WIDTH])
     if d.permutation_p is not None:
         lines.append(f"  permutation p          {d.permutation_p:.4f} ({d.permutations:,} permutations)")
     return "\n".join([*lines, *_noise(d)])
@@ -163,7 +163,7 @@ def _held_out(d: Diagnostics) -> str:
 
 def _noise(d: Diagnostics) -> list[str]:
     """What the repeated mixtures say of the noise, and which of them say it."""
-    if d.noise_ceiling is None or d.noise_ceiling_interval is None:
+    if d.noise_ceiling is None or d.noise_ceiling_interval is None or not d.noise_sd:
         return [f"  noise ceiling          not known: {_why_unknown(d)}"]
     low, high = d.noise_ceiling_interval
     lines = [
@@ -182,7 +182,7 @@ def _noise(d: Diagnostics) -> list[str]:
 
 
 def _why_unknown(d: Diagnostics) -> str:
-    if not d.replicates:
+    if d.n == d.num_mixtures:
         return "no mixture was run twice"
     return "the runs of each repeated mixture are equal (was their seed the same?)"
 
@@ -278,7 +278,7 @@ def _worth(rule: "Rule", d: Diagnostics) -> list[str]:
     predicts, words = beats_the_mean(d), []
     if d.worth is None:
         words.append(
-            f"Its held-out R² of {d.nested_cv_r2:.2f} counts what {_listed(d.in_every)} explain: what the indicators "
+            f"Its held-out R² of {d.nested_cv_r2:.2f} counts what {_in_every(d)} explain: what the indicators "
             "add to that is not known."
         )
     else:
@@ -287,9 +287,10 @@ def _worth(rule: "Rule", d: Diagnostics) -> list[str]:
         does = "It predicts unseen mixtures better" if predicts else "It does not predict unseen mixtures better"
         if d.in_every:
             words.append(
-                f"{does} than {_listed(d.in_every)} alone (held-out partial R² {r2:.2f}, 95 % {low:.2f} to "
-                f"{high:.2f}{chance}; the held-out R² of {d.nested_cv_r2:.2f} counts them too)."
+                f"{does} than {_in_every(d)} alone (held-out partial R² {r2:.2f}, 95 % {low:.2f} to {high:.2f}"
+                f"{chance})."
             )
+            words.append(f"The held-out R² of {d.nested_cv_r2:.2f} counts what {_in_every(d)} explain too.")
         else:
             words.append(f"{does} than their mean does (held-out R² {r2:.2f}, 95 % {low:.2f} to {high:.2f}{chance}).")
     words.append(_attainable(d))
@@ -299,7 +300,7 @@ def _worth(rule: "Rule", d: Diagnostics) -> list[str]:
 
 
 def _attainable(d: Diagnostics) -> str:
-    if d.noise_ceiling is None or d.noise_ceiling_interval is None:
+    if d.noise_ceiling is None or d.noise_ceiling_interval is None or not d.noise_sd:
         return f"What is attainable is not known, since {_why_unknown(d)}."
     if dominated(d):
         widest = d.replicates[0]
@@ -343,6 +344,11 @@ def _doubts(rule: "Rule", d: Diagnostics) -> list[str]:
     if different:
         words.append(f"The slopes of {_listed(different)} are their own: fit a rule for each.")
     return words
+
+
+def _in_every(d: Diagnostics) -> str:
+    names = d.in_every
+    return _listed(names) if len(names) <= 3 else f"its {len(names)} covariates and groups"
 
 
 def _listed(parts: list[str]) -> str:

@@ -10,6 +10,10 @@ from .choice import Problem
 from .replicates import added_terms_p, jackknife_covariance, lack_of_fit
 
 
+# Fields that rules saved by earlier versions have not.
+_LATER = ("partial_r2", "partial_r2_interval", "replicates", "unequal_noise_p")
+
+
 @dataclass
 class Coefficient:
     """One coefficient of a rule.
@@ -187,7 +191,6 @@ class Diagnostics:
     set_effects: dict[str, float] = field(default_factory=dict)
     set_slopes_p: dict[str, float | None] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    # What earlier versions did not save.
     partial_r2: float | None = None
     partial_r2_interval: list[float] | None = None
     replicates: list[dict[str, Any]] = field(default_factory=list)
@@ -208,8 +211,9 @@ class Diagnostics:
         return self.partial_r2, self.partial_r2_interval
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for the rule's file."""
-        return {**self.__dict__, "coefficients": [dict(c.__dict__) for c in self.coefficients]}
+        """Plain values, for the rule's file. Fields that earlier versions had not are left out where not known."""
+        known = {name: value for name, value in self.__dict__.items() if name not in _LATER or value not in (None, [])}
+        return {**known, "coefficients": [dict(c.__dict__) for c in self.coefficients]}
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "Diagnostics":
