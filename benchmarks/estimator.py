@@ -30,6 +30,8 @@ def main() -> None:
     columns = ["input_length", "output_length", "reward", "perplexity", "mtld", "knn_6"]
     columns += ["naturalness", "coherence", "understandability"]
     runs = {**dict(zip(columns, means.T)), "loss_self_instruct": np.exp(log_loss)}
+    shares = [dict(zip("abcdefg", row)) for row in rng.dirichlet(np.ones(7), 129).tolist()]
+    with_sources = {**runs, "proportions": shares}
     x = np.column_stack([np.ones(129), (means - means.mean(0)) / means.std(0)])
     problem = Problem(x, log_loss, np.ones(129), np.arange(129), 1, [None] * 9)
 
@@ -54,6 +56,7 @@ def main() -> None:
         ("exhaustive choice, 512 subsets × 30 folds", _best(exhaustive, arguments.repeats)),
         ("the same by refitting", _best(by_refitting, 1)),
         ("full fit", _best(lambda: LossEstimator.fit(runs), arguments.repeats)),
+        ("full fit, seven sources left out", _best(lambda: LossEstimator.fit(with_sources), arguments.repeats)),
     ]
     assert exhaustive()[0, 0] == by_refitting()
     print(f"129 runs × 9 indicators, {arguments.threads} threads\n\n| what | seconds |\n|---|---|")

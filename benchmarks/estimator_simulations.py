@@ -21,7 +21,8 @@ from hf_instructmine.regression.choice import (
     permuted_targets,
     r_squared,
 )
-from hf_instructmine.regression.diagnostics import least_squares_statistics, noise_ceiling
+from hf_instructmine.regression.diagnostics import least_squares_statistics
+from hf_instructmine.regression.replicates import noise_ceiling
 
 
 INDICATORS = 9
@@ -67,19 +68,19 @@ def recovery(n: int, collinear: bool, draws: int) -> list[str]:
             problem = problem_of(means, y, select)
             subset = problem.subsets[choose(problem, y[:, None], np.ones((1, n)), rng)[0, 0]]
             x = problem.x[:, problem.columns(subset)]
-            fit = least_squares_statistics(x, problem)
+            result, covariance, in_sample = least_squares_statistics(x, problem)
             found.append(subset[TRUTH != 0].sum())
             false.append(subset[TRUTH == 0].sum())
             exact.append((subset == (TRUTH != 0)).all())
-            error = np.sqrt(np.diag(fit["covariance"]))[1:] * t.ppf(0.975, n - x.shape[1])
+            error = np.sqrt(np.diag(covariance))[1:] * t.ppf(0.975, n - x.shape[1])
             target = (TRUTH / scale * means.std(0))[subset]
-            covered += (np.abs(fit["beta"][1:] - target) <= error).tolist()
-            naive.append(fit["statistics"]["r2"])
+            covered += (np.abs(result.params[1:] - target) <= error).tolist()
+            naive.append(in_sample.r2)
             folds = assign_folds(problem.mixtures, FOLDS, rng)
             predicted = cross_fit(held_out, problem, y[:, None], [folds], rng)[0]
             nested.append(r_squared(y[:, None], predicted, problem.weights)[0])
             new = np.column_stack([np.ones(4000), (population - means.mean(0)) / means.std(0)])
-            guess = new[:, problem.columns(subset)] @ fit["beta"]
+            guess = new[:, problem.columns(subset)] @ result.params
             true.append(1 - (((signal - guess) ** 2).mean() + noise**2) / (signal_variance + noise**2))
         rows.append(
             f"| {select} | {np.mean(found):.2f} | {np.mean(false):.2f} | {np.mean(exact):.0%} "
@@ -135,11 +136,11 @@ def coverage(draws: int) -> list[str]:
             sd = 0.3 + spread * np.abs(x[:, 1])
             y = x @ truth + shared * 0.3 * rng.normal(size=n - replicates)[of] + sd * rng.normal(size=n)
             problem = Problem(x, y, np.ones(n), of, 1, [None] * 3, select="none")
-            fit = least_squares_statistics(x, problem)
-            distance = np.abs(fit["beta"] - truth)
+            result, covariance, _ = least_squares_statistics(x, problem)
+            distance = np.abs(result.params - truth)
             df = n - replicates - 4
-            robust.append(distance <= t.ppf(0.975, df) * np.sqrt(np.diag(fit["covariance"])))
-            variance = fit["residual_variance"] * np.diag(fit["gram_inverse"])
+            robust.append(distance <= t.ppf(0.975, df) * np.sqrt(np.diag(covariance)))
+            variance = result.mse_resid * np.diag(result.normalized_cov_params)
             classical.append(distance <= t.ppf(0.975, n - 4) * np.sqrt(variance))
         each = np.mean(robust, axis=0)
         spread_of = f"{each.min():.1%} … {each.max():.1%}"

@@ -27,6 +27,7 @@ _PUBLIC = {
     "LossEstimator": "estimator.estimator",
     "compare": "comparison.rules",
     "Selector": "selection.selector",
+    "Selection": "selection.curated",
     "find_contaminated": "data.decontamination",
     "compare_strategies": "comparison.compare",
     "StrategyComparison": "comparison.results",

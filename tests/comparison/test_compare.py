@@ -13,7 +13,14 @@ import tiny_sweep
 from datasets import Dataset
 from tiny_sweep import LAST_LAYERS, RECIPE, comparable, evaluation_sets
 
-from hf_instructmine import InstructMineError, LossEstimator, Selector, compare_strategies, load_comparison
+from hf_instructmine import (
+    InstructMineError,
+    LossEstimator,
+    Selection,
+    Selector,
+    compare_strategies,
+    load_comparison,
+)
 from hf_instructmine.cli.main import main
 from hf_instructmine.comparison.results import StrategyComparison
 
@@ -234,3 +241,38 @@ def test_the_command(model, tmp_path, capsys):
     assert "single (fitted to), tokens=200: mine is " in capsys.readouterr().out
     assert "| longest |" in (tmp_path / "out/comparison.md").read_text()
     assert (tmp_path / "out/comparison.png").stat().st_size > 10_000
+
+
+def test_the_command_puts_the_evidence_into_the_card_of_a_selection(model, tmp_path, capsys, trained):
+    import yaml
+
+    scored().to_parquet(tmp_path / "scored.parquet")
+    evaluation_sets()["single"].to_json(tmp_path / "eval.jsonl")
+    Selector(RULE).select(scored(), size=8).save_to_disk(tmp_path / "curated")
+    LossEstimator.from_coefficients({"reward": 1.0}).save_pretrained(tmp_path / "other")
+    recipe = {**RECIPE, **LAST_LAYERS, "model_name_or_path": model}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+
+    def command(rule: str, attach: str) -> int:
+        given = ["compare", "scored.parquet", "--rule", f"mine={rule}", "--size", "8", "--no-usual", "--seeds", "2",
+                 "--random-draws", "2", "--recipe", "recipe.yaml", "--eval-set", "single=eval.jsonl",
+                 "--output-dir", "out", "--attach", attach]  # fmt: skip
+        files = ("scored.parquet", "recipe.yaml", "curated", "other", "out")
+        return main([str(tmp_path / text) if text in files else text.replace("=", f"={tmp_path}/", 1)
+                     if text.startswith(("mine=", "single=")) else text for text in given])  # fmt: skip
+
+    # What cannot be attached is said before anything is trained.
+    assert command("other", "curated") == 1
+    assert "no --rule is the rule of the selection in '" in capsys.readouterr().err.splitlines()[-1]
+    assert command("curated", "other") == 1
+    assert "holds no selection" in capsys.readouterr().err.splitlines()[-1]
+    assert trained == []
+    assert command("curated", "curated") == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert out.startswith("mine. The rule by reward is hand-set: nothing is known of how well it predicts.")
+    assert "README.md: the card of the selection, with this evidence" in out
+    told = (tmp_path / "out/comparison.md").read_text("utf-8").splitlines()[0]
+    assert told.startswith("mine. The rule by reward is hand-set: nothing is known")
+    top = (tmp_path / "curated/README.md").read_text("utf-8").split("![Distributions")[0]
+    assert "single (fitted to), size=8: mine is " in top and "checked" not in top
+    assert Selection.load(tmp_path / "curated").sections[0].figures.keys() == {"comparison.png"}

@@ -16,14 +16,8 @@ from statsmodels.stats.stattools import jarque_bera
 
 from hf_instructmine import LossEstimator
 from hf_instructmine.regression.choice import Problem
-from hf_instructmine.regression.diagnostics import (
-    added_terms_p,
-    jackknife_covariance,
-    lack_of_fit,
-    least_squares_statistics,
-    noise_ceiling,
-    source_r2,
-)
+from hf_instructmine.regression.diagnostics import least_squares_statistics, source_r2
+from hf_instructmine.regression.replicates import added_terms_p, jackknife_covariance, lack_of_fit, noise_ceiling
 
 
 QUICK = {"permutations": 0, "bootstraps": 0}

@@ -258,6 +258,9 @@ def test_a_subset_is_predicted_with_intervals_and_leverage(rule, runs):
     far_low, far_high = at_mean.observation_interval
     assert far_low < low < log_loss < high < far_high
     assert rule.leverage(pool) == at_mean.leverage
+    assert at_mean.after_choice and "The regressors were chosen on the same runs" in str(at_mean)
+    kept = LossEstimator.fit(runs, indicators=["reward", "mtld"], select="none", **QUICK).predict_subset(runs)
+    assert not kept.after_choice and "chosen" not in str(kept)
     as_run = [rule.leverage(runs, [i]) for i in range(len(runs))]
     np.testing.assert_allclose(as_run, rule.diagnostics.leverage, rtol=1e-8)
     assert rule.max_leverage == pytest.approx(max(as_run))
@@ -400,6 +403,27 @@ BAD_RUNS = {
     "unknown criterion": (_with(), {"select": "r2"}, "no criterion 'r2'"),
     "unknown model": (_with(), {"model": "forest"}, "no model 'forest'"),
     "negative weight": (_with(w=-1.0), {"weights": "w"}, "'w' of run 0 is not above 0"),
+    "one run's weight": (_with(w=[1e12] + [1.0] * 39), {"weights": "w"}, "make 40 runs as good as 1.0, too few for 5"),
+    "large numbers": (
+        _with(mtld=lambda r: r["mtld"] * 1e200),
+        {},
+        "of 'mtld' are too large to compute with",
+    ),
+    "small numbers": (
+        _with(mtld=lambda r: r["mtld"] * 1e-200),
+        {},
+        "of 'mtld' are too small to compute with",
+    ),
+    "square of large numbers": (
+        _with(mtld=lambda r: r["mtld"] * 1e90),
+        {"squared": ["mtld"]},
+        r"the values of 'mtld\^2' are too large",
+    ),
+    "the target as an indicator": (
+        _with(),
+        {"indicators": ["mtld", "loss_self_instruct"]},
+        "'loss_self_instruct' is what is to be explained",
+    ),
     "weights for PLS": (_with(w=1.0), {"weights": "w", "model": "pls"}, "takes no weights"),
     "VIF without a choice": (_with(), {"max_vif": 5.0, "model": "ridge"}, "makes none"),
 }

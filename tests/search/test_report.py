@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from hf_instructmine import InstructMineError, size_report
+from hf_instructmine import InstructMineError, LossEstimator, size_report
 from hf_instructmine.search.curve import fit_size_curve
 
 
@@ -166,3 +166,12 @@ def test_what_is_no_search_is_refused(trials):
         size_report(trials, confidence=95)
     with pytest.raises(InstructMineError, match="a loss is not finite"):
         fit_size_curve([1, 2, 3, 4, 5], [1.0, 1.0, 1.0, 1.0, np.nan])
+
+
+def test_what_the_rule_is_worth_is_its_first_paragraph(trials):
+    rule = LossEstimator.from_coefficients({"mtld": 1.0})
+    text = str(size_report(trials, rule=rule))
+    assert text.startswith(
+        "The rule hand-set is hand-set: nothing is known of how well it predicts. Compare its choice"
+    )
+    assert text.partition("\n\n")[2] == str(size_report(trials))

@@ -169,3 +169,62 @@ def test_equal_vectors_are_at_no_distance():
     distances = cosine_distances(vectors, vectors[3])
     assert distances[3] == distances[7] == 0
     np.testing.assert_allclose(distances, 1 - vectors.astype(float) @ vectors[3], atol=1e-6)
+
+
+def squared_pool(seed: int, rows: int = 400) -> tuple[Dataset, dict[str, np.ndarray]]:
+    rng = np.random.default_rng(seed)
+    values = {name: rng.normal(size=rows) for name in ("mtld", "reward")}
+    lengths = rng.integers(5, 200, rows)
+    return Dataset.from_dict({**values, "output_length": lengths}), values
+
+
+@pytest.mark.parametrize("asked", [{"size": 20}, {"tokens": 2000}])
+def test_a_square_does_not_take_both_tails(asked):
+    scored, values = squared_pool(0)
+    rule = LossEstimator.from_coefficients({"mtld": 0.0, "mtld^2": -1.0})
+    selection = Selector(rule).select(scored, drop_duplicates=False, **asked)
+    chosen = values["mtld"][selection.indices]
+    assert (chosen > 0).all() or (chosen < 0).all()
+    assert selection.set_log_loss == pytest.approx(-(chosen.mean() ** 2))
+    assert selection.set_log_loss == pytest.approx(rule.predict_subset(scored, selection.indices).log_loss)
+    assert f"Predicted log loss of the set: {selection.set_log_loss:.4f}\n" in selection.summary()
+    if "size" in asked:
+        ordered = np.sort(values["mtld"])
+        assert abs(chosen.mean()) == pytest.approx(max(-ordered[:20].mean(), ordered[-20:].mean()))
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(
+    "coefficients",
+    [
+        {"mtld": 0.3, "mtld^2": -0.4, "reward": -0.2},
+        {"mtld^2": 0.5, "reward": -0.3},
+        {"mtld^2": -0.3, "reward^2": 0.4},
+    ],
+)
+def test_a_rule_with_squares_never_does_worse_than_row_by_row_or_at_random(seed, coefficients):
+    scored, _ = squared_pool(seed)
+    rule = LossEstimator.from_coefficients(coefficients)
+    chosen = Selector(rule).select(scored, size=25, drop_duplicates=False).set_log_loss
+    rng = np.random.default_rng(seed)
+    others = [np.argsort(rule.predict(scored))[:25], *(rng.choice(400, 25, replace=False) for _ in range(50))]
+    assert chosen <= min(rule.predict_subset(scored, rows).log_loss for rows in others) + 1e-12
+
+
+def test_a_rule_without_squares_ranks_row_by_row_as_before():
+    scored, _ = squared_pool(1)
+    rule = LossEstimator.from_coefficients({"log(output_length)": 0.2, "reward": -0.3})
+    selection = Selector(rule).select(scored, size=25, drop_duplicates=False)
+    assert set(selection.indices) == set(np.argsort(rule.predict(scored))[:25])
+    assert selection.set_log_loss == pytest.approx(rule.predict_subset(scored, selection.indices).log_loss)
+
+
+def test_the_tangent_touches_the_rule():
+    rule = LossEstimator.from_coefficients({"intercept": 0.5, "mtld": 0.2, "mtld^2": -0.3, "log(reward)": 0.7})
+    at = {"mtld": np.array([1.5]), "reward": np.array([2.0])}
+    tangent = rule.tangent(at)
+    assert tangent.predict_means(at) == pytest.approx(rule.predict_means(at))
+    for name in at:
+        ahead, behind = ({**at, name: at[name] + step} for step in (1e-6, -1e-6))
+        slope = (rule.predict_means(ahead) - rule.predict_means(behind)) / 2e-6
+        assert tangent.coefficients[name] == pytest.approx(slope)

@@ -280,6 +280,8 @@ def test_a_saved_selection_opens_with_the_usual_tools(selection, tmp_path):
         "estimator.json",
         "indicators.json",
         "predicted_log_loss.png",
+        "predictions.parquet",
+        "selection.json",
     }
     again = load_dataset(str(tmp_path / "curated"), split="train", cache_dir=tmp_path / "cache")
     assert again.to_list() == selection.dataset.to_list()

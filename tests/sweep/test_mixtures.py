@@ -9,7 +9,7 @@ from hf_instructmine import InstructMineError, LossEstimator
 from hf_instructmine.data.columns import indicator_names
 from hf_instructmine.data.provenance import get_provenance, set_provenance
 from hf_instructmine.sweep.design_report import design_report
-from hf_instructmine.sweep.mixtures import d_optimal, design_mixtures
+from hf_instructmine.sweep.mixtures import d_optimal, design_mixtures, spread_replicates
 
 
 METHODS = ("dirichlet", "tilted", "d-optimal")
@@ -305,3 +305,14 @@ def test_an_empty_pool_is_refused(pool):
 def test_the_report_prints_one_line_per_indicator(pool):
     text = str(design_report(design_mixtures(pool, 8, subset_size=50, num_candidates=40), pool))
     assert all(re.search(rf"^{name} ", text, re.MULTILINE) for name in ("output_length", "reward", "mtld"))
+
+
+def test_replicates_are_spread_over_the_whole_range_so_that_their_noise_is_that_of_all():
+    ratios = []
+    for seed in range(100):
+        means = np.random.default_rng(seed).normal(size=(24, 3))
+        distance = (means**2).sum(axis=1)
+        ratios.append(distance[spread_replicates(means, 4)].mean() / distance.mean())
+    assert np.median(ratios) == pytest.approx(1.0, abs=0.15)
+    assert len(set(spread_replicates(means, 24))) == 24
+    assert len(spread_replicates(means, 0)) == 0

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import hf_instructmine as him
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
     import numpy as np
     from datasets import Dataset
 
+    from ..comparison.results import StrategyComparison
     from ..comparison.strategies import Strategy
+    from ..estimator.rule import Rule
+    from ..selection.curated import Selection
 
 TABLES, FIGURE = "comparison.md", "comparison.png"
 # Parameters of `compare_strategies` and `usual_strategies` that are not the option of that name.
@@ -65,6 +69,9 @@ def add_options(verbs: Any) -> None:
     add_finetuning(verb)
     verb.add_argument("--output-dir", metavar="DIR", help="folder for the runs, the tables and the figure")
     add_retry_failed(verb)
+    verb.add_argument(
+        "--attach", metavar="DIR", help="selection by one of the rules: its card is written anew with this evidence"
+    )
     verb.add_argument("--keep-models", action="store_true", help="keep the final model of each run, with a card")
 
 
@@ -77,17 +84,51 @@ def run(args: argparse.Namespace) -> None:
     columns = parse_mapping(args.columns)
     Records(args.output_dir).check_unclaimed(MANIFEST)  # before a rule's embeddings are made
     recipe, eval_sets = read_finetuning(args)
+    selection = None if args.attach is None else him.Selection.load(args.attach)
     scored = load_pool(args.input, **pick(args, load_pool, columns=columns))
     strategies = read_strategies(args, scored, columns)
+    rules = rules_of(strategies)
+    if selection is not None:
+        _check_rule(selection, rules, args.attach)
     function = him.compare_strategies
     given = pick(args, function, recipe=recipe, eval_sets=eval_sets, columns=columns, sizes=args.size)
     comparison = function(scored, strategies, **given)
-    summary = comparison.summary()
-    folder = Path(args.output_dir)
+    _write(comparison, rules, Path(args.output_dir))
+    if selection is not None:
+        selection.attach_evidence(comparison)
+        selection.save_to_disk(args.attach, overwrite=True)
+        print(f"Wrote {Path(args.attach, 'README.md')}: the card of the selection, with this evidence")
+
+
+def _write(comparison: "StrategyComparison", rules: "Mapping[str, Rule]", folder: Path) -> None:
+    """Prints what the rules are worth and what was found, and writes both with the figure."""
+    from ..estimator.summary import WIDTH
+    from ..estimator.verdict import paragraph
+    from ..outputs.markdown import escape
+
+    summary, worth = comparison.summary(), [f"{name}. {paragraph(rule)}" for name, rule in rules.items()]
     with written_whole(folder / TABLES) as partial:
-        partial.write_text(f"![Difference to random]({FIGURE})\n\n{summary}\n", encoding="utf-8")
+        parts = [*(escape(words, None) for words in worth), f"![Difference to random]({FIGURE})", summary]
+        partial.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     comparison.plot(folder / FIGURE)
-    print(f"{summary}\n\nWrote {folder / TABLES} and {folder / FIGURE}")
+    print("\n\n".join([*(fill(words, WIDTH) for words in worth), summary]))
+    print(f"\nWrote {folder / TABLES} and {folder / FIGURE}")
+
+
+def rules_of(strategies: "Mapping[str, Strategy]") -> "dict[str, Rule]":
+    """The rule of each strategy that has one."""
+    rules = {name: s.rule if isinstance(s, him.Selector) else s for name, s in strategies.items()}
+    return {name: rule for name, rule in rules.items() if isinstance(rule, him.LossEstimator)}
+
+
+def _check_rule(selection: "Selection", rules: "Mapping[str, Rule]", folder: str) -> None:
+    """Refuses evidence of other rules before the first finetune."""
+    from ..estimator.file import rule_digest
+
+    if rule_digest(selection.estimator) not in map(rule_digest, rules.values()):
+        raise InstructMineError(
+            f"no --rule is the rule of the selection in '{folder}': add --rule NAME={folder}, which holds it"
+        )
 
 
 def read_strategies(

@@ -1,13 +1,16 @@
 """`instructmine push`: sends a curated dataset, or a sweep's runs, to the Hub."""
 
 import argparse
+import sys
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import hf_instructmine as him
 
 from ..errors import InstructMineError
 from .options import add_verb, pick
+from .values import warn_against
 
 
 # Parameters of `push_runs` and `Selection.push_to_hub` that are not the option of that name.
@@ -41,6 +44,27 @@ def run(args: argparse.Namespace) -> None:
         raise InstructMineError(
             f"'{args.folder}' holds no curated dataset: give a folder that `instructmine select` wrote"
         )
+    print(_verdict(args.folder))
     message = "Add rows chosen by hf-instructmine"
     full_id = push_folder(**pick(args, push_folder), repo_type="dataset", commit_message=message)
     print(f"Pushed {args.folder}: load_dataset({full_id!r}) opens it")
+
+
+def _verdict(folder: str) -> str:
+    """What the rule is worth that chose the rows of a folder, as a paragraph; a rule that says "do not" warns too."""
+    from ..estimator import file as estimator_file
+    from ..estimator.summary import WIDTH
+    from ..estimator.verdict import paragraph
+
+    if not Path(folder, estimator_file.FILE_NAME).is_file():
+        return "Which rule chose these rows is not known: the folder holds none."
+    try:
+        selection = him.Selection.load(folder)
+    except InstructMineError as error:  # what an earlier version saved can be pushed as it is
+        print(f"warning: {error}", file=sys.stderr)
+    else:
+        warn_against(selection.estimator)
+        return fill(selection.verdict(), WIDTH)
+    rule = him.LossEstimator.from_pretrained(folder)
+    warn_against(rule)
+    return fill(paragraph(rule), WIDTH)

@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
         full_pool=not args.no_full_pool, select_options={**options, "allow_mismatch": args.allow_mismatch},
     )  # fmt: skip
     trials = him.search_size(scored, **given)
-    report = him.size_report(trials, args.target)
+    report = him.size_report(trials, args.target, rule=rule)
     report.save_figure(Path(args.output_dir, FIGURE))
     print(report)
     print(f"\nWrote {args.output_dir}: {TRIALS} and {FIGURE}")

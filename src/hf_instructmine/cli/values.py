@@ -1,7 +1,9 @@
 """What is written on the command line as text, and what it stands for: indicators, rules, recipes, embeddings."""
 
 import argparse
+import sys
 from collections.abc import Mapping
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import hf_instructmine as him
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
     from ..data.evaluation_sets import EvaluationSet
     from ..estimator.estimator import LossEstimator
+    from ..estimator.rule import Rule
 
 
 def build_indicator(text: str | dict, columns: dict[str, str] | None) -> Any:
@@ -43,9 +46,20 @@ def build_indicator(text: str | dict, columns: dict[str, str] | None) -> Any:
 
 
 def load_rule(name: str) -> "LossEstimator":
-    """A published rule by its name, else a rule by its folder or Hub id."""
+    """A published rule by its name, else a rule by its folder or Hub id; one that says "do not" is told at once."""
     published = name.startswith("instructmining-")
-    return him.LossEstimator.from_published(name) if published else him.LossEstimator.from_pretrained(name)
+    rule = him.LossEstimator.from_published(name) if published else him.LossEstimator.from_pretrained(name)
+    warn_against(rule)
+    return rule
+
+
+def warn_against(rule: "Rule") -> None:
+    """Says on stderr what a rule says of itself, where that is not to select by it."""
+    from ..estimator.summary import WIDTH
+    from ..estimator.verdict import advises_against, paragraph
+
+    if advises_against(rule):
+        print(fill(f"warning: {paragraph(rule)}", WIDTH), file=sys.stderr)
 
 
 def read_finetuning(args: argparse.Namespace) -> "tuple[Recipe, dict[str, EvaluationSet]]":

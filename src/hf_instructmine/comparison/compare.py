@@ -16,6 +16,7 @@ from ..data.evaluation_sets import load_eval_sets
 from ..data.texts import usable_rows
 from ..errors import InstructMineError
 from ..estimator.estimator import LossEstimator
+from ..estimator.file import rule_digest
 from ..outputs.records import Records
 from ..selection.selector import Selector
 from ..sweep.executors import Execution
@@ -210,8 +211,18 @@ def _keep_request(records: Records, strategies: Mapping[str, Strategy], seed: in
             "strategies": list(dict.fromkeys([*strategies, *before["strategies"]])),
             "fitted_on": {**before["fitted_on"], **fitted},
             "seed": seed,
+            **({"chosen_by": told} if (told := _chosen_by(rules, before)) else {}),
         },
     )
+
+
+def _chosen_by(rules: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, str]:
+    """Which rule each strategy is of, or its words. One that was there before, and not of this rule, is of no one."""
+    now = {n: rule_digest(r) if isinstance(r, LossEstimator) else r for n, r in rules.items()}
+    now = {n: told for n, told in now.items() if isinstance(told, str)}  # a function tells nothing
+    earlier = before.get("chosen_by", {})
+    joined = {n for n in now if n in before["strategies"] and earlier.get(n) != now[n]}
+    return {n: told for n, told in {**earlier, **now}.items() if n not in joined}
 
 
 def _mean(values: np.ndarray) -> float | None:

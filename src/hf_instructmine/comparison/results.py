@@ -1,7 +1,7 @@
 """What a comparison of strategies found: outcomes, tables, verdict, and a section of a dataset card."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,7 @@ import numpy as np
 from datasets import Dataset
 
 from ..errors import InstructMineError
-from ..outputs.markdown import CardSection, count, escape
+from ..outputs.markdown import CardSection, count, escape, printable
 from .figure import FIGURE, Panel, plot_differences
 from .statistics import Difference, Outcome, compare_losses, holm
 from .strategies import FULL, RANDOM
@@ -26,12 +26,28 @@ class StrategyComparison:
         strategies (`list[str]`): Their names; the first is the one that the verdict is about.
         fitted_on (`dict[str, list[str]]`): By strategy, the evaluation sets that its rule was fitted to.
         seed (`int`): Of bootstrap and permutations.
+        chosen_by (`dict[str, str]`): By strategy, the digest of its rule, or the words that say how it chooses. A
+            function has none, nor have strategies of records that earlier versions wrote.
     """
 
     runs: Dataset
     strategies: list[str]
     fitted_on: dict[str, list[str]] = field(default_factory=dict)
     seed: int = 0
+    chosen_by: dict[str, str] = field(default_factory=dict)
+
+    def strategies_of(self, rule_digest: str) -> list[str] | None:
+        """Names the strategies that chose by a rule.
+
+        Args:
+            rule_digest (`str`): As [`~estimator.file.rule_digest`] gives it.
+
+        Returns:
+            `list[str]`, *optional*: None where there may be one, but how a strategy chose is not recorded.
+        """
+        found = [name for name in self.strategies if self.chosen_by.get(name) == rule_digest]
+        known = all(name in self.chosen_by or name in (RANDOM, FULL) for name in self.strategies)
+        return found if found or known else None
 
     @cached_property
     def eval_sets(self) -> list[str]:
@@ -129,10 +145,11 @@ class StrategyComparison:
             "no different": f"no different from {baseline}: {d.estimate:+.4f}, interval {d.low:+.4f} to {d.high:+.4f}",
         }[mine.verdict]
         corrected = f" after Holm's correction for {comparisons} comparisons" if comparisons > 1 else ""
-        return f"{mine.eval_set}{seen}, {mine.amount}: {mine.strategy} is {found} nats (p = {mine.p:.3g}{corrected})."
+        where, who = f"{printable(mine.eval_set)}{seen}, {printable(mine.amount)}", printable(mine.strategy)
+        return f"{where}: {who} is {found} nats (p = {mine.p:.3g}{corrected})."
 
-    def table(self, amount: str, eval_set: str, baseline: str = RANDOM) -> str:
-        """The outcomes as a Markdown table."""
+    def table(self, amount: str, eval_set: str, baseline: str = RANDOM, show: Callable[[Any], str] = printable) -> str:
+        """The outcomes as a Markdown table, in which names are as `show` makes them."""
         head = [
             "strategy",
             "finetunes",
@@ -153,7 +170,14 @@ class StrategyComparison:
             if d is not None:
                 compared = [f"{d.estimate:+.4f}", f"{d.low:+.4f} … {d.high:+.4f}", f"{d.p:.3g}", f"{o.p:.3g}"]
             sd = "" if o.sd is None else f"{o.sd:.4f}"
-            cells = [o.strategy, str(o.runs), f"{o.rows:.0f}", f"{o.tokens:.0f}", f"{o.steps:.0f}", f"{o.loss:.4f}"]
+            cells = [
+                show(o.strategy),
+                str(o.runs),
+                f"{o.rows:.0f}",
+                f"{o.tokens:.0f}",
+                f"{o.steps:.0f}",
+                f"{o.loss:.4f}",
+            ]
             lines.append(f"| {' | '.join([*cells, sd, *compared])} |")
         return "\n".join(lines)
 
@@ -162,9 +186,11 @@ class StrategyComparison:
         parts = []
         for amount in self.amounts:
             for eval_set in self.eval_sets:
-                parts.append(f"{eval_set}, {amount}:\n\n{self.table(amount, eval_set, baseline)}")
+                parts.append(
+                    f"{printable(eval_set)}, {printable(amount)}:\n\n{self.table(amount, eval_set, baseline)}"
+                )
         if self.failed:
-            parts.append("\n".join(["Failed and left out:", *(f"- {line}" for line in self.failed)]))
+            parts.append("\n".join(["Failed and left out:", *(f"- {printable(line, None)}" for line in self.failed)]))
         parts.append("\n".join(self.verdict(baseline=baseline)))
         return "\n\n".join(parts)
 
@@ -175,8 +201,12 @@ class StrategyComparison:
         """Draws every strategy's difference to the baseline with its interval, as a PNG for a card."""
         plot_differences(self._panels(baseline), path, baseline)
 
-    def section(self) -> CardSection:
-        """The evidence as a section of a dataset card: what was compared, tables, figure, verdict."""
+    def section(self, strategies: Sequence[str] = ()) -> CardSection:
+        """The evidence as a section of a dataset card: what was compared, tables, figure, verdict.
+
+        Args:
+            strategies (`Sequence[str]`): Whose verdict it is; by default the first's.
+        """
         model = escape(next(iter(set(self.runs["base_model"]))))
         hours = sum(seconds or 0 for seconds in self.runs["seconds"]) / 3600
         parts = [
@@ -188,13 +218,15 @@ class StrategyComparison:
         ]
         for amount in self.amounts:
             for eval_set in self.eval_sets:
-                parts.append(f"**{eval_set}, {amount}**\n\n{self.table(amount, eval_set)}")
+                table = self.table(amount, eval_set, show=escape)
+                parts.append(f"**{escape(eval_set)}, {escape(amount)}**\n\n{table}")
         if FULL in self.runs["amount"]:
             parts.append("The full pool is trained on whole, whatever the budget.")
-        parts.append("\n".join(f"- {line}" for line in self.verdict()))
+        lines = [escape(line, None) for name in strategies or self.strategies[:1] for line in self.verdict(name)]
+        parts.append("\n".join(f"- {line}" for line in lines))
         picture = io.BytesIO()
         plot_differences(self._panels(RANDOM), picture, RANDOM)
-        return CardSection("Does it beat a random choice?", "\n\n".join(parts), {FIGURE: picture.getvalue()})
+        return CardSection("Does it beat a random choice?", "\n\n".join(parts), {FIGURE: picture.getvalue()}, lines)
 
     def _panels(self, baseline: str) -> list[list[Panel]]:
         """What the figure shows: a line of panels for each budget, one panel for each evaluation set."""

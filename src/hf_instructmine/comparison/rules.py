@@ -11,7 +11,7 @@ from ..data.containers import as_table
 from ..errors import InstructMineError
 from ..outputs.markdown import count
 from ..regression.choice import r_squared
-from ..regression.diagnostics import spearman
+from ..regression.held_out import spearman
 from ..regression.runs import read_runs, run_ids
 
 

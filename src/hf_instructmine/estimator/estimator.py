@@ -83,7 +83,8 @@ class LossEstimator(Rule):
             max_vif (`float`, *optional*): Consider only subsets whose variance inflation factors stay below it.
             without_sources (`list[str]`, *optional*): Use only the runs that contain none of these sources.
             permutations (`int`, *optional*): For the p-value of the nested R²; by default 1,000, and 0 for other
-                models than least squares, which are slow to tune.
+                models than least squares, which are slow to tune. With 0 leaving a source out is not compared with
+                random splits either.
             bootstraps (`int`, *optional*): Resamples for the stability of signs and choice; by default
                 2,000, and 500 for other models than least squares.
             name (`str`, *optional*): What to call the rule.

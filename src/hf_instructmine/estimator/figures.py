@@ -78,8 +78,9 @@ def _predicted_measured(rule: "Diagnosed") -> "Figure":
     ends = np.array([min(predicted.min(), measured.min()), max(predicted.max(), measured.max())])
     axes.plot(ends, ends, color=RED, linewidth=1, label="predicted = measured")
     axes.axhline(measured.mean(), color=GREY, linewidth=0.8, linestyle=":", label="mean of the runs")
-    ceiling = "unknown" if d.noise_ceiling is None else f"{d.noise_ceiling:.2f}"
-    axes.set_title(f"held-out R² {d.nested_cv_r2:.2f} (noise ceiling {ceiling}), {d.n} runs")
+    ceiling = "not known" if d.noise_ceiling is None else f"{d.noise_ceiling:.2f}"
+    beyond = "" if not d.in_every else f", partial {'not known' if d.partial_r2 is None else f'{d.partial_r2:.2f}'}"
+    axes.set_title(f"held-out R² {d.nested_cv_r2:.2f}{beyond} (noise ceiling {ceiling}), {d.n} runs")
     axes.set_xlabel(f"predicted {_unit(rule)}, by a rule that had not seen the mixture")
     axes.set_ylabel(f"measured {_unit(rule)}")
     axes.legend(frameon=False)

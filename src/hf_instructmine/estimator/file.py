@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InstructMineError
-from ..outputs.digests import digest_of_text
+from ..outputs.digests import digest, digest_of_text
 from ..regression.diagnostics import Diagnostics
 from ..regression.fit import Fit
 from ..regression.terms import Term
@@ -62,6 +62,27 @@ def content_of(rule: "Rule") -> dict[str, Any]:
         "diagnostics": None if rule.diagnostics is None else rule.diagnostics.to_dict(),
         "versions": {"hf-instructmine": __version__, **{library: version(library) for library in libraries}},
     }
+
+
+def rule_digest(rule: "Rule") -> str:
+    """16 hexadecimal digits of all that decides what a rule predicts and from which columns, whatever it is called.
+
+    A rule has the same digest before it is saved and after it is read.
+    """
+    fitted = rule.fitted
+    decides = {
+        "target": rule.target,
+        "log_target": rule.log_target,
+        "model": rule.model,
+        "intercept": rule.intercept,
+        "terms": [[asdict(t), w] for t, w in zip(rule.terms, rule.weights)],
+        "covariates": [[asdict(t), w] for t, w in zip(rule.covariates, rule.covariate_weights)],
+        "provenance": rule.provenance,
+        "runs": None if fitted is None else fitted.runs.get("hash"),
+        # A regressor has no coefficients to tell it by.
+        "options": None if fitted is None or rule.regressor is None else fitted.options,
+    }
+    return digest(_plain(decides))
 
 
 def fields_of(content: dict[str, Any]) -> dict[str, Any]:

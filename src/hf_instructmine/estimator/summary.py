@@ -1,7 +1,7 @@
 """A rule's diagnostics as text: tables in the manner of statsmodels, then the same in plain words."""
 
 from textwrap import fill
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..regression.diagnostics import Diagnostics
 
@@ -15,6 +15,11 @@ SEVERE_CONDITION = 30
 SEVERE_VIF = 10
 STABLE = 0.95
 SIGNIFICANT = 0.05
+# Two indicators that act together look like a curve, and no square mends that.
+CURVES = (
+    "A square (squared=[...]) or a logarithm (logged=[...]) may help or harm, and neither is the product of two "
+    "indicators: keep one only where the nested R² rises."
+)
 ORIGIN = {"cv": "10-fold CV", "p-value": "in-sample p-values", "none": "all"}
 
 
@@ -43,18 +48,46 @@ def in_words(rule: "Rule") -> str:
 
 
 def beats_the_mean(d: Diagnostics) -> bool:
-    """Whether the held-out R² is above 0 beyond chance: by the permutation test, or else by its interval."""
-    if d.p == 0 or d.nested_cv_r2 <= 0:
+    """Whether the indicators predict held-out runs beyond chance: by the permutation test, or else by the interval.
+
+    Where covariates or groups are in the rule, it is what the indicators add to them that counts. Where that is not
+    known, the permutation test decides alone: its targets keep what the covariates explain.
+    """
+    if not any(name in d.vif for name in d.candidates):
         return False
-    return d.nested_cv_r2_interval[0] > 0 if d.permutation_p is None else d.permutation_p <= SIGNIFICANT
+    if d.worth is None:
+        return d.permutation_p is None or d.permutation_p <= SIGNIFICANT
+    r2, interval = d.worth
+    if r2 <= 0:
+        return False
+    return interval[0] > 0 if d.permutation_p is None else d.permutation_p <= SIGNIFICANT
+
+
+def failing_sources(d: Diagnostics) -> list[str]:
+    """The sources that the rule does not carry over to.
+
+    Its skill is negative there, and random splits of the same sizes do as badly in at most 5 % of cases, by Bonferroni
+    over the sources. Where nothing was compared, a negative skill is enough.
+    """
+    found = d.leave_one_source_out_r2
+    return [
+        source
+        for source, f in found.items()
+        if f.get("skill", f["r2"]) < 0 and (f.get("as_bad") is None or f["as_bad"] * len(found) <= SIGNIFICANT)
+    ]
 
 
 def verdict(d: Diagnostics) -> str:
     """Whether to use the rule, in a sentence."""
     if not beats_the_mean(d):
         return "Do not select by it: a random choice of the same size is as good a bet."
-    failing = [source for source, found in d.leave_one_source_out_r2.items() if found["r2"] < 0]
-    if failing or d.nested_cv_r2_interval[0] < 0 or d.nested_cv_r2 < 0.1:
+    if d.worth is None:
+        return (
+            f"Use it with care: how much its indicators add to {_in_every(d)} is not known, since an earlier "
+            "version saved it; fit it again."
+        )
+    r2, interval = d.worth
+    if failing_sources(d) or interval[0] < 0 or r2 < 0.1:
         return "Use it with care: finetune on its choice and on a random one of the same size before you believe it."
     return (
         "It can be used for sets like those of the runs (predict_subset says whether a set is); still compare its "
@@ -103,7 +136,8 @@ def _coefficients(d: Diagnostics) -> str:
         ]
         if near:
             lines += _wrapped("Candidates that move together in these runs: ", near)
-        lines.append("Errors, intervals and p take the regressors as given: after a choice they are too good.")
+        if d.subsets > 1:
+            lines.append("Errors, intervals and p take the regressors as given: after a choice they are too good.")
     lines.append(f"beta: standardised; sign: share of {d.bootstraps:,} resamples with the same sign.")
     return "\n".join(lines)
 
@@ -116,24 +150,69 @@ def _held_out(d: Diagnostics) -> str:
         f"(95 % {low:.3f} … {high:.3f})",
         f"  Spearman               {number(d.spearman_cv)}",
     ]
+    if d.in_every:
+        added = "not known: saved by an earlier version"
+        if d.partial_r2 is not None and d.partial_r2_interval is not None:
+            low, high = d.partial_r2_interval
+            added = f"{d.partial_r2:.3f} (95 % {low:.3f} … {high:.3f})"
+        lines.append(f"  partial R²             {added}: what the indicators add to {_in_every(d)}"[:WIDTH])
     if d.permutation_p is not None:
         lines.append(f"  permutation p          {d.permutation_p:.4f} ({d.permutations:,} permutations)")
-    if d.noise_ceiling is None or d.noise_ceiling_interval is None:
-        lines.append("  noise ceiling          unknown: no mixture was run twice")
-    else:
-        low, high = d.noise_ceiling_interval
+    return "\n".join([*lines, *_noise(d)])
+
+
+def _noise(d: Diagnostics) -> list[str]:
+    """What the repeated mixtures say of the noise, and which of them say it."""
+    if d.noise_ceiling is None or d.noise_ceiling_interval is None or not d.noise_sd:
+        return [f"  noise ceiling          not known: {_why_unknown(d)}"]
+    low, high = d.noise_ceiling_interval
+    lines = [
+        f"  noise ceiling          {d.noise_ceiling:.3f} (95 % {low:.3f} … {high:.3f}); sd between replicates "
+        f"{d.noise_sd:.4f}"
+    ]
+    if d.replicates:
+        lines.append("                         (if all mixtures are equally noisy)")
+        lines += _wrapped("Spread between the runs of each repeated mixture: ", [_pair(pair) for pair in d.replicates])
+    if dominated(d):
         lines.append(
-            f"  noise ceiling          {d.noise_ceiling:.3f} (95 % {low:.3f} … {high:.3f}); sd between replicates "
-            f"{d.noise_sd:.4f}"
+            f"  The first of them is noisier than the others (p = {d.unequal_noise_p:.3f}): the ceiling and the F do "
+            "not hold."
         )
-    return "\n".join(lines)
+    return lines
+
+
+def _why_unknown(d: Diagnostics) -> str:
+    if d.n == d.num_mixtures:
+        return "no mixture was run twice"
+    return "the runs of each repeated mixture are equal (was their seed the same?)"
+
+
+def _pair(pair: dict[str, Any]) -> str:
+    runs = " and ".join(map(str, pair["runs"]))
+    return f"runs {runs} sd {pair['sd']:.4f} ({pair['share']:.0%})"
+
+
+def dominated(d: Diagnostics) -> bool:
+    """Whether one repeated mixture is noisier than the others beyond chance."""
+    return d.unequal_noise_p is not None and d.unequal_noise_p < SIGNIFICANT
+
+
+def does_not_fit(d: Diagnostics) -> bool:
+    """Whether the replicates contradict the rule: under equal noise and under each mixture's own."""
+    f = d.lack_of_fit
+    return f is not None and all(p is not None and p < SIGNIFICANT for p in (f["p"], f.get("own_noise_p")))
 
 
 def _tests(d: Diagnostics) -> str:
     lines = ["Tests of the linear rule (a small p speaks against it)"]
     if d.lack_of_fit is not None:
         f = d.lack_of_fit
-        lines.append(f"  lack of fit            F({f['df_lack']}, {f['df_pure']}) = {f['f']:.2f}, p = {f['p']:.3f}")
+        lines.append(
+            f"  lack of fit            F({f['df_lack']}, {f['df_pure']}) = {f['f']:.2f}, p = {f['p']:.3f} if all "
+            "mixtures are equally noisy"
+        )
+        own = "not known" if f.get("own_noise_p") is None else f"p = {f['own_noise_p']:.3f}"
+        lines.append(f"                         {own} by the own noise of each repeated mixture")
     if d.reset_p is not None:
         lines.append(f"  curvature (RESET)      p = {d.reset_p:.3f}")
     if d.breusch_pagan is not None:
@@ -149,11 +228,16 @@ def _tests(d: Diagnostics) -> str:
 def _left_out(d: Diagnostics) -> list[str]:
     sections = []
     if d.leave_one_source_out_r2:
-        lines = ["Leaving one source out (fitted on the runs with none or least of it, tested on the others)"]
+        lines = [
+            "Leaving one source out (fitted on the runs with none or least of it, tested on the others; R² over the",
+            "training runs' mean; beside it the share of random splits of the same sizes that do as badly)",
+        ]
         for source, found in d.leave_one_source_out_r2.items():
+            share = found.get("as_bad")
             lines.append(
-                f"  {source[:30]:<32}R² {found['r2']:>7.3f}   Spearman {number(found['spearman'], 2):>5}   "
-                f"{found['train_runs']} → {found['test_runs']} runs, the first with up to "
+                f"  {source[:24]:<26}R² {found.get('skill', found['r2']):>7.3f}  "
+                f"{'not known' if share is None else f'{share:.1%}':>9}  Spearman {number(found['spearman'], 2):>5}  "
+                f"{found['train_runs']} → {found['test_runs']} runs, the first with ≤ "
                 f"{found['largest_training_share']:.0%} of it"
             )
         sections.append("\n".join(lines))
@@ -191,21 +275,44 @@ def _carried_by(rule: "Rule", d: Diagnostics) -> list[str]:
 def _worth(rule: "Rule", d: Diagnostics) -> list[str]:
     if d.p == 0:
         return [f"The whole procedure has a held-out R² of {d.nested_cv_r2:.2f}."]
-    low, high = d.nested_cv_r2_interval
-    share = f"held-out R² {d.nested_cv_r2:.2f}, 95 % {low:.2f} to {high:.2f}"
-    chance = "" if d.permutation_p is None else f"; permutation p {d.permutation_p:.3f}"
-    does = "It predicts unseen mixtures better" if beats_the_mean(d) else "It does not predict unseen mixtures better"
-    words = [f"{does} than their mean does ({share}{chance})."]
-    if d.noise_ceiling is None or d.noise_ceiling_interval is None:
-        words.append("What is attainable is unknown, since no mixture was run twice.")
-    else:
+    predicts, words = beats_the_mean(d), []
+    if d.worth is None:
         words.append(
-            f"Replicate noise lets a perfect rule reach about {d.noise_ceiling:.2f} "
-            f"({d.noise_ceiling_interval[0]:.2f} to {d.noise_ceiling_interval[1]:.2f})."
+            f"Its held-out R² of {d.nested_cv_r2:.2f} counts what {_in_every(d)} explain: what the indicators "
+            "add to that is not known."
         )
+    else:
+        r2, (low, high) = d.worth
+        chance = "" if d.permutation_p is None else f"; permutation p {d.permutation_p:.3f}"
+        does = "It predicts unseen mixtures better" if predicts else "It does not predict unseen mixtures better"
+        if d.in_every:
+            words.append(
+                f"{does} than {_in_every(d)} alone (held-out partial R² {r2:.2f}, 95 % {low:.2f} to {high:.2f}"
+                f"{chance})."
+            )
+            words.append(f"The held-out R² of {d.nested_cv_r2:.2f} counts what {_in_every(d)} explain too.")
+        else:
+            words.append(f"{does} than their mean does (held-out R² {r2:.2f}, 95 % {low:.2f} to {high:.2f}{chance}).")
+    words.append(_attainable(d))
     if d.r2 - d.nested_cv_r2 > 0.1:
         words.append(f"The in-sample R² of {d.r2:.2f} flatters it.")
     return words
+
+
+def _attainable(d: Diagnostics) -> str:
+    if d.noise_ceiling is None or d.noise_ceiling_interval is None or not d.noise_sd:
+        return f"What is attainable is not known, since {_why_unknown(d)}."
+    if dominated(d):
+        widest = d.replicates[0]
+        return (
+            f"What is attainable is not known: {widest['share']:.0%} of the replicates' noise is that of runs "
+            f"{_listed([str(run) for run in widest['runs']])}."
+        )
+    low, high = d.noise_ceiling_interval
+    return (
+        f"Replicate noise lets a perfect rule reach about {d.noise_ceiling:.2f} ({low:.2f} to {high:.2f}), if all "
+        "mixtures are equally noisy."
+    )
 
 
 def _doubts(rule: "Rule", d: Diagnostics) -> list[str]:
@@ -224,12 +331,11 @@ def _doubts(rule: "Rule", d: Diagnostics) -> list[str]:
         words.append(f"Its regressors are collinear{which}: do not read them singly.")
     if d.source_r2 and len(d.source_r2) > 1 and min(d.source_r2.values()) > 0.9:
         words.append("The mix of sources fixes the indicators in these runs: coefficients may stand for sources.")
-    if d.lack_of_fit is not None and d.lack_of_fit["p"] < SIGNIFICANT:
-        words.append("Replicates show that a linear rule does not fit: try squared=[...].")
+    if does_not_fit(d):
+        words.append(f"Replicates show that a linear rule does not fit. {CURVES}")
     elif d.reset_p is not None and d.reset_p < SIGNIFICANT:
-        words.append("There are signs of curvature: try squared=[...].")
-    failing = [source for source, found in d.leave_one_source_out_r2.items() if found["r2"] < 0]
-    if failing:
+        words.append(f"There are signs of curvature. {CURVES}")
+    if failing := failing_sources(d):
         words.append(f"It does not carry over to runs with more of {_listed(failing)} than it was fitted on.")
     lost = [name for name, found in d.other_evaluation_sets.items() if found["r2"] <= 0 < d.nested_cv_r2]
     if lost:
@@ -238,6 +344,11 @@ def _doubts(rule: "Rule", d: Diagnostics) -> list[str]:
     if different:
         words.append(f"The slopes of {_listed(different)} are their own: fit a rule for each.")
     return words
+
+
+def _in_every(d: Diagnostics) -> str:
+    names = d.in_every
+    return _listed(names) if len(names) <= 3 else f"its {len(names)} covariates and groups"
 
 
 def _listed(parts: list[str]) -> str:

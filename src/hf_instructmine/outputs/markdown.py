@@ -13,10 +13,14 @@ MAX_TEXT = 200
 
 
 class Evidence(Protocol):
-    """Anything that can be told in a section of a card."""
+    """A comparison of strategies that can be told in a section of a card."""
 
-    def section(self) -> "CardSection":
-        """Returns the section, whose title says what it is about."""
+    def strategies_of(self, rule_digest: str) -> list[str] | None:
+        """Names the strategies that chose by the rule of this digest; None where the rules are not recorded."""
+        ...
+
+    def section(self, strategies: Sequence[str] = ()) -> "CardSection":
+        """Returns the section, whose title says what it is about and whose verdict is on these strategies."""
         ...
 
 
@@ -28,31 +32,36 @@ class CardSection:
         title (`str`): Its heading, as text.
         markdown (`str`): Its body, as Markdown: whatever comes from data has been through [`escape`].
         figures (`dict[str, bytes]`): The PNG files that the Markdown refers to, by file name.
+        verdict (`list[str]`): What it comes to, as lines of Markdown that stand at the top of the card.
     """
 
     title: str
     markdown: str
     figures: dict[str, bytes] = field(default_factory=dict)
+    verdict: list[str] = field(default_factory=list)
 
 
-def escape(text: Any) -> str:
-    """Makes one line of inert Markdown of anything, cut at 200 characters.
+def escape(text: Any, most: int | None = MAX_TEXT) -> str:
+    """Makes one line of inert Markdown of anything, cut at `most` characters.
 
     Letters, digits and ordinary punctuation of any script are kept; what Markdown, HTML, LaTeX, links, mentions or
     templates are made of is escaped, so that it is shown as it is. See [`printable`] for the rest.
     """
-    text = printable(text)
+    text = printable(text, most)
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = re.sub(r"([\\`*_{}\[\]#|~$@%])", r"\\\1", text)
     # Bare addresses become links without any markup: https://…, www.…
     return re.sub(r"(?=://)|(?<=www)(?=\.)", r"\\", text, flags=re.IGNORECASE)
 
 
-def printable(text: Any) -> str:
-    """Makes one line of anything, cut at 200 characters, with "�" for control and invisible formatting characters."""
+def printable(text: Any, most: int | None = MAX_TEXT) -> str:
+    """Makes one line of anything, cut at `most` characters, with "�" for control and invisible formatting characters.
+
+    Whole paragraphs of ours, of which each name was cut before, have no `most`.
+    """
     text = " ".join(str(text).split())
-    if len(text) > MAX_TEXT:
-        text = text[: MAX_TEXT - 1] + "…"
+    if most is not None and len(text) > most:
+        text = text[: most - 1] + "…"
     return _visible(text)
 
 

@@ -71,6 +71,10 @@ class Problem:
         """Different mixtures; their replicates count once."""
         return int(self.mixtures.max()) + 1
 
+    def without_candidates(self) -> "Problem":
+        """The same runs with the columns in every rule alone."""
+        return Problem(self.x[:, : self.forced], self.y, self.weights, self.mixtures, self.forced, [], select="none")
+
     def columns(self, subset: np.ndarray) -> np.ndarray:
         """The columns of x in a rule: those in every rule, then the chosen candidates."""
         return np.concatenate([np.arange(self.forced), self.forced + np.flatnonzero(subset)])

@@ -1,25 +1,17 @@
 """How far a rule can be trusted: in-sample statistics, held-out ones, and what could be attained at all."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from .choice import (
-    FOLDS,
-    Problem,
-    assign_folds,
-    bootstrap_weights,
-    cross_fit,
-    least_squares,
-    permuted_targets,
-    r_squared,
-)
-from .runs import RunTable
+from .choice import Problem
+from .replicates import added_terms_p, jackknife_covariance, lack_of_fit
 
 
-LEVEL = 0.95
+# Fields that rules saved by earlier versions have not.
+_LATER = ("partial_r2", "partial_r2_interval", "replicates", "unequal_noise_p")
 
 
 @dataclass
@@ -63,7 +55,7 @@ class InSample:
     aicc: float | None = None
     press: float | None = None
     loo_r2: float | None = None
-    lack_of_fit: dict[str, float] | None = None
+    lack_of_fit: dict[str, float | None] | None = None
     reset_p: float | None = None
     breusch_pagan: dict[str, float] | None = None
     jarque_bera: dict[str, float] | None = None
@@ -95,7 +87,12 @@ class Diagnostics:
         nested_cv_r2_interval (`list[float]`): 95 %, by resampling the mixtures' held-out errors.
         spearman_cv (`float` or `None`): Rank correlation of predicted and measured held-out loss, mean over the
             partitions.
-        permutation_p (`float` or `None`): Share of targets dealt anew among mixtures whose nested-CV R² is as high.
+        partial_r2 (`float` or `None`): What the indicators add to the columns in every rule (covariates, groups):
+            1 − Σ(y − ŷ)² / Σ(y − b)² of the same held-out predictions, b being the prediction by those columns alone,
+            fitted to the same folds. `None` without such columns, and for a rule saved by a version without it.
+        partial_r2_interval (`list[float]` or `None`): 95 %, as that of the nested R².
+        permutation_p (`float` or `None`): Share of targets dealt anew among mixtures whose nested-CV R² (partial R²,
+            where there is one) is as high.
         coefficients (`list[Coefficient]`): The constant first.
         candidates (`list[str]`): What the choice was among.
         chosen_share (`dict[str, float]`): Share of resamples in which the choice, done again, took each candidate.
@@ -109,7 +106,8 @@ class Diagnostics:
         condition_number (`float`): Of the rule's standardised regressors; above 30 is severe.
         source_r2 (`dict[str, float]`): Share of each indicator's variance that the source proportions explain. Where
             all are near 1, at most (sources − 1) indicators can be told apart, however many runs there are.
-        lack_of_fit (`dict` or `None`): F test against the replicates' pure error.
+        lack_of_fit (`dict` or `None`): F test against the replicates' pure error (`f`, `p`, `df_lack`, `df_pure`), and
+            `own_noise_p`, which does not take all mixtures as equally noisy.
         reset_p (`float` or `None`): p-value of Ramsey's test of curvature.
         breusch_pagan (`dict` or `None`): Test of constant variance.
         jarque_bera (`dict` or `None`): Test of normal residuals.
@@ -124,8 +122,13 @@ class Diagnostics:
             a perfect rule would reach.
         noise_ceiling_interval (`list[float]` or `None`): 95 %.
         noise_sd (`float` or `None`): Standard deviation between replicates.
+        replicates (`list[dict]`): Per repeated mixture, the widest apart first: `runs` (positions among the finished
+            ones), `sd`, `share` of the replicates' sum of squares.
+        unequal_noise_p (`float` or `None`): p-value that the first of them is no noisier than the others.
         leave_one_source_out_r2 (`dict[str, dict]`): Per source, fitted on the runs with none (or least) of it, tested
-            on the others: `r2`, `spearman`, `train_runs`, `test_runs`, `largest_training_share`.
+            on the others: `skill` over the mean of the training runs (over covariates and groups fitted to them),
+            `as_bad` (share of random splits of the same sizes whose skill is no higher; `None` where not compared),
+            `r2` about the mean of the tested runs, `spearman`, `train_runs`, `test_runs`, `largest_training_share`.
         other_evaluation_sets (`dict[str, dict]`): Per other `loss_…` column: `r2` of the held-out predictions, once
             shifted to that set's mean, and `spearman`.
         covariance_type (`str`): `"HC3"`, `"CR3"` (by mixture, where some are repeated) or `"bootstrap"`.
@@ -165,7 +168,7 @@ class Diagnostics:
     correlation: list[list[float]]
     condition_number: float
     source_r2: dict[str, float]
-    lack_of_fit: dict[str, float] | None
+    lack_of_fit: dict[str, float | None] | None
     reset_p: float | None
     breusch_pagan: dict[str, float] | None
     jarque_bera: dict[str, float] | None
@@ -188,190 +191,34 @@ class Diagnostics:
     set_effects: dict[str, float] = field(default_factory=dict)
     set_slopes_p: dict[str, float | None] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    partial_r2: float | None = None
+    partial_r2_interval: list[float] | None = None
+    replicates: list[dict[str, Any]] = field(default_factory=list)
+    unequal_noise_p: float | None = None
+
+    @property
+    def in_every(self) -> list[str]:
+        """The regressors that are in the rule whatever is chosen: covariates and groups."""
+        return [name for name in self.vif if name not in self.candidates]
+
+    @property
+    def worth(self) -> tuple[float, list[float]] | None:
+        """The held-out R² that the indicators earn, with its interval; `None` where it is not known."""
+        if not self.in_every:
+            return self.nested_cv_r2, self.nested_cv_r2_interval
+        if self.partial_r2 is None or self.partial_r2_interval is None:
+            return None
+        return self.partial_r2, self.partial_r2_interval
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for the rule's file."""
-        return {**self.__dict__, "coefficients": [dict(c.__dict__) for c in self.coefficients]}
+        """Plain values, for the rule's file. Fields that earlier versions had not are left out where not known."""
+        known = {name: value for name, value in self.__dict__.items() if name not in _LATER or value not in (None, [])}
+        return {**known, "coefficients": [dict(c.__dict__) for c in self.coefficients]}
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "Diagnostics":
         """From what [`~Diagnostics.to_dict`] gave."""
         return cls(**{**content, "coefficients": [Coefficient(**c) for c in content["coefficients"]]})
-
-
-def jackknife_covariance(
-    x: np.ndarray, residuals: np.ndarray, weights: np.ndarray, mixtures: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Covariance of least-squares coefficients, robust to unequal variances and to the likeness of replicates.
-
-    CR3: the sum over mixtures of (β₍₋g₎ − β)(β₍₋g₎ − β)ᵀ. It is HC3 where every mixture has one run.
-
-    Returns:
-        The covariance, shape (k, k), and the leave-one-mixture-out residuals, shape (n,).
-    """
-    root = np.sqrt(weights)
-    x, residuals = root[:, None] * x, root * residuals
-    bread = np.linalg.pinv(x)
-    bread = bread @ bread.T
-    left_out = np.empty_like(residuals)
-    scores = []
-    for g in np.unique(mixtures):
-        rows = mixtures == g
-        hat = x[rows] @ bread @ x[rows].T
-        left_out[rows] = np.linalg.lstsq(np.eye(rows.sum()) - hat, residuals[rows], rcond=1e-10)[0]
-        scores.append(x[rows].T @ left_out[rows])
-    meat = np.stack(scores).T @ np.stack(scores)
-    return bread @ meat @ bread, left_out / root
-
-
-def noise_ceiling(y: np.ndarray, mixtures: np.ndarray) -> dict[str, Any]:
-    """The share of the variance between runs that is not replicate noise: the intraclass correlation.
-
-    Estimate and interval after Thomas & Hultquist (1978), for unequal numbers of replicates: F = h·Var(means) / MSW,
-    with h the harmonic mean of the numbers, on G − 1 and n − G degrees of freedom.
-
-    Returns:
-        `dict` with `ceiling` and `sd` (`None` without replicates) and `interval`.
-    """
-    from scipy.stats import f
-
-    codes, counts = np.unique(mixtures, return_counts=True)
-    between, within = len(codes) - 1, len(y) - len(codes)
-    if within == 0 or between == 0:
-        return {"ceiling": None, "interval": None, "sd": None}
-    means = np.bincount(mixtures, y) / np.bincount(mixtures)
-    variance = ((y - means[mixtures]) ** 2).sum() / within
-    harmonic = len(codes) / (1 / counts).sum()
-    ratio = harmonic * means.var(ddof=1) / max(variance, 1e-300)
-
-    def share(value: float) -> float:
-        return float(np.clip((value - 1) / (value - 1 + harmonic), 0, 1))
-
-    tail = (1 - LEVEL) / 2
-    interval = [share(ratio / f.ppf(1 - tail, between, within)), share(ratio / f.ppf(tail, between, within))]
-    return {"ceiling": share(ratio), "interval": interval, "sd": float(np.sqrt(variance))}
-
-
-def lack_of_fit(x: np.ndarray, y: np.ndarray, weights: np.ndarray, mixtures: np.ndarray) -> dict[str, float] | None:
-    """F test of a regression against one free mean per mixture, by the pure error of the replicates.
-
-    Where replicates differ a little in x (same recipe, other rows), the free means come on top of the slopes.
-
-    Returns:
-        `dict` with `f`, `p`, `df_lack`, `df_pure`, or `None` without replicates or degrees of freedom.
-    """
-    found = _f_test(x, mixtures[:, None] == np.unique(mixtures), y, weights)
-    return None if found is None else dict(zip(("f", "p", "df_lack", "df_pure"), found))
-
-
-def added_terms_p(x: np.ndarray, added: np.ndarray, y: np.ndarray, weights: np.ndarray) -> float | None:
-    """p-value of the F test that the columns `added` bring nothing to a regression of y on x."""
-    found = _f_test(x, added, y, weights)
-    return None if found is None else found[1]
-
-
-def _f_test(
-    x: np.ndarray, added: np.ndarray, y: np.ndarray, weights: np.ndarray
-) -> tuple[float, float, int, int] | None:
-    """F, its p-value and its degrees of freedom, for columns added to a regression; `None` where none are left."""
-    from scipy.stats import f
-
-    full = np.column_stack([x, added])
-    ranks = [np.linalg.matrix_rank(matrix) for matrix in (x, full)]
-    extra, freedom = int(ranks[1] - ranks[0]), int(len(y) - ranks[1])
-    if extra < 1 or freedom < 1:
-        return None
-    rss = [weights @ (y - m @ least_squares(m, y[:, None], weights)[:, 0]) ** 2 for m in (x, full)]
-    ratio = ((rss[0] - rss[1]) / extra) / max(rss[1] / freedom, 1e-300)
-    return float(ratio), float(f.sf(ratio, extra, freedom)), extra, freedom
-
-
-def spearman(a: np.ndarray, b: np.ndarray) -> float | None:
-    """Rank correlation, or `None` where one side is constant."""
-    from scipy.stats import spearmanr
-
-    return None if np.ptp(a) == 0 or np.ptp(b) == 0 else float(spearmanr(a, b).statistic)
-
-
-def held_out_statistics(
-    held_out: Callable[..., np.ndarray], problem: Problem, repeats: int, permutations: int, seed: int
-) -> dict[str, Any]:
-    """Nested cross-validation over several partitions, its spread and interval, and the permutation test."""
-    rng = np.random.default_rng([seed, 1])
-    y, weights = problem.y, problem.weights
-    partitions = [assign_folds(problem.mixtures, FOLDS, rng) for _ in range(repeats)]
-    predicted = cross_fit(held_out, problem, y[:, None], partitions, rng)[..., 0]
-    scores = r_squared(np.tile(y[:, None], repeats), predicted.T, weights)
-    ranks = [r for r in (spearman(p, y) for p in predicted) if r is not None]
-
-    # The interval: the R² of resampled mixtures, at the held-out errors.
-    error = ((y - predicted) ** 2).mean(axis=0)
-    resampled = bootstrap_weights(problem, 2000, rng)
-    resampled = resampled[(resampled > 0).sum(axis=1) > 1]
-    mean = resampled @ y / resampled.sum(axis=1)
-    total = resampled @ y**2 - resampled.sum(axis=1) * mean**2
-    boot = 1 - (resampled @ error)[total > 0] / total[total > 0]
-
-    # The test: how often targets dealt anew among the mixtures are predicted as well.
-    p = None
-    if permutations:
-        targets = np.column_stack([y, permuted_targets(problem, permutations, rng)])
-        null = cross_fit(held_out, problem, targets, partitions[:1], rng)[0]
-        null_scores = r_squared(targets, null, weights)
-        p = float((1 + (null_scores[1:] >= null_scores[0]).sum()) / (1 + permutations))
-    return {
-        "nested_cv_r2": float(scores.mean()),
-        "nested_cv_r2_sd": float(scores.std(ddof=1)) if repeats > 1 else 0.0,
-        "nested_cv_r2_interval": np.quantile(boot, [0.025, 0.975]).tolist(),
-        "spearman_cv": float(np.mean(ranks)) if ranks else None,
-        "permutation_p": p,
-        "held_out": predicted[0].tolist(),
-        "partitions": repeats,
-        "permutations": permutations,
-    }
-
-
-def leave_one_source_out(
-    held_out: Callable[..., np.ndarray], problem: Problem, runs: RunTable, seed: int
-) -> dict[str, dict[str, Any]]:
-    """Fits, choice included, without each source in turn and predicts the runs that contain it.
-
-    Where fewer runs than regressors + 2 are without the source, the half of the runs with the smallest shares of it
-    stands in for them; `largest_training_share` says how much of it they still contain.
-    """
-    results = {}
-    needed = problem.x.shape[1] + 1
-    for source, share in zip(runs.sources, (runs.shares.T if runs.shares is not None else [])):
-        train = share <= 0
-        if len(np.unique(problem.mixtures[train])) < needed:
-            train = share <= np.median(share)
-        if len(np.unique(problem.mixtures[train])) < needed or (~train).sum() < 3:
-            continue
-        training = np.where(train, problem.weights, 0.0)
-        rng = np.random.default_rng([seed, 2])
-        predicted = held_out(problem, problem.y[:, None], training[None], rng)[0, ~train, 0]
-        results[source] = {
-            "r2": float(r_squared(problem.y[~train, None], predicted[:, None], problem.weights[~train])[0]),
-            "spearman": spearman(predicted, problem.y[~train]),
-            "train_runs": int(train.sum()),
-            "test_runs": int((~train).sum()),
-            "largest_training_share": float(share[train].max()),
-        }
-    return results
-
-
-def other_evaluation_sets(
-    losses: dict[str, np.ndarray], predicted: np.ndarray, log_target: bool, weights: np.ndarray
-) -> dict[str, dict[str, Any]]:
-    """Compares the held-out predictions with other evaluation sets, whose level may differ but not their slope."""
-    results = {}
-    for name, loss in losses.items():
-        y = np.log(loss) if log_target else loss
-        shifted = predicted + np.average(y - predicted, weights=weights)
-        if np.ptp(y) > 0:
-            r2 = r_squared(y[:, None], shifted[:, None], weights)[0]
-            results[name] = {"r2": float(r2), "spearman": spearman(predicted, y)}
-    return results
 
 
 def least_squares_statistics(x: np.ndarray, problem: Problem) -> tuple[Any, np.ndarray, InSample]:

@@ -10,19 +10,11 @@ from ..errors import InstructMineError
 from ..versions import check_versions
 from . import choice, penalized
 from .choice import CRITERIA, Problem
-from .diagnostics import (
-    LEVEL,
-    Coefficient,
-    Diagnostics,
-    added_terms_p,
-    held_out_statistics,
-    leave_one_source_out,
-    noise_ceiling,
-    other_evaluation_sets,
-    source_r2,
-)
+from .diagnostics import Coefficient, Diagnostics, source_r2
 from .estimate import Estimate, estimate_least_squares, estimate_model
+from .held_out import held_out_statistics, leave_one_source_out, other_evaluation_sets
 from .regressors import condition_number, leverage, refuse_collinear, vif
+from .replicates import LEVEL, added_terms_p, noise_ceiling, replicate_spreads, unequal_noise_p
 from .runs import RunTable
 from .terms import Term, design
 
@@ -36,6 +28,8 @@ OTHER_REPEATS = 3
 PERMUTATIONS = {"ols": 1000}
 BOOTSTRAPS = {"ols": 2000, "automl": 0}
 OTHER_BOOTSTRAPS = 500
+# Spreads beyond this and its inverse have no square in double precision.
+_SMALLEST = 1e-100
 
 
 @dataclass
@@ -182,6 +176,8 @@ def fit_rule(runs: RunTable, options: FitOptions) -> FittedRule:
 def prepare(runs: RunTable, options: FitOptions) -> Prepared:
     """Makes the regression, and refuses runs that cannot carry one."""
     targets = options.targets
+    if own := [name for name in targets if name in runs.columns]:
+        raise InstructMineError(f"'{own[0]}' is what is to be explained: leave it out of indicators and covariates")
     if options.log_target and (runs.losses <= 0).any():
         row, column = np.argwhere(runs.losses <= 0)[0]
         worst = f"'{targets[column]}' is {runs.losses[row, column]:g} in a run"
@@ -199,8 +195,21 @@ def prepare(runs: RunTable, options: FitOptions) -> Prepared:
             f"{len(runs)} runs of {mixtures} different mixtures are too few for {len(terms)} regressors: at least "
             f"{needed} mixtures are needed; add runs, or name fewer with indicators=[...]"
         )
-    raw = design(terms, columns)
-    mean, sd = raw.mean(axis=0), raw.std(axis=0, ddof=1)
+    # So many equally weighted runs would be as sure (Kish 1965).
+    if (as_good := runs.weights.sum() ** 2 / (runs.weights**2).sum()) < needed:
+        raise InstructMineError(
+            f"the weights '{options.weights}' make {len(runs)} runs as good as {as_good:.1f}, too few for "
+            f"{len(terms)} regressors: even them out, or name fewer indicators"
+        )
+    with np.errstate(over="ignore", invalid="ignore"):
+        raw = design(terms, columns)
+        mean, sd = raw.mean(axis=0), raw.std(axis=0, ddof=1)
+    for term, spread in zip(terms, sd):
+        if not _SMALLEST < spread < 1 / _SMALLEST:
+            raise InstructMineError(
+                f"the values of '{term.name}' are too {'small' if spread <= _SMALLEST else 'large'} to compute with: "
+                f"give the column another unit"
+            )
     x = (raw - mean) / sd
     refuse_collinear([term.name for term in terms], x)
     # A square comes after its linear term.
@@ -257,6 +266,7 @@ def validate(
     candidates = problem.x[:, problem.forced :]
     correlation = np.atleast_2d(np.corrcoef(candidates, rowvar=False))
     ceiling = noise_ceiling(problem.y, problem.mixtures)
+    spreads = replicate_spreads(problem.y, problem.mixtures)
     replicated = len(problem.y) > problem.num_mixtures
     diagnostics = Diagnostics(
         n=len(problem.y),
@@ -282,7 +292,12 @@ def validate(
         noise_ceiling=ceiling["ceiling"],
         noise_ceiling_interval=ceiling["interval"],
         noise_sd=ceiling["sd"],
-        leave_one_source_out_r2=leave_one_source_out(held_out, problem, runs, options.seed),
+        replicates=spreads,
+        unequal_noise_p=unequal_noise_p(spreads),
+        # Other models are too slow to tune for hundreds of random splits.
+        leave_one_source_out_r2=leave_one_source_out(
+            held_out, problem, runs, options.seed, compare=options.model == "ols" and options.num_permutations > 0
+        ),
         other_evaluation_sets={},
         covariance_type="bootstrap" if estimate.gram_inverse is None else "CR3" if replicated else "HC3",
         bootstraps=options.num_bootstraps,

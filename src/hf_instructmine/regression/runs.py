@@ -12,6 +12,10 @@ from ..errors import InstructMineError
 from ..outputs.digests import digest, digest_of_text
 
 
+# Columns that tell how much each finetune trained on.
+BUDGETS = ("subset_size", "train_tokens", "steps")
+
+
 @dataclass
 class RunTable:
     """The finished runs of a table.
@@ -31,7 +35,7 @@ class RunTable:
         ids (`list[str]`): A hash of each run.
         failed (`int`): How many rows were left out because their status is "failed".
         left_out (`int`): How many were left out because they contain a source that was to be left out.
-        facts (`dict[str, Any]`): Base model and recipe, for the record.
+        facts (`dict[str, Any]`): Base model and recipe, and the least and most of each of `BUDGETS`, for the record.
         notes (`list[str]`): What a reader of the rule should know of the table.
     """
 
@@ -129,7 +133,7 @@ def read_runs(
         failed=failed,
         left_out=int(done.sum() - kept.sum()),
     )
-    runs.facts = _one_setting(table, names, kept, runs.groups, group)
+    runs.facts = {**_one_setting(table, names, kept, runs.groups, group), **_budgets(table, names, kept)}
     runs.ids = run_ids(table, rows, targets, chosen)
     runs.notes = _notes(runs, names)
     return runs
@@ -280,3 +284,13 @@ def _one_setting(
             mixed = ", ".join(facts[name])
             raise InstructMineError(f"the runs mix {len(facts[name])} values of '{name}' ({mixed}): {mend}")
     return facts
+
+
+def _budgets(table: Any, names: list[str], kept: np.ndarray) -> dict[str, list[int]]:
+    """Least and most of what is known of every run."""
+    found = {}
+    for name in BUDGETS:
+        values = [] if name not in names else _values(table, name, kept)
+        if values and all(isinstance(value, (int, float, np.number)) and np.isfinite(value) for value in values):
+            found[name] = [round(min(values)), round(max(values))]
+    return found

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from datasets import Dataset
 from ..data.columns import numeric_column
 from ..data.containers import as_dataset
 from ..errors import InstructMineError
+from ..estimator.summary import WIDTH
+from ..estimator.verdict import paragraph
 from ..outputs.markdown import count
 from ..outputs.plots import BLUE, GREY, RED, canvas, save
 from .curve import SizeCurve, fit_size_curve
@@ -18,6 +21,8 @@ from .curve import SizeCurve, fit_size_curve
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from ..estimator.rule import Rule
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,7 @@ class SizeReport:
         pure_error_df (`int`): Its degrees of freedom.
         place (`str`): Where the ranges lie: `"inside"`, `"smallest"`, `"largest"`, `"both ends"`, or `"anywhere"`,
             where they are all sizes tried.
+        rule ([`Rule`], *optional*): That selected; what it is worth is the first paragraph of the text.
     """
 
     trials: Dataset
@@ -78,6 +84,7 @@ class SizeReport:
     full_pool: float | None
     pure_error: float | None
     pure_error_df: int
+    rule: "Rule | None" = None
 
     @property
     def best_size(self) -> int:
@@ -101,7 +108,8 @@ class SizeReport:
     def __str__(self) -> str:
         failed = sum(status != "done" for status in self.trials["status"])
         tokens, seconds = (sum(v or 0 for v in self.trials[name]) for name in ("train_tokens", "seconds"))
-        lines = [
+        lines = [] if self.rule is None else [fill(paragraph(self.rule), WIDTH), ""]
+        lines += [
             f"Size search: {count(len(self.trials), 'run')}, {failed} failed; {tokens:,} response tokens, "
             f"{seconds:,.0f} s",
             f"{self.target} in nats, mean over seeds; SE: standard error of the difference",
@@ -170,7 +178,9 @@ class SizeReport:
         return [*lines, f"SD of the noise around the curve: {curve.noise:.4f}"]
 
 
-def size_report(trials: Any, target: str | None = None, confidence: float = 0.95) -> SizeReport:
+def size_report(
+    trials: Any, target: str | None = None, confidence: float = 0.95, rule: "Rule | None" = None
+) -> SizeReport:
     """Reads a size search: the best size and those that cannot be told apart from it; see [`fit_size_curve`].
 
     The curve is fitted to all runs on selected rows with the options of the grid.
@@ -179,6 +189,7 @@ def size_report(trials: Any, target: str | None = None, confidence: float = 0.95
         trials (`Dataset`, or what else [`as_dataset`] takes): From [`search_size`], or its `trials.parquet`.
         target (`str`, *optional*): Column of the loss; by default the first, that was searched for.
         confidence (`float`, defaults to 0.95): Of the ranges and the intervals.
+        rule ([`Rule`], *optional*): That selected, for the report to say what it is worth.
 
     Returns:
         [`SizeReport`]
@@ -215,6 +226,7 @@ def size_report(trials: Any, target: str | None = None, confidence: float = 0.95
         full_pool=full[0] if full else None,
         pure_error=spread,
         pure_error_df=freedom,
+        rule=rule,
     )
 
 

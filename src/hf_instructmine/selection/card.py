@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..data.columns import indicator_names
 from ..data.provenance import get_provenance
 from ..outputs.markdown import PARQUET_FILE, CardSection, count, escape, size_category, table
+from .record import MAX_SOURCES
 
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 FIGURE_FILE = "predicted_log_loss.png"
 FOLDER = "path/to/this/folder"
 TEMPLATE = Path(__file__).with_name("dataset_card.md")
-# A pool whose `source` is a URL per row would make a card of a million lines.
-MAX_SOURCES = 40
 
 
 def build_card(selection: "SelectionRecord", repo_id: str | None = None) -> "DatasetCard":
@@ -55,6 +54,7 @@ def build_card(selection: "SelectionRecord", repo_id: str | None = None) -> "Dat
         data,
         template_path=str(TEMPLATE),
         title=f"Curated instruction data: {selection.num_selected:,} of {count(selection.num_pool, 'example')}",
+        verdict=_verdict(selection),
         opening=_opening(selection),
         figure=FIGURE_FILE,
         how_to_load=_how_to_load(repo_id),
@@ -69,6 +69,15 @@ def build_card(selection: "SelectionRecord", repo_id: str | None = None) -> "Dat
         how_to_reproduce=_how_to_reproduce(selection, repo_id),
         versions=_versions(),
     )
+
+
+def _verdict(selection: "SelectionRecord") -> list[str]:
+    """What stands before all else: what the rule is worth, and what its choice was measured to be worth."""
+    measured = [line for section in selection.sections for line in section.verdict]
+    return [
+        escape(selection.verdict(), None),
+        *(measured or ["No comparison of this choice with a random one is attached."]),
+    ]
 
 
 def _opening(selection: "SelectionRecord") -> str:

@@ -1,17 +1,20 @@
 """What a selector gives: the curated dataset, what explains it, and the folder or repository that holds both."""
 
 import json
+import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from ..data.provenance import get_provenance
-from ..estimator import file as estimator_file
+from ..errors import InstructMineError
+from ..estimator.file import rule_digest
 from ..outputs.folder import staged_folder
-from ..outputs.markdown import PARQUET_FILE, count
+from ..outputs.markdown import count, printable
 from .card import FIGURE_FILE, build_card
 from .figures import plot_predicted_log_loss
 from .record import SelectionRecord
+from .saved import read, write
 
 
 if TYPE_CHECKING:
@@ -23,8 +26,23 @@ if TYPE_CHECKING:
 class Selection(SelectionRecord):
     """A curated dataset and all that explains it: a [`SelectionRecord`] with its card, on disk and on the Hub.
 
-    Made by [`~selection.Selector.select`].
+    Made by [`~selection.Selector.select`], or opened again by [`~Selection.load`].
     """
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Selection":
+        """Opens a selection that [`~Selection.save_to_disk`] wrote, to attach evidence or to push it.
+
+        Saved again it gives the same bytes, by the same releases of the libraries.
+
+        Args:
+            folder (`str` or `Path`): On this machine.
+
+        Raises:
+            [`InstructMineError`]: Where the folder holds no selection, a damaged one, or one of an earlier version,
+                which kept too little to reopen it.
+        """
+        return cls(**read(folder))
 
     @property
     def card(self) -> "DatasetCard":
@@ -37,18 +55,36 @@ class Selection(SelectionRecord):
     def attach_evidence(self, evidence: "Evidence") -> None:
         """Puts a comparison's tables, figure and verdict into the card; evidence attached before is replaced.
 
+        Where the comparison does not record which rules it is of, as those of earlier versions, a warning and the card
+        say so.
+
         Args:
             evidence ([`StrategyComparison`]): Of this rule with a random choice, and with other
                 strategies: from [`~comparison.compare_strategies`] or [`~comparison.load_comparison`].
+
+        Raises:
+            [`InstructMineError`]: Where no strategy of the comparison is this rule.
         """
-        section = evidence.section()
+        name, found = printable(self.estimator.name), evidence.strategies_of(rule_digest(self.estimator))
+        if found == []:
+            raise InstructMineError(
+                f"no strategy of the comparison is the rule '{name}' of this selection: compare that rule, or attach "
+                "the evidence to a selection by a rule that was compared"
+            )
+        section = evidence.section(found or ())
+        if found is None:
+            unchecked = "It cannot be checked that the comparison is of this rule: it does not record its rules."
+            warnings.warn(f"the rule '{name}': {unchecked}", stacklevel=2)
+            section.verdict.append(unchecked)
+            section.markdown = f"{unchecked}\n\n{section.markdown}"
         self.sections = [*(other for other in self.sections if other.title != section.title), section]
 
     def save_to_disk(self, folder: str | Path, overwrite: bool = False) -> None:
         """Writes a folder that `load_dataset` and `LossEstimator.from_pretrained` open.
 
-        It holds the rows as Parquet, the card (`README.md`) with its figure, the rule (`estimator.json`), and the
-        configuration that made each indicator column (`indicators.json`). It is complete or it is not there.
+        It holds the rows as Parquet, the card (`README.md`) with its figure, the rule (`estimator.json`), the
+        configuration that made each indicator column (`indicators.json`), and what [`~Selection.load`] needs besides
+        (`selection.json`, `predictions.parquet`). It is complete or it is not there.
 
         Args:
             folder (`str` or `Path`): Made where absent.
@@ -90,16 +126,8 @@ class Selection(SelectionRecord):
             )
 
     def _write(self, folder: Path, repo_id: str | None = None) -> None:
-        (folder / PARQUET_FILE).parent.mkdir()
-        self.dataset.to_parquet(folder / PARQUET_FILE)
-        # The rule alone: its own card would be in the way of ours.
-        (folder / estimator_file.FILE_NAME).write_text(
-            estimator_file.dumps(estimator_file.content_of(self.estimator)), "utf-8"
-        )
+        write(self, folder)
         configurations = json.dumps(get_provenance(self.dataset), indent=2, sort_keys=True)
         (folder / "indicators.json").write_text(configurations + "\n", "utf-8")
         plot_predicted_log_loss(self.pool_log_loss, self.log_loss, folder / FIGURE_FILE)
-        for section in self.sections:
-            for name, png in section.figures.items():
-                (folder / name).write_bytes(png)
         build_card(self, repo_id).save(folder / "README.md")

@@ -1,17 +1,25 @@
 """What a selection is made of, as data: the rows, the rule, the request, and what became of every row."""
 
 from dataclasses import dataclass, field
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from datasets import Dataset
 
+from ..estimator.summary import WIDTH
+from ..estimator.verdict import paragraph
 from ..outputs.markdown import CardSection, count, printable
 from .walk import Walk, passed_over
 
 
 if TYPE_CHECKING:
     from ..estimator.rule import Rule
+
+
+LOG_LOSS = "predicted_log_loss"
+# A pool whose `source` is a URL per row would make a summary or a card of a million lines.
+MAX_SOURCES = 40
 
 
 @dataclass
@@ -88,6 +96,8 @@ class SelectionRecord:
         license (`str`, *optional*): For the card's metadata: that of the data, which cannot be known from it.
         source_datasets (`list[str]`): For the card's metadata: the Hub ids of the pool.
         sections (`list[CardSection]`): Further sections of the card.
+        set_log_loss (`float`, *optional*): Predicted log loss of the selection as a set, from its mean indicators. It
+            is the mean of its rows' predictions for a linear rule alone.
     """
 
     dataset: Dataset
@@ -107,6 +117,7 @@ class SelectionRecord:
     license: str | None = None
     source_datasets: list[str] = field(default_factory=list)
     sections: list[CardSection] = field(default_factory=list)
+    set_log_loss: float | None = None
 
     @property
     def request(self) -> dict[str, Any]:
@@ -143,14 +154,24 @@ class SelectionRecord:
         """Predicted log loss of the selected rows, ascending; shape `(k,)`."""
         return self.pool_log_loss[self.indices]
 
+    def verdict(self) -> str:
+        """Whether the rule may be used, how well it predicts, whether it extrapolates here, and what it was fitted on.
+
+        One line of plain text, which the summary and the top of the card show; see [`~estimator.verdict.paragraph`].
+        """
+        return paragraph(self.estimator, self.leverage)
+
     def summary(self) -> str:
-        """A few lines for a person to read."""
+        """A few lines for a person to read; what the rule is worth comes first."""
         pool = self.pool_log_loss[np.isfinite(self.pool_log_loss)]
-        asked = ", ".join(f"{name}={value}" for name, value in self.request.items())
+        asked = printable(", ".join(f"{name}={value}" for name, value in self.request.items()), None)
         lines = [
-            f"Selected {self.num_selected:,} of {count(self.num_pool, 'row')} with {self.estimator.name} ({asked})",
+            f"Selected {self.num_selected:,} of {count(self.num_pool, 'row')} with {printable(self.estimator.name)} "
+            f"({asked})",
+            fill(self.verdict(), WIDTH),
             f"Predicted log loss: median {np.median(self.log_loss):.4f}, at most {self.log_loss[-1]:.4f}; "
             f"pool median {np.median(pool):.4f}",
+            *([] if self.set_log_loss is None else [f"Predicted log loss of the set: {self.set_log_loss:.4f}"]),
             f"Passed over: {self.skipped_unscored:,} without a prediction, "
             + (f"{count(self.skipped_duplicates, 'exact duplicate')}, " if self.duplicates_checked else "")
             + f"{self.skipped_empty:,} without a response",
@@ -161,10 +182,19 @@ class SelectionRecord:
             lines.append(f"Evaluation prompts found: {self.describe_contaminated()}")
         if self.leverage is not None:
             lines.append(self.describe_leverage())
-        names = [printable(source.name) for source in self.sources]
+        shown = self.largest_sources()
+        names = [printable(source.name) for source in shown]
         width = max(map(len, names), default=0)
-        lines += [f"  {name:<{width}}  {c.selected:>9,} of {c.pool:,}" for name, c in zip(names, self.sources)]
+        lines += [f"  {name:<{width}}  {c.selected:>9,} of {c.pool:,}" for name, c in zip(names, shown)]
+        if len(shown) < len(self.sources):
+            lines.append(f"  The {len(shown)} largest of {len(self.sources):,} sources are listed.")
         return "\n".join(lines)
+
+    def largest_sources(self) -> list[SourceCount]:
+        """All sources in their order, or the `MAX_SOURCES` largest where there are more."""
+        if len(self.sources) <= MAX_SOURCES:
+            return self.sources
+        return sorted(self.sources, key=lambda source: (-source.pool, source.name))[:MAX_SOURCES]
 
     def describe_skipped(self) -> str:
         """How many rows each option passed over, such as "12 have a longer response (max_response_tokens=800)"."""

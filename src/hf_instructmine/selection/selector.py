@@ -17,8 +17,8 @@ from ..errors import InstructMineError
 from .budget import Budget
 from .curated import Selection
 from .options import Options
-from .ranking import FixedRanking, SetRanking, compete, price
-from .record import count_by_source
+from .ranking import FixedRanking, SetRanking, compete, follow_slope, price, squared_columns, walk_means
+from .record import LOG_LOSS, count_by_source
 from .walk import Terms, Walk
 
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from ..estimator.rule import Rule
 
 
-LOG_LOSS = "predicted_log_loss"
 _DEFAULTS = {"drop_duplicates": True, "columns": None, "max_leverage": None, "allow_mismatch": False}
 
 
@@ -131,6 +130,8 @@ class Selector:
     ) -> Selection:
         """Selects from the lowest predicted log loss upwards, equal predictions in the order of the pool.
 
+        A rule with squares ranks by its slope at the mean of the set, see [`~selection.ranking.follow_slope`].
+
         Exactly one of `size`, `fraction`, `max_log_loss` and `tokens` says how much. Rows without a finite prediction
         are never selected.
 
@@ -171,7 +172,7 @@ class Selector:
         given = {
             "drop_duplicates": drop_duplicates,
             "columns": columns,
-            "max_leverage": max_leverage,
+            "max_leverage": None if max_leverage is None else float(max_leverage),
             "allow_mismatch": allow_mismatch,
         }
         changed = {name: value for name, value in given.items() if value != _DEFAULTS[name]}
@@ -231,17 +232,26 @@ class Selector:
 
     def _take(self, pool: RankedPool, rows: np.ndarray) -> Walk:
         """Takes from rows that are given from the lowest prediction upwards."""
-        log_loss, terms = pool.log_loss, pool.terms
+        terms = pool.terms
 
-        def walk_at(level: float | None) -> Walk:
-            if self.options.set_level:
-                vectors = self.options.unit_embeddings
-                assert vectors is not None  # set_level is refused without embeddings
-                return terms.walk(SetRanking(self.rule, pool.values, vectors, rows, log_loss, terms.costs, level))
-            order = np.argsort(price(log_loss[rows], terms.costs[rows], level), kind="stable")
-            return terms.walk(FixedRanking(rows[order], log_loss))
+        def walk_by(rule: "Rule") -> Walk:
+            log_loss = pool.log_loss if rule is self.rule else rule.apply(pool.values, len(pool.log_loss))
 
-        return compete(walk_at) if terms.budget.kind == "tokens" else walk_at(None)
+            def walk_at(level: float | None) -> Walk:
+                if self.options.set_level:
+                    vectors = self.options.unit_embeddings
+                    assert vectors is not None  # set_level is refused without embeddings
+                    return terms.walk(SetRanking(rule, pool.values, vectors, rows, log_loss, terms.costs, level))
+                order = np.argsort(price(log_loss[rows], terms.costs[rows], level), kind="stable")
+                return terms.walk(FixedRanking(rows[order], log_loss))
+
+            return compete(walk_at) if terms.budget.kind == "tokens" else walk_at(None)
+
+        bent = squared_columns(self.rule, self.options.set_level)
+        # All rows up to a prediction are the same whatever the order.
+        if not bent or terms.budget.kind == "max_log_loss":
+            return walk_by(self.rule)
+        return follow_slope(self.rule, pool.values, rows, bent, walk_by)
 
     def _leverage(self, pool: RankedPool, walk: Walk) -> float:
         """Of the rows taken, by their distances inside the set where they were chosen by these."""
@@ -309,6 +319,7 @@ class Selector:
             sources=sources if names_sources(pool.dataset) else [],
             duplicates_checked=pool.terms.keys is not None,
             leverage=leverage,
+            set_log_loss=self.rule.predict_means(walk_means(pool.values, walk)),
             skipped_far=far,
             skipped={name: len(rows) for name, rows in walk.passed.items() if name not in ("duplicates", "empty")},
             contaminated=pool.contaminated,

@@ -69,8 +69,8 @@ def design_mixtures(
             them. With it `knn_<i>` is measured inside each subset.
         replicates (`int`, *optional*):
             Number of subsets that are trained a second time with another seed (pure error), at most `num_runs`.
-            Defaults to 4, or to `num_runs` where that is fewer. The runs of highest leverage are repeated, where a
-            repetition also sharpens the coefficients most.
+            Defaults to 4, or to `num_runs` where that is fewer. They are spread over the whole range, from the
+            innermost runs to the outermost: what is noisy out there may not be in the middle.
         num_candidates (`int`, *optional*):
             Draws that `"d-optimal"` chooses from. Defaults to 500 or 20 per run, whichever is more.
         seed (`int`, *optional*, defaults to 0):
@@ -121,7 +121,7 @@ def design_mixtures(
         estimated.append(pool.mean_indicators(subsets[-1], rng=rng))
     means = np.array(estimated)
     chosen = d_optimal(means, num_runs, seed=seed)[0] if method == "d-optimal" else np.arange(num_runs)
-    rows = np.concatenate([np.arange(num_runs), _most_informative(means[chosen], replicates)])
+    rows = np.concatenate([np.arange(num_runs), spread_replicates(means[chosen], replicates)])
     subsets = [subsets[number] for number in chosen]
     means = np.array([pool.mean_indicators(subset) for subset in subsets])
     return _as_dataset(pool, scored, [subsets[row] for row in rows], means[rows], rows, method, seed)
@@ -174,17 +174,18 @@ def d_optimal(
     return best, best_trace
 
 
-def _most_informative(means: np.ndarray, replicates: int) -> np.ndarray:
-    """The runs whose repetition raises the log determinant most, one after another, each at most once."""
+def spread_replicates(means: np.ndarray, replicates: int) -> np.ndarray:
+    """The runs to repeat, from the innermost to the outermost.
+
+    The runs are cut by leverage into as many parts as there are replicates, and the middle one of each part is
+    repeated. The outermost alone would sharpen the coefficients more, and tell the noise out there: the noise ceiling
+    and the lack of fit need that of all runs.
+    """
     x = _model_matrix(means)
     information = x.T @ x + np.diag([0.0, *np.full(x.shape[1] - 1, RIDGE)])
-    chosen: list[int] = []
-    for _ in range(replicates):
-        out = leverage(x, np.linalg.inv(information))
-        out[chosen] = -1
-        chosen.append(int(out.argmax()))
-        information += np.outer(x[chosen[-1]], x[chosen[-1]])
-    return np.sort(np.array(chosen, dtype=int))
+    by_leverage = np.argsort(leverage(x, np.linalg.inv(information)), kind="stable")
+    middles = (np.arange(replicates) + 0.5) * len(x) / max(replicates, 1)
+    return np.sort(by_leverage[middles.astype(int)])
 
 
 def _model_matrix(means: np.ndarray) -> np.ndarray:

@@ -1,0 +1,150 @@
+"""`selection.json` and `predictions.parquet`: what a saved selection is reopened from.
+
+The first holds all of a [`SelectionRecord`] that is neither a table, the rule nor a figure, with a checksum. The
+second has each row of the pool, with its prediction and its place in the selection.
+"""
+
+import json
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from ..errors import InstructMineError, one_line
+from ..estimator import file as estimator_file
+from ..estimator.estimator import LossEstimator
+from ..outputs.digests import digest
+from ..outputs.markdown import PARQUET_FILE, CardSection
+from .record import LOG_LOSS, SelectionRecord, SourceCount
+
+
+RECORD_FILE, PREDICTIONS_FILE = "selection.json", "predictions.parquet"
+FORMAT = "hf-instructmine/selection"
+SCHEMA_VERSION = 1
+# Fields that are plain data; the others are tables, the rule, and what `_content` makes of them.
+PLAIN = (
+    "asked", "options", "duplicates_checked", "leverage", "skipped_far", "skipped", "contaminated", "unread",
+    "license", "source_datasets", "set_log_loss",
+)  # fmt: skip
+# Rows in a group of the Parquet file: fixed, so that a table is written alike whatever it was cut from.
+ROWS_IN_GROUP = 1000
+_FIGURE = re.compile(r"\w[\w.-]*\.png")
+
+
+def write(record: SelectionRecord, folder: Path) -> None:
+    """Writes the rows, the rule, the figures of sections, and the two files above."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (folder / PARQUET_FILE).parent.mkdir()
+    record.dataset.to_parquet(folder / PARQUET_FILE, batch_size=ROWS_IN_GROUP)
+    # The rule alone: its own card would be in the way of the selection's.
+    (folder / estimator_file.FILE_NAME).write_text(
+        estimator_file.dumps(estimator_file.content_of(record.estimator)), "utf-8"
+    )
+    places = np.full(len(record.pool_log_loss), -1, dtype=np.int64)
+    places[record.indices] = np.arange(len(record.indices))
+    table = {LOG_LOSS: pa.array(record.pool_log_loss), "place": pa.array(places, mask=places < 0)}
+    pq.write_table(pa.table(table), folder / PREDICTIONS_FILE)
+    content = _content(record)
+    text = json.dumps({**content, "checksum": digest(content)}, indent=2, ensure_ascii=False)
+    (folder / RECORD_FILE).write_text(text + "\n", "utf-8")
+    for section in record.sections:
+        for name, png in section.figures.items():
+            (folder / name).write_bytes(png)
+
+
+def read(folder: str | Path) -> dict[str, Any]:
+    """Reads what [`write`] wrote, as the fields of a [`SelectionRecord`].
+
+    Raises:
+        [`InstructMineError`]: Where the folder holds no selection, one of an earlier or a newer version, or one that
+            is damaged; names the file.
+    """
+    folder = Path(folder)
+    if not (folder / PARQUET_FILE).is_file() or not (folder / estimator_file.FILE_NAME).is_file():
+        raise InstructMineError(
+            f"'{folder}' holds no selection: give a folder that `instructmine select` or save_to_disk wrote"
+        )
+    if not (folder / RECORD_FILE).is_file():
+        raise InstructMineError(
+            f"'{folder}' was saved by an earlier version, which kept no {RECORD_FILE} to reopen it from: select again"
+        )
+    content = _read_record(folder)
+    rule = LossEstimator.from_pretrained(folder)
+    try:
+        return {**_fields(content, folder), **_tables(folder), "estimator": rule}
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:  # pyarrow's errors are among them
+        raise InstructMineError(f"the selection in '{folder}' is damaged ({one_line(error)}): select again") from error
+
+
+def _content(record: SelectionRecord) -> dict[str, Any]:
+    content = {
+        "format": FORMAT,
+        "schema_version": SCHEMA_VERSION,
+        **{name: getattr(record, name) for name in PLAIN},
+        "total": asdict(record.total),
+        "sources": [asdict(source) for source in record.sources],
+        "sections": [{**vars(section), "figures": list(section.figures)} for section in record.sections],
+    }
+    return json.loads(json.dumps(content))
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    path = folder / RECORD_FILE
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        checksum = content.pop("checksum")
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):  # not JSON, or JSON of another shape
+        content = checksum = None
+    if not isinstance(content, dict) or content.get("format") != FORMAT or checksum != digest(content):
+        raise InstructMineError(f"'{path}' is damaged or was changed by hand: select again, or restore it")
+    if content["schema_version"] != SCHEMA_VERSION:
+        raise InstructMineError(
+            f"'{path}' has schema version {content['schema_version']!r}; this hf-instructmine reads {SCHEMA_VERSION}: "
+            "upgrade it"
+        )
+    return content
+
+
+def _fields(content: dict[str, Any], folder: Path) -> dict[str, Any]:
+    fields = {name: content[name] for name in PLAIN}
+    # JSON knows no tuples, and the card shows what was asked for as Python does.
+    options = fields["options"]
+    if "quotas" in options:
+        options["quotas"] = {source: tuple(bounds) for source, bounds in options["quotas"].items()}
+    if "embeddings" in options:
+        options["embeddings"] = tuple(options["embeddings"])
+    return {
+        **fields,
+        "total": SourceCount(**content["total"]),
+        "sources": [SourceCount(**source) for source in content["sources"]],
+        "sections": [_section(section, folder) for section in content["sections"]],
+    }
+
+
+def _section(content: dict[str, Any], folder: Path) -> CardSection:
+    for name in content["figures"]:
+        if not _FIGURE.fullmatch(name):  # which could lead out of the folder
+            raise ValueError(f"{name!r:.80} is no name of a figure")
+    figures = {name: (folder / name).read_bytes() for name in content["figures"]}
+    return CardSection(**{**content, "figures": figures})
+
+
+def _tables(folder: Path) -> dict[str, Any]:
+    import pyarrow.parquet as pq
+    from datasets.table import InMemoryTable
+
+    # Not by load_dataset, which caches by the folder's name and might give the rows of an earlier selection.
+    dataset = Dataset(InMemoryTable(pq.ParquetFile(folder / PARQUET_FILE).read()))
+    predictions = pq.ParquetFile(folder / PREDICTIONS_FILE).read()
+    log_loss = predictions[LOG_LOSS].to_numpy()
+    places = predictions["place"].to_numpy()  # NaN where a row was not selected
+    indices = np.flatnonzero(~np.isnan(places))
+    indices = indices[np.argsort(places[indices], kind="stable")]
+    if not np.array_equal(dataset[LOG_LOSS][:], log_loss[indices]):
+        raise ValueError(f"{PARQUET_FILE} and {PREDICTIONS_FILE} do not belong together")
+    return {"dataset": dataset, "indices": indices, "pool_log_loss": log_loss}
