@@ -82,6 +82,24 @@ def test_the_run_that_is_missing_alone_is_trained_and_gives_the_same_loss(folder
     assert new.keys() == old.keys() and new["result"].keys() == old["result"].keys()
 
 
+@pytest.mark.parametrize("folder", ["sweep", "comparison", "search"])
+def test_options_that_no_loss_depends_on_may_have_changed(folder, monkeypatch):
+    call, missing = CALLS[folder]
+    before = written(folder)
+    told = make.recipe(logging_steps=7, report_to="none", run_name="again", disable_tqdm=False, save_strategy="no")
+    monkeypatch.setattr(make, "recipe", lambda **changed: {**told, **changed})
+    call()
+    assert written(folder) == before
+    Path(folder, missing).unlink()
+    call()
+    after = written(folder)
+    assert json.loads(after[missing][1])["recipe_hash"] == json.loads(before[missing][1])["recipe_hash"]
+    assert {name: after[name] for name in before if name != missing} == {
+        name: before[name] for name in before if name != missing
+    }
+    assert after.keys() == before.keys()
+
+
 def test_runs_that_learnt_other_tokens_are_read_and_not_joined_by_more():
     before = written("sweep-eos")
     runs = of_eos()

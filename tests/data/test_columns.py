@@ -5,7 +5,16 @@ import pandas as pd
 import pytest
 from datasets import Dataset
 
-from hf_instructmine import InstructMineError, LossEstimator, Selector, compare_strategies, design_mixtures
+from hf_instructmine import (
+    InstructMineError,
+    LossEstimator,
+    Selector,
+    compare_strategies,
+    design_mixtures,
+    design_report,
+    size_report,
+)
+from hf_instructmine import compare as compare_rules
 from hf_instructmine.cli.main import main
 from hf_instructmine.comparison.strategies import choose_rows
 from hf_instructmine.data.columns import numeric_column, read_indicators
@@ -33,9 +42,14 @@ def pool(**columns) -> Dataset:
 # --- What every entrance refuses ----------------------------------------------------------------------------------
 
 
-def fit(values, folder):
-    runs = {"mtld": values, "mixture_id": list(range(20)), "loss_x": np.linspace(1, 2, 20)}
-    LossEstimator.fit(runs, target="loss_x", indicators=["mtld"])
+def fit(values, folder, options=None, **columns):
+    runs = {"mtld": values, "mixture_id": list(range(20)), "loss_x": np.linspace(1, 2, 20), **columns}
+    LossEstimator.fit(runs, target="loss_x", indicators=["mtld"], **(options or {}))
+
+
+def trials(losses) -> Dataset:
+    told = {"kind": "grid", "strategy": "selected", "status": "done"}
+    return Dataset.from_list([{**told, "size": 2 + i, "loss_x": loss} for i, loss in enumerate(losses)])
 
 
 def compare(scored, strategies, folder):
@@ -64,6 +78,20 @@ ENTRANCES = {
         "output_length",
         lambda values, folder: design_mixtures(pool(output_length=values), 4, subset_tokens=30, indicators=["mtld"]),
     ),
+    "predict a set": ("mtld", lambda values, folder: RULE.predict_subset(pool(mtld=values))),
+    "contributions": ("mtld", lambda values, folder: RULE.contributions(pool(mtld=values))),
+    "fit to losses": ("loss_x", lambda values, folder: fit(np.linspace(1, 2, 20), folder, loss_x=values)),
+    "fit with weights": ("w", lambda values, folder: fit(np.linspace(1, 2, 20), folder, {"weights": "w"}, w=values)),
+    "fit with a covariate": (
+        "c",
+        lambda values, folder: fit(np.linspace(1, 2, 20), folder, {"covariates": ["c"]}, c=values),
+    ),
+    "compare rules": ("loss_x", lambda values, folder: compare_rules([RULE], pool(loss_x=values), "loss_x")),
+    "a design's report": (
+        "mtld",
+        lambda values, folder: design_report(design_mixtures(pool(), 4, subset_size=5), pool(mtld=values)),
+    ),
+    "a search's report": ("loss_x", lambda values, folder: size_report(trials(values))),
     "compare": ("output_length", lambda values, folder: compare(pool(output_length=values), {"mine": RULE}, folder)),
     "compare with a column": (
         "mtld",
@@ -96,6 +124,49 @@ def test_a_command_says_it_in_one_line(tmp_path, capsys):
     error = capsys.readouterr().err
     assert "instructmine select: column 'output_length' holds string, not numbers" in error
     assert "Traceback" not in error
+
+
+# --- What is missing everywhere -----------------------------------------------------------------------------------
+
+# Not a number, though the column holds numbers: row 4 of 20 is taken for one without a value.
+GAPS = {"None": None, "NaN": float("nan"), "infinity": float("inf"), "minus infinity": float("-inf")}
+READERS = {
+    "predict": lambda scored: RULE.predict(scored),
+    "predict a set": lambda scored: str(RULE.predict_subset(scored)),
+    "select": lambda scored: Selector(RULE).select(scored, size=15).indices,
+    "select by tokens": lambda scored: Selector(RULE).select(scored, tokens=60).indices,
+    "select by length": lambda scored: Selector(RULE, length_bins=3).select(scored, size=12).indices,
+    "design": lambda scored: str(design_mixtures(scored, 3, subset_size=5, seed=0).to_list()),
+    "a strategy": lambda scored: choose_rows(
+        scored, "lowest:mtld", {"size": 9}, np.arange(20), np.ones(20), columns=None
+    ),
+    "another": lambda scored: choose_rows(
+        scored, "highest:output_length", {"size": 9}, np.arange(20), np.ones(20), columns=None
+    ),
+}
+
+
+def with_gap(gap) -> Dataset:
+    values, lengths = list(np.linspace(1, 2, 20)), [float(i) for i in range(1, 21)]
+    values[4], lengths[6] = gap, gap
+    return pool(mtld=values, output_length=lengths)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("gap", GAPS)
+def test_a_gap_and_an_infinite_value_are_the_same_to_every_reader(reader, gap):
+    read = READERS[reader]
+    np.testing.assert_array_equal(read(with_gap(GAPS[gap])), read(with_gap(None)))
+
+
+@pytest.mark.parametrize("gap", GAPS.values(), ids=GAPS)
+@pytest.mark.parametrize("column", ["mtld", "loss_x"])
+def test_a_gap_among_runs_is_refused_and_named(column, gap):
+    values = [1.0, 2.0, 4.0, gap, 3.0]
+    runs = {"mtld": [1.0, 2.0, 3.0, 4.0, 5.0], "loss_x": [1.0, 2.0, 3.0, 4.0, 5.0], column: values}
+    with pytest.raises(InstructMineError, match=rf"the column '{column}' has no finite value in run 3: leave out"):
+        LossEstimator.fit(runs, target="loss_x", indicators=["mtld"])
 
 
 # --- What it reads ------------------------------------------------------------------------------------------------

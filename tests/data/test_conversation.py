@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_instructmine import InstructMineError, to_prompt_completion
-from hf_instructmine.data.conversation import check_text_columns, find_layouts, read_conversations, read_turns
+from hf_instructmine.data.conversation import check_text_columns, read_conversations, read_turns
+from hf_instructmine.data.fields import find_layouts
 
 
 USER = {"role": "user", "content": "Name a colour."}

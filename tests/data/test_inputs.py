@@ -1,15 +1,18 @@
 """Opening a pool from whatever holds it; files that cannot be read are refused with the place of the fault."""
 
 import json
+import re
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict
+from huggingface_hub import HfApi
 
 from hf_instructmine import InstructMineError
 from hf_instructmine.data.conversation import read_conversations
-from hf_instructmine.data.inputs import load_pool
+from hf_instructmine.data.inputs import Source, load_pool
 
 
 ROWS = [
@@ -208,3 +211,155 @@ def test_no_input_at_all():
 def test_a_hub_dataset_is_opened(hub, rows):
     rows.push_to_hub("me/rows")
     assert read(load_pool(["me/rows"])) == read(rows)
+
+
+def test_a_folder_that_is_gone_is_not_taken_from_the_cache(tmp_path, rows, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scored").mkdir()
+    rows.to_parquet("scored/train.parquet")
+    assert read(load_pool("scored")) == read(rows)
+    (tmp_path / "scored/train.parquet").unlink()
+    (tmp_path / "scored").rmdir()
+    with pytest.raises(InstructMineError, match=r"^cannot open 'scored': .*; give a file "):
+        load_pool("scored")
+
+
+def test_a_hub_dataset_may_be_named_without_its_owner_where_the_hub_knows_it(hub, rows, monkeypatch):
+    rows.push_to_hub("me/rows")
+    with pytest.raises(InstructMineError, match=r"^cannot open 'rows': "):
+        load_pool("rows")
+    known = HfApi.dataset_info
+
+    def dataset_info(api, name, **options):
+        return SimpleNamespace(id="me/rows") if name == "rows" else known(api, name, **options)
+
+    monkeypatch.setattr(HfApi, "dataset_info", dataset_info)
+    assert read(load_pool("rows:train")) == read(rows)
+
+
+# --- Splits and configurations ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text, source",
+    [
+        ("rows.jsonl", Source("rows.jsonl")),
+        ("me/rows", Source("me/rows")),
+        ("me/rows:test", Source("me/rows", None, "test")),
+        ("me/rows:main:test", Source("me/rows", "main", "test")),
+        ("me/rows:2024-01.v2:test", Source("me/rows", "2024-01.v2", "test")),
+        ("me/rows:train[:10%]", Source("me/rows", None, "train[:10%]")),
+        ("me/rows:train+test", Source("me/rows", None, "train+test")),
+        ("C:\\data\\rows.jsonl", Source("C:\\data\\rows.jsonl")),
+        ("C:/data/rows.jsonl", Source("C:/data/rows.jsonl")),
+        ("C:rows", Source("C:rows")),
+        ("D:/data/saved:test", Source("D:/data/saved", None, "test")),
+        ("hf://datasets/me/rows", Source("hf://datasets/me/rows")),
+        ("https://host:8080/rows.jsonl", Source("https://host:8080/rows.jsonl")),
+    ],
+)
+def test_a_split_and_a_configuration_follow_a_colon(text, source):
+    assert Source.parse(text) == source
+
+
+def test_a_file_or_folder_of_that_very_name_goes_first(tmp_path, rows):
+    rows.to_json(tmp_path / "data:test")
+    assert Source.parse(f"{tmp_path}/data:test").split is None
+    rows.to_parquet(tmp_path / "14:30:rows.parquet")
+    assert read(load_pool(tmp_path / "14:30:rows.parquet")) == read(rows)
+
+
+@pytest.fixture
+def folder(tmp_path, rows) -> str:
+    """A folder of two configurations, one of which has no split `train`."""
+    for name in ("main", "other"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    rows.to_parquet(tmp_path / "data/main/train.parquet")
+    rows.select([0]).to_parquet(tmp_path / "data/main/test.parquet")
+    rows.select([1]).to_parquet(tmp_path / "data/other/test.parquet")
+    card = "---\nconfigs:\n- config_name: main\n  data_dir: main\n- config_name: other\n  data_dir: other\n---\n"
+    (tmp_path / "data/README.md").write_text(card)
+    return str(tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    "named, split, found",
+    [
+        (":main:train", None, [0, 1]),
+        (":main:test", None, [0]),
+        (":main:test", "train", [0]),  # what an input names goes before what is said of all
+        (":main:train[1:]", None, [1]),
+        (":main:train+test", None, [0, 1, 0]),
+        (":other:test", None, [1]),
+    ],
+)
+def test_a_split_of_a_configuration_is_opened(folder, rows, named, split, found):
+    assert read(load_pool(folder + named, split)) == read(rows.select(found))
+
+
+def test_several_configurations_are_named(folder):
+    with pytest.raises(InstructMineError) as refused:
+        load_pool(folder)
+    assert str(refused.value) == (
+        f"'{folder}' has the configurations 'main', 'other': name one, as in {folder}:CONFIG:SPLIT"
+    )
+    with pytest.raises(InstructMineError, match=rf"^'{folder}:main' has no split 'dev': it has train, test; name one"):
+        load_pool(f"{folder}:main:dev")
+    with pytest.raises(InstructMineError, match=r"^cannot open '.*': BuilderConfig 'none' not found"):
+        load_pool(f"{folder}:none:train")
+
+
+@pytest.mark.parametrize("kind", ["saved", "a folder"])
+def test_train_is_meant_or_the_only_split(tmp_path, rows, kind):
+    def store(**splits: Dataset) -> str:
+        folder = tmp_path / "-".join(splits)
+        if kind == "saved":
+            DatasetDict(splits).save_to_disk(folder)
+        for name, part in () if kind == "saved" else splits.items():
+            folder.mkdir(exist_ok=True)
+            part.to_parquet(folder / f"{name}.parquet")
+        return str(folder)
+
+    one, two = rows.select([0]), rows.select([1])
+    assert read(load_pool(store(test=one))) == read(one)
+    assert read(load_pool(store(validation=two))) == read(two)
+    assert read(load_pool(store(train=one, test=two))) == read(one)
+    assert read(load_pool(store(train=one, test=two) + ":test")) == read(two)
+    assert read(load_pool(store(train=one, test=two), split="test")) == read(two)
+    with pytest.raises(InstructMineError) as refused:
+        load_pool(store(validation=one, test=two))
+    folder = tmp_path / "validation-test"
+    found, first = re.fullmatch(
+        rf"'{folder}' has no split 'train': it has (.*); name one, as in {folder}:(\w+)", str(refused.value)
+    ).groups()
+    assert sorted(found.split(", ")) == ["test", "validation"] and found.startswith(first)
+    with pytest.raises(InstructMineError, match="has no split 'train': it has test"):
+        load_pool(store(test=one), split="train")
+
+
+def test_a_file_has_no_split(tmp_path, rows):
+    rows.to_json(tmp_path / "rows.jsonl")
+    with pytest.raises(InstructMineError, match=r"rows.jsonl' is a file, which has no split: leave ':test' away"):
+        load_pool(f"{tmp_path}/rows.jsonl:test")
+    assert read(load_pool(tmp_path / "rows.jsonl", split="test")) == read(rows)  # said of those that have splits
+
+
+def test_a_saved_dataset_has_no_configuration_and_may_have_no_split(tmp_path, rows):
+    rows.save_to_disk(tmp_path / "one")
+    DatasetDict(train=rows).save_to_disk(tmp_path / "splits")
+    with pytest.raises(InstructMineError, match=r"one' was saved without splits: leave what follows its name away"):
+        load_pool(f"{tmp_path}/one:test")
+    with pytest.raises(InstructMineError, match=r"splits' was saved without configurations: leave what follows"):
+        load_pool(f"{tmp_path}/splits:main:train")
+
+
+def test_two_splits_of_one_dataset_are_two_sources(folder, tmp_path, rows):
+    rows.to_json(tmp_path / "rows.jsonl.gz", compression="gzip")
+    pool = load_pool([f"{folder}:main:test", f"{folder}:other:test", tmp_path / "rows.jsonl.gz"])
+    assert pool["source"][:] == ["data:main:test", "data:other:test", "rows", "rows"]
+
+
+def test_a_sweeps_folder_is_no_pool(tmp_path):
+    (tmp_path / "sweep.json").write_text("{}")
+    with pytest.raises(InstructMineError, match=rf"^'{tmp_path}' holds a sweep: load_runs\('{tmp_path}'\) opens its"):
+        load_pool(tmp_path)

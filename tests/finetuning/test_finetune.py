@@ -306,15 +306,21 @@ def test_evaluation_sets_are_named_and_named_once(tmp_path):
 # From the command line
 
 
-def test_a_recipe_is_run_recorded_and_told_of_and_keeps_no_checkpoint(recipe_file, tmp_path, capsys):
+def test_a_recipe_is_run_recorded_and_told_of_and_keeps_its_model_without_a_checkpoint(recipe_file, tmp_path, capsys):
     record, out = tmp_path / "record.json", tmp_path / "out"
     options = ["--record", str(record), "--output_dir", str(out), "--learning_rate", "0.001"]
     assert main(["--config", str(recipe_file), *options]) == 0
     result = json.loads(record.read_text())
-    assert f"loss_held_out: {result['losses']['held_out']:.4f} nats per token" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    before = result["base_losses"]["held_out"]
+    assert f"loss_held_out: {result['losses']['held_out']:.4f} nats per token ({before:.4f} before)" in told
+    assert f"The model is in {out}. Next: AutoModelForCausalLM.from_pretrained" in told
     assert result["processes"] == 1
     assert len(result["examples"]["held_out"]["nll"]) == len(ROWS)
-    assert not out.exists() or not any(out.iterdir())
+    assert {path.name for path in out.iterdir()} == {
+        "README.md", "chat_template.jinja", "config.json", "generation_config.json", "model.safetensors",
+        "tokenizer.json", "tokenizer_config.json",
+    }  # fmt: skip
 
 
 def test_checkpoints_and_the_model_are_kept_where_asked(recipe_file, tmp_path):

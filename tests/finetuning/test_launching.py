@@ -8,8 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import yaml
 from tiny_finetunes import finetuned, trajectory
 from tiny_models import ROWS
+from transformers import AutoModelForCausalLM
 
 from hf_instructmine import InstructMineError
 from hf_instructmine.finetuning.launching import launch_command
@@ -34,7 +37,7 @@ def test_two_processes_train_and_measure_as_one_does(base, recipe_file, tmp_path
     command, environment = launch_command(recipe_file, 2, options=["--per_device_train_batch_size", "2", *options])
     done = run(command, environment)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("loss_held_out") == 1
+    assert done.stdout.count("loss_held_out: ") == 1
     state = json.loads((tmp_path / "two" / "checkpoint-6" / "trainer_state.json").read_text())
     two = json.loads((tmp_path / "two.json").read_text())
 
@@ -47,6 +50,12 @@ def test_two_processes_train_and_measure_as_one_does(base, recipe_file, tmp_path
     np.testing.assert_allclose(two["examples"]["held_out"]["nll"], one.examples["held_out"]["nll"], rtol=1e-3)
     assert two["examples"]["held_out"]["tokens"] == one.examples["held_out"]["tokens"]
     assert (two["train_tokens"], two["steps"]) == (one.train_tokens, one.steps) == (2 * one.subset_tokens, 6)
+    assert two["train_loss"] == pytest.approx(one.train_loss, rel=1e-4)
+    assert two["base_losses"]["held_out"] == pytest.approx(one.base_losses["held_out"], rel=1e-5)
+    kept = AutoModelForCausalLM.from_pretrained(tmp_path / "two").state_dict()
+    trained = trainer.model.state_dict()
+    assert all(torch.allclose(kept[name], trained[name], atol=1e-3) for name in trained)
+    assert f"| held\\_out | {two['base_losses']['held_out']:.4f} |" in (tmp_path / "two" / "README.md").read_text()
 
 
 def test_asking_for_two_processes_in_the_way_that_starts_one_is_an_error(recipe_file):
@@ -89,6 +98,10 @@ def test_each_form_of_launching_is_told_what_to_expect(recipe_file, tmp_path):
     flags, options, environment = launched()
     assert "--num_processes 1 --cpu" in flags  # or Accelerate would give a CPU one thread
     assert "--expect_processes 1" in options
+    recipe_file.write_text(recipe_file.read_text().replace("use_cpu: true", "use_cpu: false"))
+    flags, options, environment = launched()  # with several GPUs too: the batch is the recipe's
+    assert flags == "--num_processes 1 -m" and "--expect_processes 1" in options
+    recipe_file.write_text(recipe_file.read_text().replace("use_cpu: false", "use_cpu: true"))
     flags, options, environment = launched(3, options=["--lora_r", "4"])
     assert "--multi_gpu --num_processes 3" in flags
     assert options.endswith("--expect_processes 3 --lora_r 4")
@@ -103,3 +116,28 @@ def test_each_form_of_launching_is_told_what_to_expect(recipe_file, tmp_path):
             launched(wrong)
     with pytest.raises(InstructMineError, match="cannot read the Accelerate configuration"):
         launched(2, tmp_path / "absent.yaml")
+
+
+def test_deepspeed_is_asked_for_where_it_is_missing_before_a_process_starts(
+    recipe_file, tmp_path, monkeypatch, capsys
+):
+    import importlib.util
+
+    from hf_instructmine.finetuning import launching
+    from hf_instructmine.finetuning.__main__ import main
+
+    monkeypatch.setattr(launching, "find_spec", lambda name: None)
+    zero3 = Path(__file__).parents[2] / "recipes" / "accelerate" / "deepspeed-zero3.yaml"
+    with pytest.raises(InstructMineError, match=r"deepspeed-zero3\.yaml' asks for DeepSpeed.*pip install deepspeed$"):
+        launch_command(recipe_file, None, zero3)
+    if importlib.util.find_spec("deepspeed") is not None:
+        pytest.skip("DeepSpeed is here")
+    zero = tmp_path / "zero.json"
+    zero.write_text("{}")
+    settings = {**yaml.safe_load(recipe_file.read_text()), "deepspeed": str(zero)}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(settings))
+    for config, options in ((tmp_path / "recipe.yaml", []), (recipe_file, ["--deepspeed", str(zero)])):
+        assert main(["--config", str(config), *options]) == 2
+        assert capsys.readouterr().err == (
+            "finetuning: the recipe asks for DeepSpeed, which is not here: pip install deepspeed\n"
+        )

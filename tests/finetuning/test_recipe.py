@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from hf_instructmine import InstructMineError
-from hf_instructmine.finetuning.recipe import Recipe
+from hf_instructmine.finetuning.recipe import Recipe, check_for_sweep
 
 
 BASIC = {"model_name_or_path": "some/model", "use_cpu": True, "report_to": "none"}
@@ -114,12 +114,58 @@ def test_arguments_of_the_process_are_not_taken_for_options(monkeypatch):
         ({"packing": True}, "packing: True is not supported: loss is on the responses"),
         ({"completion_only_loss": False}, "completion_only_loss: False is not supported"),
         ({"truncation_mode": "keep_end"}, "truncation_mode: keep_end is not supported"),
+        ({"eval_on_start": True}, "eval_on_start: True is not supported: there is no evaluation while"),
+        ({"load_best_model_at_end": True}, "load_best_model_at_end: True is not supported"),
+        ({"save_strategy": "best", "metric_for_best_model": "loss"}, "save_strategy: best is not supported"),
+        ({"dataset_kwargs": {"skip_prepare_dataset": False}}, "dataset_kwargs is not supported"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(settings, message):
     with pytest.raises(InstructMineError, match=message) as refused:
         Recipe({**BASIC, **settings}).arguments()
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"data_seed": 0}, "does not go with data_seed: all runs would see their rows in one order"),
+        ({"resume_from_checkpoint": "finetuned/checkpoint-9"}, "every run would start from that checkpoint"),
+        ({"push_to_hub": True}, "all runs would be pushed to one repository"),
+        ({"auto_find_batch_size": True}, "a run could train with another batch than the others"),
+        ({"accelerator_config": {"split_batches": True}}, "split_batches: per_device_train_batch_size would be"),
+    ],
+)
+def test_what_a_sweep_would_misuse_is_refused_there_alone(settings, message):
+    recipe = Recipe({**BASIC, **settings})
+    arguments = recipe.arguments()
+    with pytest.raises(InstructMineError, match=message) as refused:
+        check_for_sweep(recipe, arguments)
+    assert "\n" not in str(refused.value)
+
+
+def test_what_a_sweep_gives_each_run_itself_is_named_where_a_recipe_has_it(caplog):
+    for settings, told in (({}, []), ({"seed": 3, "output_dir": "out", "train": None}, ["output_dir, seed"])):
+        caplog.clear()
+        recipe = Recipe({**BASIC, **settings})
+        check_for_sweep(recipe, recipe.arguments())
+        assert [record.getMessage().rpartition(": ")[2] for record in caplog.records] == told
+
+
+def test_of_several_gpus_that_a_process_sees_it_uses_one(monkeypatch):
+    # The trainer would spread each batch over all of them, which makes it as many times larger.
+    from transformers import TrainingArguments
+
+    seen = property(lambda self: 1 if self.__dict__.get("_n_gpu") == 1 else 4)
+    monkeypatch.setattr(TrainingArguments, "n_gpu", seen)
+    arguments = Recipe({**BASIC, "per_device_train_batch_size": 2}).arguments()
+    assert arguments.gpus == 4
+    assert arguments.sft.n_gpu == 1 and arguments.sft.train_batch_size == 2
+    monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: 4))  # a release that cannot be told
+    with pytest.raises(
+        InstructMineError, match=r"4 GPUs are visible, .*: set CUDA_VISIBLE_DEVICES to one, or use exec"
+    ):
+        Recipe(BASIC).arguments()
 
 
 def test_a_recipe_for_a_gpu_says_that_none_is_there():
@@ -147,6 +193,27 @@ def test_the_hash_changes_with_the_recipe_and_not_with_seed_data_or_machine():
     assert recipe.hash == Recipe({**same, "learning_rate": 1e-4, **BASIC}).hash
     assert recipe.hash != Recipe({**BASIC, "learning_rate": 2e-4}).hash
     assert recipe.difference(Recipe({**BASIC, **same, "learning_rate": 2e-4})) == ["learning_rate: 0.0001 → 0.0002"]
+
+
+def test_the_hash_does_not_change_with_what_no_loss_depends_on():
+    # The reasons are the groups of `_OF_NO_LOSS`: what is told and kept, how rows are fetched, what never runs here.
+    recipe = Recipe({**BASIC, "learning_rate": 1e-4})
+    free = {
+        "logging_steps": 3, "report_to": "trackio", "run_name": "a", "disable_tqdm": True, "save_strategy": "epoch",
+        "save_total_limit": 1, "dataloader_num_workers": 2, "dataloader_pin_memory": False, "eval_token_budget": 64,
+        "hub_model_id": "me/model", "per_device_eval_batch_size": 1,
+    }  # fmt: skip
+    other = Recipe({**BASIC, "learning_rate": 1e-4, **free})
+    assert recipe.hash == other.hash and recipe.difference(other) == []
+    assert recipe.recorded_hash != other.recorded_hash  # as earlier versions recorded it
+    bound = {
+        "dataloader_drop_last": True, "dataloader_in_order": False, "train_sampling_strategy": "sequential",
+        "cached_trunk": True, "bf16": True, "gradient_checkpointing": False, "full_determinism": True,
+        "average_tokens_across_devices": False, "eval_max_length": 64, "model_revision": "v2",
+    }  # fmt: skip
+    assert all(
+        Recipe({**BASIC, "learning_rate": 1e-4, name: value}).hash != recipe.hash for name, value in bound.items()
+    )
 
 
 def test_the_hash_knows_a_local_model_by_its_folders_name(tmp_path):

@@ -77,6 +77,7 @@ def test_a_recipe_builds_model_and_adapter(bases, name, tmp_path):
         model.load_in_4bit = False  # the rest is a LoRA like the others
     loaded = load_base(arguments)
     assert loaded.model.dtype == getattr(torch, model.dtype)
+    assert loaded.model.config._attn_implementation == "sdpa"  # as recipes/README.md says
     config = get_peft_config(model)
     if config is None:
         trained = [n for n, p in loaded.model.named_parameters() if p.requires_grad]
@@ -105,6 +106,15 @@ def test_a_recipe_for_gpus_says_so_where_there_is_none(name):
         pytest.skip("there is a GPU here")
     with pytest.raises(InstructMineError, match="trains in bf16 on a GPU, but no GPU that can is visible"):
         recipe_named(name).arguments()
+
+
+def test_texts_of_like_length_share_a_batch_but_where_the_papers_order_is_kept():
+    strategies = {}
+    for name in ARCHITECTURES:
+        strategies[name] = recipe_named(name).arguments(use_cpu=True).sft.train_sampling_strategy
+    random = {name for name, strategy in strategies.items() if strategy == "random"}
+    assert random == {"llama-2-7b-full", "smollm2-135m-cpu-lora"}
+    assert set(strategies.values()) == {"random", "group_by_length"}
 
 
 def test_llama_2_is_finetuned_as_in_the_paper():
@@ -170,6 +180,23 @@ def test_the_plugin_of_fsdp_is_built_from_its_configuration(monkeypatch):
     assert (plugin.fsdp_version, plugin.reshard_after_forward) == (2, True)
     assert "FULL" in str(plugin.state_dict_type)
     assert plugin.cpu_ram_efficient_loading
+    assert plugin.activation_checkpointing
+
+
+def test_where_fsdp_recomputes_activations_the_recipe_does_not(bases, monkeypatch):
+    from accelerate.utils.launch import prepare_multi_gpu_env
+
+    from hf_instructmine.finetuning.finetune import _prepared
+    from hf_instructmine.finetuning.training_data import TrainingSet
+
+    subset = TrainingSet([[1, 2]], [[-100, 2]], 0)
+    arguments = recipe_named("llama-2-7b-full").arguments(use_cpu=True)
+    assert _prepared(arguments, subset).gradient_checkpointing
+    args, _, _ = launch_arguments(RECIPES / "accelerate" / "fsdp2.yaml")
+    for name, value in prepare_multi_gpu_env(args).items():
+        monkeypatch.setenv(name, value)
+    prepared = _prepared(arguments, subset)
+    assert not any(value for name, value in vars(prepared).items() if name.endswith("_checkpointing"))
 
 
 def test_deepspeed_is_told_what_its_configuration_says():

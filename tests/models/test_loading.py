@@ -263,14 +263,17 @@ def test_the_positions_a_model_has_are_known_and_infinite_where_they_are_relativ
     assert t5.max_positions == float("inf")
 
 
-def test_processes_forked_after_a_model_ran_do_not_hang(folder, tmp_path):
+@pytest.mark.parametrize("used", ["first = indicator(pool[:4])", "torch.randn(10**6).exp().sum()"])
+def test_processes_forked_after_torch_ran_do_not_hang(folder, tmp_path, used):
     program = f"""
+import torch
 from datasets import Dataset
 import hf_instructmine as him
 pool = Dataset.from_dict({{"prompt": [f"q{{i}}" for i in range(40)], "completion": ["a b c " * 20] * 40}})
 indicator = him.Perplexity({folder!r})
-first = indicator(pool[:4])["perplexity"]
+{used}
 scored = pool.map(indicator, batched=True, num_proc=2, load_from_cache_file=False)
+first = him.Perplexity({folder!r})(pool[:4])["perplexity"]
 assert abs(scored["perplexity"][0] - first[0]) < 1e-3 * first[0]
 """
     # With several threads: one alone has nobody to wait for.

@@ -198,7 +198,7 @@ def test_what_cannot_be_given_is_refused_in_one_line(budget, message):
     "scored, message",
     [
         (pool([]), "the dataset is empty"),
-        (DatasetDict(train=pool([0])), "pass one split, such as dataset['train']"),
+        (DatasetDict(train=pool([0]), test=pool([0])), "pass one of them, such as dataset['train']"),
         (pool([0], predicted_log_loss=[1.0]), "remove_columns('predicted_log_loss')"),
         (Dataset.from_dict({"mtld": [0.0], "text": ["a"]}), "drop_duplicates=False"),
         (pool([0], output=[7]), "column 'output' holds int64, not text"),
@@ -370,3 +370,8 @@ def test_a_rule_that_keeps_no_indicator_predicts_the_same_everywhere():
         selection = Selector(rule).select(pool([3, 1, 2]), size=2, max_leverage=1)
     assert selection.indices.tolist() == [0, 1]
     assert selection.leverage == pytest.approx(1 / 30)
+
+
+def test_the_name_of_a_rule_is_no_rule():
+    with pytest.raises(InstructMineError, match="the rule is a name, 'me/my-rule': open it with LossEstimator"):
+        Selector("me/my-rule")

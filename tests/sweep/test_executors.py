@@ -1,7 +1,6 @@
 """A run gives the same wherever it runs: after others in one process, alone, in a subprocess, or as a Ray task."""
 
 import gc
-import json
 import os
 import signal
 import subprocess
@@ -11,10 +10,10 @@ import time
 import numpy as np
 import pytest
 import tiny_sweep
-from datasets import Dataset
 from tiny_sweep import LAST_LAYERS, LORA, RECIPE, comparable, evaluation_sets, mixtures, pool
 
 from hf_instructmine import InstructMineError, load_runs, run_sweep
+from hf_instructmine.finetuning.recipe import Recipe
 from hf_instructmine.sweep import executors
 from hf_instructmine.sweep.executors import run_command
 
@@ -81,6 +80,35 @@ def test_ray_gives_the_same_runs(model, tmp_path, monkeypatch):
     assert comparable(spread, *rounded) == comparable(inline, *rounded)
     assert failed["status"][:] == ["failed"]
     assert failed["reason"][0].startswith("the number of processes should be 2, but is 1")
+
+
+def test_the_run_of_a_ray_worker_that_is_killed_is_tried_once_more(model, tmp_path, monkeypatch, caplog):
+    ray = pytest.importorskip("ray", reason="pip install 'hf-instructmine[ray]'")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    recipe = {**RECIPE, **LAST_LAYERS, "model_name_or_path": model, "num_cpus": 1}
+    command, tries = executors.Subprocess.command, []
+    # The command's parent is its guard, and that one's parent the worker.
+    kill = "import os, psutil; psutil.Process().parent().parent().kill()"
+
+    def killing(self, indices, seed, folder):
+        launch = command(self, indices, seed, folder)
+        tries.append(seed)
+        lethal = seed == 0 or tries == [1]
+        return ([sys.executable, "-c", kill], *launch[1:]) if lethal else launch
+
+    monkeypatch.setattr(executors.Subprocess, "command", killing)
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    try:
+        one_dies_once = mixtures(2, 0).select([1])
+        runs = run_sweep(pool(), one_dies_once, recipe, evaluation_sets(), tmp_path / "once", "ray")
+        assert runs["status"][:] == ["done"] and tries == [1, 1]
+        tries.clear()
+        with pytest.raises(InstructMineError, match="1 runs have no record: the machine stopped them twice"):
+            run_sweep(pool(), mixtures(1, 0), recipe, evaluation_sets(), tmp_path / "twice", "ray")
+        assert tries == [0, 0]
+    finally:
+        ray.shutdown()
+    assert "run mixture-001-seed1 was stopped by a fault of the machine (WorkerCrashedError" in caplog.text
 
 
 def test_ray_is_asked_for_where_it_is_missing(model, tmp_path, monkeypatch):
@@ -164,33 +192,35 @@ def test_a_base_model_that_gives_no_numbers_stops_the_sweep(tmp_path):
         run_sweep(pool(), mixtures(1, 0), recipe, evaluation_sets(), tmp_path / "sweep")
 
 
+@pytest.mark.parametrize("executor", ["inline", "local"])
+def test_what_needs_a_launcher_is_refused_where_there_is_none(executor):
+    arguments = Recipe({**RECIPE, "model_name_or_path": "some/model"}).arguments()
+    assert executors.Execution(executor).count_processes(arguments) == 1
+    arguments.sft.deepspeed = "zero3.json"
+    with pytest.raises(InstructMineError, match="need a launcher: set executor='accelerate'"):
+        executors.Execution(executor).count_processes(arguments)
+
+
+def test_a_search_and_a_comparison_hand_workers_on(monkeypatch):
+    from hf_instructmine import compare_strategies, search_size
+
+    asked = []
+
+    def stopped(self):
+        asked.append((self.executor, self.workers))
+        raise InstructMineError("stopped")
+
+    monkeypatch.setattr(executors.Execution, "__post_init__", stopped)
+    scored = pool().add_column("output_length", [9] * 24)
+    for call in (
+        lambda: compare_strategies(scored, {"a": "random"}, {}, {}, "out", sizes=[6], executor="local", workers=2),
+        lambda: search_size(scored, "rule", {}, {}, "out", min_size=3, executor="local", workers=2),
+    ):
+        with pytest.raises(InstructMineError, match="stopped"):
+            call()
+    assert asked == [("local", 2)] * 2
+
+
 def test_the_executors_are_those_that_are_documented():
-    assert executors.EXECUTORS == ("inline", "accelerate", "ray")
+    assert executors.EXECUTORS == ("inline", "accelerate", "ray", "local")
     assert all(f'`"{name}"`' in run_sweep.__doc__ for name in executors.EXECUTORS)
-
-
-def test_a_subprocess_reads_the_rows_that_this_process_has(tmp_path):
-    from hf_instructmine.data.conversation import read_conversations
-    from hf_instructmine.data.evaluation_sets import EvaluationSet, load_eval_sets
-    from hf_instructmine.data.inputs import load_pool
-    from hf_instructmine.finetuning.recipe import Recipe
-    from hf_instructmine.finetuning.training_data import read_training_data
-
-    def row(answer, tools=None, question="?", **more):
-        talk = [{"role": "user", "content": question}, {"role": "assistant", "content": answer, **more}]
-        return {"messages": json.dumps(talk), "tools": tools}
-
-    def call(**arguments):
-        return [{"function": {"name": "f", "arguments": arguments}}]
-
-    rows = [
-        row("2021-03-01"), row("2021-03-01T10:00:00Z"), row("51", thinking="30 and 21."),
-        row("", '[{"name": "f", "default": null}]', tool_calls=call(day=None, city="Turku")),
-        row("", tool_calls=call(n=1)),
-    ]  # fmt: skip
-    examples = EvaluationSet.read("dates", Dataset.from_list(rows))
-    conversations = dict(enumerate(read_conversations(Dataset.from_list(rows)[:])))
-    process = executors.Subprocess(Recipe(RECIPE), {"dates": examples}, conversations)
-    process.command(list(conversations), 0, tmp_path)
-    assert read_training_data(load_pool([str(tmp_path / "subset.jsonl")])) == list(conversations.values())
-    assert load_eval_sets([f"dates={tmp_path / 'dates.eval.jsonl'}"])["dates"].turns == examples.turns

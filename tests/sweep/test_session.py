@@ -20,8 +20,8 @@ from hf_instructmine.data.provenance import set_provenance
 from hf_instructmine.outputs.records import Records
 from hf_instructmine.sweep import executors
 from hf_instructmine.sweep.card import push_runs
+from hf_instructmine.sweep.request import describe_set
 from hf_instructmine.sweep.runs import pure_error, sweep_status
-from hf_instructmine.sweep.session import _set_digest
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +170,7 @@ def test_other_seeds_and_further_mixtures_extend_a_sweep(sweep, recipe, trained)
 
 
 def test_a_run_that_diverges_is_recorded_and_may_be_tried_again(recipe, tmp_path, trained, caplog):
-    wild = {**recipe, "learning_rate": 15.0, "max_grad_norm": 0.0}
+    wild = {**recipe, "learning_rate": 5.0, "max_grad_norm": 0.0}
     runs = run_sweep(pool(), mixtures(2, 0), wild, evaluation_sets(), tmp_path / "sweep")
     assert runs["status"][:] == ["failed", "failed"]
     base = json.loads((tmp_path / "sweep" / "base.json").read_text())
@@ -200,7 +200,7 @@ def test_a_run_out_of_memory_leaves_nothing_behind_in_the_next(recipe, tmp_path,
 
     from hf_instructmine.finetuning import trainer
 
-    settings = {**recipe, **adapters}
+    settings = {**recipe, **adapters, "learning_rate": 1e-3}  # at which no run diverges
     if adapters:
         settings.pop("train_last_layers")
     undisturbed = run_sweep(pool(), mixtures(), settings, evaluation_sets(), tmp_path / "undisturbed")
@@ -431,7 +431,7 @@ def test_nothing_of_a_sweep_is_pushed_where_there_is_nothing(hub, tmp_path):
 
 def test_the_digest_of_an_evaluation_set_is_what_it_was_and_knows_reasoning_and_tools():
     def digest_of(**row):
-        return _set_digest(EvaluationSet.read("set", Dataset.from_list([row])))
+        return describe_set(EvaluationSet.read("set", Dataset.from_list([row])))
 
     talk = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "Yes."}]
     plain = digest_of(messages=talk)

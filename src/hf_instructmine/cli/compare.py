@@ -65,6 +65,7 @@ def add_options(verbs: Any) -> None:
     add_finetuning(verb)
     verb.add_argument("--output-dir", metavar="DIR", help="folder for the runs, the tables and the figure")
     add_retry_failed(verb)
+    verb.add_argument("--keep-models", action="store_true", help="keep the final model of each run, with a card")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> None:
     columns = parse_mapping(args.columns)
     Records(args.output_dir).check_unclaimed(MANIFEST)  # before a rule's embeddings are made
     recipe, eval_sets = read_finetuning(args)
-    scored = load_pool(args.input, **pick(args, load_pool))
+    scored = load_pool(args.input, **pick(args, load_pool, columns=columns))
     strategies = read_strategies(args, scored, columns)
     function = him.compare_strategies
     given = pick(args, function, recipe=recipe, eval_sets=eval_sets, columns=columns, sizes=args.size)

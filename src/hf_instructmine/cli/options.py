@@ -6,6 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 
+# What names rows on the command line.
+SOURCE = (
+    "file (JSON, JSON lines, CSV, TSV or Parquet, compressed or not), or a Hub dataset id or folder, with :SPLIT or "
+    ":CONFIG:SPLIT after it where it has several"
+)
+
+
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Shows a default only where it tells something."""
 
@@ -42,8 +49,8 @@ def pick(args: argparse.Namespace, function: Callable[..., Any], **read: Any) ->
 
 def add_inputs(verb: argparse.ArgumentParser, seed: str = "seed of the sample") -> None:
     """Adds where the rows are and how they are read."""
-    verb.add_argument("input", nargs="*", help="Hub dataset ids, .json/.jsonl/.parquet/.csv files, or saved datasets")
-    verb.add_argument("--split", default="train", help="split of inputs that have splits")
+    verb.add_argument("input", nargs="*", help=f"the rows; each a {SOURCE}")
+    verb.add_argument("--split", help="split of inputs that name none (train, or the only one, if not given)")
     verb.add_argument("--sample", type=int, metavar="N", help="take N rows at random")
     verb.add_argument("--seed", type=int, default=0, help=seed)
     verb.add_argument(
@@ -62,9 +69,15 @@ def add_finetuning(verb: argparse.ArgumentParser) -> None:
     """Adds how finetunes are made, by what, and what they are measured on."""
     verb.add_argument("--recipe", metavar="FILE", help="how to finetune: YAML, as in recipes/")
     verb.add_argument(
-        "--eval-set", nargs="+", metavar="NAME=FILE", help="gives a column loss_NAME; several may be given"
+        "--eval-set",
+        nargs="+",
+        metavar="NAME=SOURCE",
+        help=f"gives a column loss_NAME; several may be given; each a {SOURCE}",
     )
-    verb.add_argument("--executor", default="inline", help="inline, accelerate (a process each), or ray")
+    verb.add_argument(
+        "--executor", default="inline", help="inline, local (one run on each GPU), accelerate (a process each), or ray"
+    )
+    verb.add_argument("--workers", type=int, metavar="N", help="processes of --executor local (one for each GPU)")
     add_accelerate_config(verb)
 
 

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
 
     columns = parse_mapping(args.columns)
     indicators = [build_indicator(text, columns) for text in args.indicator]
-    pool = load_pool(args.input, **pick(args, load_pool))
+    pool = load_pool(args.input, **pick(args, load_pool, columns=columns))
     with _silenced(scoring.logger):  # the summary below says the same
         scored = him.score(pool, indicators, **pick(args, him.score))
     report = json.loads(Path(args.output_dir, "report.json").read_text())

@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
     columns, space = parse_mapping(args.columns), dict(parse_range(text) for text in args.space)
     recipe, eval_sets = read_finetuning(args)
     rule = load_rule(args.rule)
-    scored = load_pool(args.input, **pick(args, load_pool))
+    scored = load_pool(args.input, **pick(args, load_pool, columns=columns))
     options = {} if args.max_leverage is None else {"max_leverage": args.max_leverage}
     given = pick(
         args, him.search_size, selector=rule, recipe=recipe, eval_sets=eval_sets, columns=columns, space=space,

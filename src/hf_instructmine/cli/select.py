@@ -8,7 +8,7 @@ import hf_instructmine as him
 
 from ..errors import InstructMineError
 from ..outputs.folder import check_output_folder
-from .options import add_inputs, add_rule, add_verb, pick
+from .options import SOURCE, add_inputs, add_rule, add_verb, pick
 from .values import embed, load_rule
 
 
@@ -45,14 +45,19 @@ def add_options(verbs: Any) -> None:
     verb.add_argument("--quota", nargs="+", metavar="SOURCE=MIN:MAX", help="shares of a source, e.g. web=0.1:0.5")
     verb.add_argument("--max-response-tokens", type=int, metavar="N", help="no response longer than N tokens")
     verb.add_argument("--length-bins", type=int, metavar="N", help="responses of N classes of length as in the pool")
-    verb.add_argument("--eval-set", nargs="+", metavar="NAME=FILE", help="leave out rows with a prompt of this set")
+    verb.add_argument(
+        "--eval-set",
+        nargs="+",
+        metavar="NAME=SOURCE",
+        help=f"leave out rows with a prompt of this set; each a {SOURCE}",
+    )
     verb.add_argument("--output-dir", metavar="DIR", help="folder for the curated dataset, its card and the rule")
     verb.add_argument("--overwrite", action="store_true", help="replace another selection in that folder")
 
 
 def run(args: argparse.Namespace) -> None:
     """Runs the verb."""
-    from ..data.evaluation_sets import load_eval_sets
+    from ..data.evaluation_sets import open_eval_sets
     from ..data.inputs import load_pool, parse_mapping
 
     # What can be wrong is read before the pool is.
@@ -62,9 +67,9 @@ def run(args: argparse.Namespace) -> None:
         option = "--set-level" if args.set_level else "--max-similarity"
         raise InstructMineError(f"{option} compares embeddings: name a sentence encoder with --encoder")
     rule, quotas = load_rule(args.rule), parse_quotas(args.quota)
-    eval_sets = load_eval_sets(args.eval_set) if args.eval_set else None
+    eval_sets = open_eval_sets(args.eval_set) if args.eval_set else None
     check_output_folder(args.output_dir, args.overwrite)
-    scored = load_pool(args.input, **pick(args, load_pool))
+    scored = load_pool(args.input, **pick(args, load_pool, columns=columns))
 
     embeddings = embed(args.encoder, scored, columns) if compares else None
     given = pick(args, him.Selector, rule=rule, quotas=quotas, eval_sets=eval_sets, embeddings=embeddings)

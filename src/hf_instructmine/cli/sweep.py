@@ -44,6 +44,7 @@ def add_options(verbs: Any) -> None:
     verb.add_argument("--num-candidates", type=int, metavar="N", help="subsets that the design chooses from")
     verb.add_argument("--encoder", metavar="MODEL", help="sentence encoder, for knn_<i> inside each subset")
     add_retry_failed(verb)
+    verb.add_argument("--keep-models", action="store_true", help="keep the final model of each run, with a card")
     verb.add_argument("--status", metavar="DIR", help="tell how far the sweep in DIR is, and do nothing else")
 
 
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     columns = parse_mapping(args.columns)
     recipe, eval_sets = read_finetuning(args)
-    scored = load_pool(args.input, **pick(args, load_pool))
+    scored = load_pool(args.input, **pick(args, load_pool, columns=columns))
     embedding = None if args.encoder is None else partial(embed, args.encoder, scored, columns)
     request = pick(args, him.design_mixtures)
     mixtures, report = design_once(scored, args.output_dir, args.encoder, embedding, **request)

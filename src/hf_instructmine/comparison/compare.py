@@ -11,6 +11,8 @@ import numpy as np
 from datasets import Dataset
 
 from ..data.columns import TOKENS, indicator_names, numeric_column
+from ..data.containers import as_dataset
+from ..data.evaluation_sets import load_eval_sets
 from ..data.texts import usable_rows
 from ..errors import InstructMineError
 from ..estimator.estimator import LossEstimator
@@ -24,17 +26,16 @@ from .strategies import FULL, RANDOM, Strategy, check_strategy, choose_rows
 
 
 if TYPE_CHECKING:
-    from ..data.evaluation_sets import EvaluationSet
     from ..finetuning.recipe import Recipe
 
 REQUEST = "comparison.json"
 
 
 def compare_strategies(
-    scored: Dataset,
+    scored: Any,
     strategies: Mapping[str, Strategy],
     recipe: "Recipe | Mapping[str, Any] | str | Path",
-    eval_sets: Mapping[str, "Dataset | EvaluationSet"],
+    eval_sets: Any,
     output_dir: str | Path,
     *,
     tokens: Sequence[int] = (),
@@ -45,7 +46,9 @@ def compare_strategies(
     executor: str = "inline",
     columns: Mapping[str, str] | None = None,
     accelerate_config: str | None = None,
+    workers: int | None = None,
     retry_failed: bool = False,
+    keep_models: bool = False,
     seed: int = 0,
 ) -> StrategyComparison:
     """Finetunes on what each strategy chooses, several times each, and compares the losses.
@@ -55,13 +58,13 @@ def compare_strategies(
     strategies, budgets or seeds can join later.
 
     Args:
-        scored (`Dataset`): The scored pool, with `output_length`.
+        scored (`Dataset`, or what else [`as_dataset`] takes): The scored pool, with `output_length`.
         strategies (`Mapping[str, Strategy]`): By name; see [`~strategies.choose_rows`] for what one may be, and
             [`~strategies.usual_strategies`] for the baselines. The verdict is about the first. `"random"` is added
             where it is missing.
         recipe ([`Recipe`], mapping or path): How to finetune. With `budget: epochs` a strategy that picks short
             responses takes more optimiser steps at equal tokens; steps are in the table.
-        eval_sets (`Mapping[str, Dataset]`): By name: the one that the rule was fitted to, and others it never saw.
+        eval_sets: As for [`run_sweep`]: the one that the rule was fitted to, and others it never saw.
         output_dir (`str` or `Path`): Keeps the records.
         tokens (`Sequence[int]`): Budgets in response tokens, to compare at.
         sizes (`Sequence[int]`): Budgets in rows.
@@ -69,7 +72,7 @@ def compare_strategies(
         random_draws (`int`, *optional*): Finetunes of the random strategy, each on newly drawn rows. Defaults to twice
             `seeds`: every other strategy is compared with it (Dunnett 1955).
         full_seeds (`int`, defaults to 1): Finetunes of the full pool, where it is among the strategies.
-        executor, columns, accelerate_config, retry_failed: As for [`run_sweep`].
+        executor, columns, accelerate_config, workers, retry_failed, keep_models: As for [`run_sweep`].
         seed (`int`, defaults to 0): First seed of training, and of the random draws and the statistics.
 
     Returns:
@@ -78,21 +81,22 @@ def compare_strategies(
     Raises:
         [`InstructMineError`]: Before the first finetune, where a strategy cannot choose or a budget cannot be filled.
     """
-    if not isinstance(scored, Dataset) or not isinstance(strategies, Mapping):
+    if not isinstance(strategies, Mapping):
         raise InstructMineError(
-            "compare_strategies needs a Dataset and strategies by name: {'mine': rule, 'longest': "
-            f"'highest:{TOKENS}'}}; got a {type(scored).__name__} and a {type(strategies).__name__}"
+            f"compare_strategies needs strategies by name: {{'mine': rule, 'longest': 'highest:{TOKENS}'}}; got a "
+            f"{type(strategies).__name__}"
         )
     if isinstance(tokens, int) or isinstance(sizes, int):
         raise InstructMineError("tokens and sizes are lists of budgets: write tokens=[8000], sizes=[128]")
     if strategies.get(RANDOM, RANDOM) != RANDOM:
         raise InstructMineError("the name 'random' belongs to the random choice, which all others are compared with")
+    scored, eval_sets = as_dataset(scored, "scored", columns=columns), load_eval_sets(eval_sets)
     strategies = {**strategies, RANDOM: RANDOM}
     draws = 2 * seeds if random_draws is None else random_draws
     budgets = [*({"tokens": amount} for amount in tokens), *({"size": amount} for amount in sizes)]
     _check_request(scored, strategies, budgets, seeds, draws, full_seeds)
     mixtures = choose_all(scored, strategies, budgets, seeds, draws, full_seeds, columns, seed)
-    execution = Execution(executor, accelerate_config, columns, retry_failed)
+    execution = Execution(executor, accelerate_config, columns, retry_failed, workers, keep_models)
     with SweepSession(scored, recipe, eval_sets, output_dir, execution) as session:
         session.run(mixtures)
     _keep_request(Records(output_dir), strategies, seed)

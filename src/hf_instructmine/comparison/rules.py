@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..data.columns import column_in_pool, column_names
+from ..data.containers import as_table
 from ..errors import InstructMineError
 from ..outputs.markdown import count
 from ..regression.choice import r_squared
@@ -77,7 +78,7 @@ def compare(
 
     Args:
         rules (`Sequence[LossEstimator]`): For log loss.
-        runs (`Dataset`, `pandas.DataFrame` or mapping of sequences): As for [`LossEstimator.fit`].
+        runs (`Dataset`, or what else [`as_dataset`] takes): As for [`LossEstimator.fit`].
         target (`str`, *optional*, defaults to `"loss_self_instruct"`): The loss to compare on.
         group (`str`, *optional*): As for [`LossEstimator.fit`], where base models or recipes are mixed.
 
@@ -87,6 +88,7 @@ def compare(
     Raises:
         [`InstructMineError`]: Where the runs have no usable target, or a rule predicts loss rather than log loss.
     """
+    runs = as_table(runs, "runs")
     names = column_names(runs)
     wanted = dict.fromkeys(c for rule in rules for c in rule.indicators if column_in_pool(c, names) in names)
     table = read_runs(runs, [target], [column_in_pool(c, names) for c in wanted], group=group, constant=True)

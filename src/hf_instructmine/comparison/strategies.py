@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
 
 from ..data.columns import numeric_column
+from ..data.containers import as_dataset
 from ..errors import InstructMineError
 from ..estimator.estimator import LossEstimator
 from ..selection.selector import Selector
@@ -28,9 +30,10 @@ _USUAL = {
 }
 
 
-def usual_strategies(scored: Dataset) -> dict[str, Strategy]:
+def usual_strategies(scored: Any) -> dict[str, Strategy]:
     """The baselines that a pool's columns allow: random, longest response, lowest and highest perplexity, highest
     reward, highest IFD below 1, kNN diversity (highest distance to the i-th neighbour)."""
+    scored = as_dataset(scored, "scored")
     usual = {name: spec for name, spec in _USUAL.items() if _column(spec) in scored.column_names}
     neighbors = [name for name in scored.column_names if re.fullmatch(r"knn_\d+", name)]
     diverse = {"knn-diversity": f"highest:{neighbors[0]}"} if neighbors else {}

@@ -93,7 +93,7 @@ def row_count(table: Any) -> int:
 
 
 def numeric_column(table: Any, name: str) -> np.ndarray:
-    """Reads one column as `float64`, shape (n,); a missing value (None, null, NaN) is NaN.
+    """Reads one column as `float64`, shape (n,); a missing value (None, null, NaN) is NaN, and so is an infinite one.
 
     Numbers that were read as text ("12") are text, and booleans are no numbers: everything that computes with a column
     reads it here, and says the same of it.
@@ -113,7 +113,9 @@ def numeric_column(table: Any, name: str) -> np.ndarray:
     if not len(values):
         return np.empty(0)
     # Not `safe`, which refuses whole numbers that a float64 has to round.
-    return values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    numbers = values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    infinite = np.isinf(numbers)  # nothing can be ranked by it, and no mean survives it
+    return np.where(infinite, np.nan, numbers) if infinite.any() else numbers
 
 
 def _arrow_column(table: Any, name: str) -> Any:

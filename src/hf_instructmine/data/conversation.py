@@ -134,7 +134,9 @@ def _check_batched(batch: Mapping[str, Any], layouts: Mapping[str, Mapping[str, 
     for layout in layouts.values():
         for part, column in layout.items():
             value = batch[column]
-            is_row = part == "messages" and isinstance(value, list) and bool(value) and isinstance(value[0], Mapping)
+            first = value[0] if isinstance(value, list) and value else None
+            is_message = isinstance(first, Mapping) and (part == "messages" or not {"role", "from"}.isdisjoint(first))
+            is_row = is_message or (part == "turns" and isinstance(first, str))
             if value is None or isinstance(value, str | bytes) or is_row:
                 raise InstructMineError(
                     f"the column '{column}' holds one row, not a batch of rows: pass batched=True, as in "

@@ -1,20 +1,20 @@
-"""Conversations as other programs take them: TRL's columns, and rows of JSON text that no reader guesses at."""
+"""Conversations as other programs take them: TRL's columns."""
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .conversation import Conversation, check_text_columns, read_conversations
+from datasets import Dataset
+
+from .containers import as_dataset
+from .conversation import check_text_columns, read_conversations
 from .fields import read_columns
 
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 _CHUNK = 1000
 
 
-def to_prompt_completion(dataset: "Dataset", columns: Mapping[str, Any] | None = None) -> "Dataset":
+def to_prompt_completion(dataset: Any, columns: Mapping[str, Any] | None = None) -> Dataset:
     """Returns a dataset with TRL's conversational columns `prompt` and `completion`.
 
     Where rows have tools, or their own arguments of the chat template, it has TRL's columns `tools` (JSON text, None
@@ -27,6 +27,7 @@ def to_prompt_completion(dataset: "Dataset", columns: Mapping[str, Any] | None =
     """
     from datasets import Features, Json, List, Value
 
+    dataset = as_dataset(dataset, "dataset", columns=columns)
     check_text_columns(dataset, columns)
     found = _fields_found(dataset, columns)
     message = Json() if "messages" in found else {"role": Value("string"), "content": Value("string")}
@@ -57,7 +58,7 @@ def to_prompt_completion(dataset: "Dataset", columns: Mapping[str, Any] | None =
     return converted.select_columns(list(features))
 
 
-def _fields_found(dataset: "Dataset", columns: Mapping[str, Any] | None) -> set[str]:
+def _fields_found(dataset: Dataset, columns: Mapping[str, Any] | None) -> set[str]:
     """What some rows have besides plain messages: tools, arguments of the template, messages that carry more."""
     found = set()
     rows = dataset.with_format(None).select_columns(read_columns(dataset.column_names, columns))
@@ -70,24 +71,3 @@ def _fields_found(dataset: "Dataset", columns: Mapping[str, Any] | None) -> set[
             }
             found |= {name for name, value in has.items() if value}
     return found
-
-
-def to_json_row(conversation: Conversation, last_only: bool = False) -> dict[str, str | None]:
-    """A conversation as columns of JSON text, which [`read_turns`] reads as the same conversation.
-
-    A reader of files guesses types: `"2021-03-01"` becomes a date, and the arguments of tools a union of all rows'.
-
-    Args:
-        conversation ([`Conversation`]): A sound one.
-        last_only (`bool`, defaults to `False`): Whether the earlier turns of the assistant are context alone.
-    """
-    messages = [
-        {**m, "weight": 0} if i in conversation.masked or (last_only and m["role"] == "assistant") else m
-        for i, m in enumerate(conversation.prompt)
-    ]
-    fields = {
-        "messages": [*messages, *conversation.completion],
-        "tools": conversation.tools,
-        "chat_template_kwargs": dict(conversation.template_kwargs) or None,
-    }
-    return {name: None if value is None else json.dumps(value, default=str) for name, value in fields.items()}

@@ -9,18 +9,17 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
 
 from ..errors import InstructMineError
 from ..outputs.markdown import count
+from .containers import as_dataset
 from .conversation import Conversation, check_text_columns, read_conversations, read_turns
+from .evaluation_sets import EvaluationSet, open_eval_sets
 
-
-if TYPE_CHECKING:
-    from .evaluation_sets import EvaluationSet
 
 NGRAM = 8
 SHARE = 0.5
@@ -76,8 +75,8 @@ class Overlaps:
 
 
 def find_contaminated(
-    pool: Dataset,
-    eval_sets: "Mapping[str, Dataset | EvaluationSet]",
+    pool: Any,
+    eval_sets: Any,
     columns: Mapping[str, str] | None = None,
 ) -> Overlaps:
     """Finds the rows of a pool whose prompt holds more than half of an evaluation prompt, by 8-grams.
@@ -87,8 +86,9 @@ def find_contaminated(
     together, are exactly its words.
 
     Args:
-        pool (`Dataset`): In any known layout.
-        eval_sets (`Mapping[str, Dataset | EvaluationSet]`): By name; a `Dataset` in any known layout.
+        pool (`Dataset`, or what else [`as_dataset`] takes): In any known layout.
+        eval_sets (`Mapping[str, Any]`, `str` or `Sequence[str]`): As for [`load_eval_sets`]; rows without a reference
+            count too.
         columns (`Mapping[str, str]`, *optional*): Which column of the pool is which, where that is not detected.
 
     Returns:
@@ -105,15 +105,15 @@ def find_contaminated(
     """
     from datasets.utils import tqdm
 
+    pool = as_dataset(pool, "pool", columns=columns)
     check_text_columns(pool, columns)
     index = _Index()
-    for name, examples in eval_sets.items():
+    for name, examples in open_eval_sets(eval_sets).items():
         index.add(name, examples)
     found = []
-    texts = pool.with_format(None)
     with tqdm(total=len(pool), desc="Looking for evaluation prompts", unit="row", delay=3) as progress:
         for start in range(0, len(pool), _CHUNK):
-            read = read_conversations(texts[start : start + _CHUNK], columns, first_row=start)
+            read = read_conversations(pool[start : start + _CHUNK], columns, first_row=start)
             for row, conversation in enumerate(read, start):
                 found += index.find(row, _user_turns(conversation))
             progress.update(len(read))
@@ -136,7 +136,7 @@ class _Index:
         self._grams: dict[tuple[str, ...], list[tuple[int, int]]] = {}  # the prompts that have it, and where
         self._short: dict[tuple[str, ...], list[int]] = {}
 
-    def add(self, name: str, examples: "Dataset | EvaluationSet") -> None:
+    def add(self, name: str, examples: Dataset | EvaluationSet) -> None:
         known = set()
         for row, conversation in _turns_of(examples):
             words = tuple(word for turn in _user_turns(conversation) for word in turn)
@@ -178,14 +178,14 @@ def _grams(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
     return zip(*(words[i:] for i in range(NGRAM)))
 
 
-def _turns_of(examples: "Dataset | EvaluationSet") -> Iterator[tuple[int, Conversation]]:
+def _turns_of(examples: Dataset | EvaluationSet) -> Iterator[tuple[int, Conversation]]:
     """Each assistant turn with its row; a prompt without a reference can have leaked too."""
     if not isinstance(examples, Dataset):
         yield from zip((examples.rows[owner] for owner in examples.owners), examples.turns)
         return
     check_text_columns(examples)
     for start in range(0, len(examples), _CHUNK):
-        read = read_turns(examples.with_format(None)[start : start + _CHUNK], first_row=start)
+        read = read_turns(examples[start : start + _CHUNK], first_row=start)
         yield from ((row, turn) for row, turns in enumerate(read, start) for turn in turns)
 
 

@@ -3,33 +3,65 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
 
 from ..errors import InstructMineError
+from .containers import as_dataset
 from .conversation import Conversation, check_text_columns, read_turns
 
 
 logger = logging.getLogger(__name__)
 
 
-def load_eval_sets(specifications: Sequence[str]) -> "dict[str, EvaluationSet]":
-    """Opens evaluation sets named as `name=file-or-id`.
+def load_eval_sets(eval_sets: Any) -> "dict[str, EvaluationSet]":
+    """Opens evaluation sets to measure losses on.
+
+    Args:
+        eval_sets (`Mapping[str, Any]`, `str` or `Sequence[str]`): By name, each whatever [`as_dataset`] takes or an
+            [`EvaluationSet`]; or texts `name=source`, where the source is a file, a folder or a Hub id, the latter
+            two with `:split` or `:config:split` after it where `train` is not meant and there are several.
 
     Raises:
-        [`InstructMineError`]: Where one is not of that form, cannot be opened, or has no reference answers.
+        [`InstructMineError`]: Where one has no name, cannot be opened, or has no reference answers.
     """
-    from .inputs import load_pool
+    named = _by_name(eval_sets)
+    wrong = next((name for name in named if not isinstance(name, str) or not name.isidentifier()), None)
+    if wrong is not None:
+        raise InstructMineError(f"the evaluation set's name {wrong!r} must be letters, digits and underscores")
+    opened = open_eval_sets(named)
+    return {n: s if isinstance(s, EvaluationSet) else EvaluationSet.read(n, s) for n, s in opened.items()}
 
-    sets = {}
-    for text in specifications:
-        name, separator, path = text.partition("=")
-        if not separator or not name.isidentifier():
-            raise InstructMineError(f"the evaluation set '{text}' is not of the form name=file-or-id")
+
+def open_eval_sets(eval_sets: Any) -> "dict[str, Dataset | EvaluationSet]":
+    """Opens evaluation sets by name, rows without a reference included; see [`load_eval_sets`]."""
+    return {
+        name: examples if isinstance(examples, EvaluationSet) else as_dataset(examples, f"eval_sets[{name!r}]")
+        for name, examples in _by_name(eval_sets).items()
+    }
+
+
+def _by_name(eval_sets: Any) -> dict[Any, Any]:
+    if isinstance(eval_sets, Mapping):
+        return dict(eval_sets)
+    texts = [eval_sets] if isinstance(eval_sets, str) else eval_sets
+    if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
+        raise InstructMineError(
+            f"eval_sets is of type {type(eval_sets).__name__}: give each evaluation set its name, as in "
+            "eval_sets={'mine': …}"
+        )
+    sets: dict[Any, Any] = {}
+    for text in texts:
+        name, separator, source = text.partition("=")
+        if not separator or not name.isidentifier() or not source:
+            raise InstructMineError(
+                f"the evaluation set '{text}' is not of the form name=file-or-id, such as mine={text.split('=')[-1]}"
+            )
         if name in sets:
             raise InstructMineError(f"two evaluation sets have the name '{name}'")
-        sets[name] = EvaluationSet.read(name, load_pool([path]))
+        sets[name] = source
     return sets
 
 
@@ -52,13 +84,13 @@ class EvaluationSet:
     skipped: int
 
     @classmethod
-    def read(cls, name: str, dataset: "Dataset", columns: Mapping[str, str] | None = None) -> "EvaluationSet":
-        """Reads a dataset in any known layout; rows without a reference are skipped and counted.
+    def read(cls, name: str, dataset: Any, columns: Mapping[str, str] | None = None) -> "EvaluationSet":
+        """Reads whatever [`as_dataset`] takes, in any known layout; rows without a reference are skipped and counted.
 
         Raises:
             [`InstructMineError`]: Where no row has a reference, or the layout is unknown.
         """
-        dataset = dataset.with_format(None)
+        dataset = as_dataset(dataset, f"eval_sets[{name!r}]", columns=columns)
         check_text_columns(dataset, columns)
         sound = {
             row: kept

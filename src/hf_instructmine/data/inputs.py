@@ -1,164 +1,180 @@
-"""Opening a pool: a Hub dataset, local JSON, JSONL, Parquet or CSV files, or a saved dataset."""
+"""Opening a pool by name: a Hub dataset, a file, a folder, or a saved dataset; one split and configuration of it."""
 
-import csv
-import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, DatasetDict, Features, Value, concatenate_datasets, load_dataset, load_from_disk
 
 from ..errors import InstructMineError, one_line
+from .files import KINDS, FileKind, cause_of, csv_options, load_file, with_empty_texts
 
 
-_FORMATS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
-_EMPTY = "the file '{}' is empty: there is no row to score or select"
-# pandas would take the answers "None", "null" and "N/A" for missing ones.
-_CSV = {"keep_default_na": False, "na_values": [""]}
+# `path:split` or `path:config:split`. No split holds a slash, so neither `C:/rows.jsonl` nor `hf://…` is one.
+_SOURCE = re.compile(r"(?P<path>..+?)(?::(?P<config>[\w.-]+))?:(?P<split>\w[\w.+]*(?:\[[^\]]*\])?)")
 
 
-def load_pool(inputs: Sequence[str], split: str = "train", sample: int | None = None, seed: int = 0) -> Dataset:
+@dataclass(frozen=True)
+class Source:
+    """Where rows come from.
+
+    Attributes:
+        path (`str`): File, folder or Hub dataset id.
+        config (`str`, *optional*): Configuration of a Hub dataset or folder.
+        split (`str`, *optional*): Split of it.
+    """
+
+    path: str
+    config: str | None = None
+    split: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Source":
+        """Reads `path`, `path:split` or `path:config:split`; a file or folder of that very name goes first."""
+        found = None if Path(text).exists() else _SOURCE.fullmatch(text)
+        return cls(text) if found is None else cls(**found.groupdict())
+
+    @property
+    def label(self) -> str:
+        """The `source` of its rows: the name without folder and suffix, with configuration and split where given."""
+        path = Path(self.path)
+        kind = FileKind.of(path.name)
+        stem = path.name[: -len(kind.suffix + kind.compression)] if kind else path.stem
+        return ":".join(filter(None, (stem, self.config, self.split)))
+
+
+def load_pool(
+    inputs: str | Path | Sequence[str | Path],
+    split: str | None = None,
+    sample: int | None = None,
+    seed: int = 0,
+    columns: Mapping[str, str] | None = None,
+) -> Dataset:
     """Opens one or more inputs as one pool.
 
     Args:
-        inputs (`Sequence[str]`): Each a Hub dataset id, a `.json`, `.jsonl`, `.parquet` or `.csv` file, a folder that
-            `load_dataset` opens, or one that `save_to_disk` wrote. Inputs of several layouts are joined: a column that
-            an input lacks is None there, and rows get the input's name as `source` where they have none.
-        split (`str`, defaults to `"train"`): Split of those inputs that have splits.
+        inputs (`str`, `Path` or a sequence of these): Each a file (JSON, JSON lines, CSV, TSV or Parquet, plain or
+            compressed), a Hub dataset id, a folder that `load_dataset` opens, or one that `save_to_disk` wrote. A
+            Hub dataset or folder may be followed by `:split`, or by `:config:split`. Inputs of several layouts are
+            joined: a column that an input lacks is None there, and rows get the input's name as `source` where they
+            have none.
+        split (`str`, *optional*): Split of those inputs that have splits and name none. By default `train`, or the
+            only split that there is.
         sample (`int`, *optional*): Takes that many rows at random, in the pool's order.
         seed (`int`, defaults to 0): Of the sample.
+        columns (`Mapping[str, str]`, *optional*): Which column is which, where the layout is not detected: in CSV
+            these are read as text, whatever they look like.
 
     Raises:
         [`InstructMineError`]: Where an input cannot be opened or joined, or `sample` exceeds the pool.
     """
-    if not inputs:
+    names = [inputs] if isinstance(inputs, str | Path) else inputs
+    if not names:
         raise InstructMineError("no input was given: name a file, a folder or a Hub dataset id")
-    parts = [_load_one(name, split) for name in inputs]
+    sources = [Source.parse(str(name)) for name in names]
+    parts = [_load_one(source, split, columns) for source in sources]
     if len(parts) > 1:
-        parts = [_joinable(part, name) for part, name in zip(parts, inputs)]
+        parts = [_joinable(part, source.label) for part, source in zip(parts, sources)]
     try:
         pool = concatenate_datasets(parts) if len(parts) > 1 else parts[0]
     except ValueError as error:
         raise InstructMineError(
-            f"the inputs do not join into one pool: {_cause(error)}; rename or cast that column in one of them"
+            f"the inputs do not join into one pool: {cause_of(error)}; rename or cast that column in one of them"
         ) from error
     return pool if sample is None else _sampled(pool, sample, seed)
 
 
-def _load_one(name: str, split: str) -> Dataset:
-    path = Path(name)
-    if path.suffix in _FORMATS:
-        return _load_file(path, _FORMATS[path.suffix])
+def _load_one(source: Source, split: str | None, columns: Mapping[str, str] | None) -> Dataset:
+    path, split = Path(source.path), source.split or split
+    kind = None if path.is_dir() else FileKind.of(path.name)
+    if kind is not None:
+        if source.split is not None:
+            raise InstructMineError(f"'{path}' is a file, which has no split: leave ':{source.split}' away")
+        return load_file(path, kind, columns)
+    if path.is_file():
+        raise InstructMineError(f"cannot read '{path}': not a kind of file that is read: {KINDS}")
+    if (path / "sweep.json").is_file():
+        raise InstructMineError(f"'{path}' holds a sweep: load_runs('{path}') opens its runs")
     try:
         if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
-            saved = load_from_disk(name)
-            return _split_of(saved, split, name) if isinstance(saved, DatasetDict) else saved
-        return load_dataset(name, split=split)
+            saved = load_from_disk(source.path)
+            if source.config is not None or (isinstance(saved, Dataset) and source.split is not None):
+                what = "configurations" if source.config is not None else "splits"
+                raise InstructMineError(f"'{path}' was saved without {what}: leave what follows its name away")
+            return choose_split(saved, split, source.path) if isinstance(saved, DatasetDict) else saved
+        return _load_dataset(source, split, columns)
     except InstructMineError:
         raise
     except Exception as error:  # `datasets` raises a dozen kinds here; each is said in one line, with its cause kept
+        if found := re.search(r"available configs: \[(.*)\]", str(error)):
+            raise InstructMineError(
+                f"'{source.path}' has the configurations {found[1]}: name one, as in {source.path}:CONFIG:SPLIT"
+            ) from error
         raise InstructMineError(
-            f"cannot open '{name}': {_cause(error)}; give a .json, .jsonl, .parquet or .csv file, a saved "
-            "dataset, or a Hub dataset id (which needs a network)"
+            f"cannot open '{source.path}': {cause_of(error)}; give a file ({KINDS}), a saved dataset, or a Hub "
+            "dataset id (which needs a network)"
         ) from error
 
 
-def _load_file(path: Path, format: str) -> Dataset:
-    if not path.is_file():
-        raise InstructMineError(f"there is no file '{path}'")
-    try:
-        names = _column_names(path, format)
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise InstructMineError(f"'{path}' has the column '{twice[0]}' twice: rename one of them")
-        pool = load_dataset(format, data_files=str(path), split="train", **(_CSV if format == "csv" else {}))
-    except InstructMineError:
-        raise
-    except Exception as error:  # as above
-        if "corresponds to no data" in str(error) or _is_blank(path):
-            raise InstructMineError(_EMPTY.format(path)) from error
-        fault = (_first_fault(path) if path.suffix == ".jsonl" else None) or _cause(error)
-        raise InstructMineError(f"cannot read '{path}': {fault}; mend the file") from error
-    # In a CSV file a column without any value might hold text as well as numbers; pandas takes it for numbers.
-    empty = [n for n in pool.column_names if format == "csv" and pool.data[n].null_count == len(pool)]
-    return pool.cast(Features({**pool.features, **dict.fromkeys(empty, Value("string"))})) if empty else pool
+def _load_dataset(source: Source, split: str | None, columns: Mapping[str, str] | None) -> Dataset:
+    """A split of a Hub dataset or of a folder that `load_dataset` opens."""
+    path = source.path if "/" in source.path or Path(source.path).exists() else _full_id(source.path)
+
+    def load(**options: Any) -> Dataset:
+        if split is not None and (split == "all" or re.search(r"\W", split)):  # several together, or a slice
+            return load_dataset(path, source.config, split=split, **options)
+        name = ":".join(filter(None, (source.path, source.config)))
+        return choose_split(load_dataset(path, source.config, **options), split, name)
+
+    pool = load()
+    if pool.info.builder_name != "csv":
+        return pool
+    # Now that the columns are known: whose cells are text, whatever they look like.
+    return with_empty_texts(load(**csv_options(pool.column_names, columns)))
 
 
-def _column_names(path: Path, format: str) -> list[str]:
-    """The file's columns (none for JSON, whose rows name them); checks on the way that a Parquet file has rows and
-    that a text file is UTF-8, which `datasets` notices where a row is read and not before.
+def _full_id(name: str) -> str:
+    """The id with its owner of a Hub dataset that is named without.
+
+    Where the Hub does not answer, `datasets` would take what some folder of that name has left in its cache: rows of
+    another place.
+    """
+    from huggingface_hub import HfApi
+
+    return HfApi().dataset_info(name).id
+
+
+def choose_split(splits: Mapping[str, Any], split: str | None, name: str) -> Any:
+    """The split of that name; where none is given, `train` or the only one.
+
+    Args:
+        splits (`Mapping[str, Any]`): By name.
+        split (`str`, *optional*): The one that is wanted.
+        name (`str`): What has the splits, for messages of error.
 
     Raises:
-        [`InstructMineError`]: Names the line.
+        [`InstructMineError`]: Where there is no such split, or which one is meant cannot be known.
     """
-    if format == "parquet":
-        import pyarrow.parquet as pq
-
-        file = pq.read_metadata(path)
-        if file.num_rows == 0:
-            raise InstructMineError(_EMPTY.format(path))
-        return file.schema.to_arrow_schema().names
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise InstructMineError(
-                    f"'{path}', line {number}, is not UTF-8 text (byte {line[error.start]:#04x} at {error.start}): "
-                    "convert the file to UTF-8"
-                ) from error
-    if format == "json":
-        return []
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        return next(csv.reader(file), [])
+    if split is None and len(splits) == 1:
+        return next(iter(splits.values()))
+    if (split or "train") not in splits:
+        raise InstructMineError(
+            f"'{name}' has no split '{split or 'train'}': it has {', '.join(splits)}; name one, as in "
+            f"{name}:{next(iter(splits), 'test')}"
+        )
+    return splits[split or "train"]
 
 
-def _is_blank(path: Path) -> bool:
-    with path.open("rb") as file:
-        return not file.read(100).strip()
-
-
-def _first_fault(path: Path) -> str | None:
-    """What is wrong with which line of a JSONL file; `datasets` counts lines from the start of some block."""
-
-    def refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in pairs]
-        twice = [name for name in names if names.count(name) > 1]
-        if twice:
-            raise ValueError(f"has the column '{twice[0]}' twice")
-        return dict(pairs)
-
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                row = json.loads(line, object_pairs_hook=refuse_twice) if line.strip() else {}
-                json.dumps(row, ensure_ascii=False).encode()
-            except json.JSONDecodeError as error:
-                return f"line {number} is not JSON ({error.msg} at {error.pos})"
-            except UnicodeEncodeError as error:
-                half = error.object[error.start].encode("ascii", "backslashreplace").decode()
-                return f"line {number} holds {half}, half of a surrogate pair, which is no character"
-            except ValueError as error:
-                return f"line {number} {error}"
-            if not isinstance(row, dict):
-                return f"line {number} is {line.strip()!r:.40}, not an object {{…}}"
-    return None
-
-
-def _split_of(saved: DatasetDict, split: str, name: str) -> Dataset:
-    if split not in saved:
-        raise InstructMineError(f"'{name}' has no split '{split}': it has {', '.join(saved)}")
-    return saved[split]
-
-
-def _joinable(part: Dataset, name: str) -> Dataset:
+def _joinable(part: Dataset, label: str) -> Dataset:
     # What pandas or polars wrote is `large_string`, which does not join with `string`.
     large = [name for name, feature in part.features.items() if getattr(feature, "dtype", None) == "large_string"]
     if large:
         part = part.cast(Features({**part.features, **dict.fromkeys(large, Value("string"))}))
     if "source" in part.column_names:
         return part
-    return part.add_column("source", [Path(name).stem] * len(part), feature=Value("string"))
+    return part.add_column("source", [label] * len(part), feature=Value("string"))
 
 
 def _sampled(pool: Dataset, sample: int, seed: int) -> Dataset:
@@ -167,13 +183,6 @@ def _sampled(pool: Dataset, sample: int, seed: int) -> Dataset:
     if not 1 <= sample <= len(pool):
         raise InstructMineError(f"a sample of {sample} rows cannot be taken from a pool of {len(pool)}")
     return pool.select(np.sort(np.random.default_rng(seed).choice(len(pool), sample, replace=False)))
-
-
-def _cause(error: BaseException) -> str:
-    # `datasets` wraps what went wrong ("An error occurred while generating the dataset"): the cause is what helps.
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return one_line(error, first=True)
 
 
 def parse_mapping(text: str | dict | None) -> dict[str, Any] | None:

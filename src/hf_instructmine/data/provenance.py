@@ -17,10 +17,16 @@ check_versions("datasets", "pyarrow")
 
 
 def get_provenance(dataset: Dataset) -> dict[str, dict[str, Any]]:
-    """Returns the configuration behind each column that carries one; columns without provenance are absent."""
+    """Returns the configuration behind each column that carries one; columns without provenance are absent.
+
+    Raises:
+        [`InstructMineError`]: Where it is no dataset, or several splits.
+    """
+    if not hasattr(dataset, "features"):
+        raise InstructMineError(f"a {type(dataset).__name__} has no provenance: pass a Dataset, or one split")
     return {
         name: json.loads(feature.id)
-        for name, feature in dataset.features.items()
+        for name, feature in (dataset.features or {}).items()  # of many streams they are not known
         if isinstance(feature, Value) and feature.id and feature.id.startswith("{")
     }
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data.containers import as_table
 from ..errors import InstructMineError
 from ..outputs.folder import staged_folder
 from ..regression.fit import FitOptions, fit_rule
@@ -58,8 +59,8 @@ class LossEstimator(Rule):
         """Fits a rule to a table of runs, and measures what it is worth.
 
         Args:
-            runs (`Dataset`, `pandas.DataFrame` or mapping of sequences): One row per finetune, with mean indicators
-                under the indicators' names and `loss_…` columns. `mixture_id` and `replicate_of` tell replicates,
+            runs (`Dataset`, or what else [`as_dataset`] takes): One row per finetune, with mean indicators under the
+                indicators' names and `loss_…` columns. `mixture_id` and `replicate_of` tell replicates,
                 `status` failed runs (left out and counted), `proportions` the sources.
             target (`str` or `list[str]`, *optional*, defaults to `"loss_self_instruct"`): The evaluation loss. Several
                 give a joint rule: the common slopes, with an effect per set (least squares on the sets' mean log loss,
@@ -115,7 +116,9 @@ class LossEstimator(Rule):
             permutations=permutations,
             bootstraps=bootstraps,
         )
-        table = read_runs(runs, options.targets, indicators, covariates, weights, group, without_sources)
+        table = read_runs(
+            as_table(runs, "runs"), options.targets, indicators, covariates, weights, group, without_sources
+        )
         found = fit_rule(table, options)
         setting = f" of {', '.join(table.facts['base_model'])}" if "base_model" in table.facts else ""
         chosen = f"regressors chosen by {options.select}" if options.select != "none" else "all regressors kept"

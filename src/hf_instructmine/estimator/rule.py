@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..data.columns import check_made_alike, read_indicators, row_count
+from ..data.containers import as_table
 from ..errors import InstructMineError
 from ..regression.diagnostics import Diagnostics
 from ..regression.fit import Fit
@@ -152,7 +153,7 @@ class Rule:
         example.
 
         Args:
-            dataset (`Dataset`, `pandas.DataFrame` or mapping of sequences): Has the columns of `rule.indicators`.
+            dataset (`Dataset`, or what else [`as_dataset`] takes): Has the columns of `rule.indicators`.
             allow_mismatch (`bool`, *optional*, defaults to `False`): Accept columns that were made by another
                 configuration than the rule was fitted with.
 
@@ -162,6 +163,7 @@ class Rule:
         Raises:
             [`InstructMineError`]: Where columns are missing, or were made otherwise than the rule expects.
         """
+        dataset = as_table(dataset, "dataset")
         return self.apply(self.read(dataset, allow_mismatch), row_count(dataset))
 
     def apply(self, values: Mapping[str, np.ndarray], rows: int) -> np.ndarray:
@@ -223,7 +225,7 @@ class Rule:
         """Predicts the log loss of a model finetuned on a set, with its intervals, and warns of extrapolation.
 
         Args:
-            scored (`Dataset`, `pandas.DataFrame` or mapping of sequences): The scored pool.
+            scored (`Dataset`, or what else [`as_dataset`] takes): The scored pool.
             indices (`Sequence[int]`, *optional*): The set's rows in it; by default all.
             covariates (`Mapping[str, Any]`, *optional*): Values of the covariates the rule was adjusted for, such as
                 `{"steps": 300}`, or `{"group": "Qwen/Qwen3-0.6B"}` for one level of a grouped fit. By default they
@@ -233,6 +235,7 @@ class Rule:
         Returns:
             [`SubsetPrediction`]: Without intervals and leverage for a rule that was not fitted here.
         """
+        scored = as_table(scored, "scored")
         means, missing, size = set_means(self.read(scored, allow_mismatch), row_count(scored), indices)
         regressors = self._regressors(means, size, covariates)
         adjusted = float(np.dot(regressors[: len(self.covariates)], self.covariate_weights))
@@ -262,6 +265,7 @@ class Rule:
         Raises:
             [`InstructMineError`]: For a rule without runs (published, set by hand) or without least squares.
         """
+        scored = as_table(scored, "scored")
         return self.leverage_of_set(self.read(scored, allow_mismatch), row_count(scored), indices)
 
     def row_leverages(self, scored: Any, allow_mismatch: bool = False) -> np.ndarray:
@@ -270,6 +274,7 @@ class Rule:
         Raises:
             [`InstructMineError`]: As [`~Rule.leverage`] does.
         """
+        scored = as_table(scored, "scored")
         return self.leverage_of_rows(self.read(scored, allow_mismatch), row_count(scored))
 
     def leverage_of_set(
@@ -321,12 +326,13 @@ class Rule:
         """The rule's indicators over a scored pool, each of shape (n,).
 
         Args:
-            dataset (`Dataset`, `pandas.DataFrame` or mapping of sequences): Has the columns of `rule.indicators`.
+            dataset (`Dataset`, or what else [`as_dataset`] takes): Has the columns of `rule.indicators`.
             allow_mismatch (`bool`, *optional*, defaults to `False`): As for [`~Rule.predict`].
 
         Raises:
             [`InstructMineError`]: Where columns are missing, or were made otherwise than the rule expects.
         """
+        dataset = as_table(dataset, "dataset")
         values = read_indicators(dataset, self.indicators)
         if self.provenance and not allow_mismatch:
             unknown = check_made_alike(self.provenance, self.indicators, dataset, partial=self.fitted is None)

@@ -1,9 +1,10 @@
 """The base model of a finetune, as the recipe says: precision, template, and which layers train."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from ..errors import InstructMineError
+from ..errors import InstructMineError, one_line
 from ..models.checks import check_causal, check_vocabulary
 from ..models.loading import LoadedModel, load_tokenizer
 from ..models.rendering import check_template_kwargs
@@ -34,7 +35,7 @@ def load_base(arguments: Arguments) -> LoadedModel:
         raise InstructMineError("this recipe loads a quantised model, which needs a CUDA GPU: none is visible")
     name = model.model_name_or_path
     assert name is not None  # a recipe that names no model is refused
-    tokenizer = load_tokenizer(name, model.model_revision, sft.trust_remote_code)
+    tokenizer = _load_tokenizer(arguments)
     base, missing = load_weights(
         name,
         "AutoModelForCausalLM",
@@ -48,7 +49,6 @@ def load_base(arguments: Arguments) -> LoadedModel:
     )
     if missing:
         raise InstructMineError(f"the base model '{name}' is no language model: it lacks {missing[0]}")
-    _set_template(tokenizer, sft)
     check_vocabulary(base, tokenizer, name, pads=True)
     if own.train_last_layers is not None:
         freeze_all_but_last(base, own.train_last_layers)
@@ -60,6 +60,38 @@ def load_base(arguments: Arguments) -> LoadedModel:
         check_causal(base, name)
     kwargs = check_template_kwargs(own.chat_template_kwargs)
     return LoadedModel(base, tokenizer, own.eval_token_budget, template_kwargs=kwargs)
+
+
+def load_encoder(arguments: Arguments) -> LoadedModel:
+    """The base model's tokenizer, with its configuration and without its weights: enough to encode texts.
+
+    Raises:
+        [`InstructMineError`]: Where the tokenizer or the configuration cannot be had.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils import find_adapter_config_file
+
+    model, trusted = arguments.model, arguments.sft.trust_remote_code
+    name, revision, tokenizer = str(model.model_name_or_path), model.model_revision, _load_tokenizer(arguments)
+    try:
+        if (adapter := find_adapter_config_file(name, revision=revision)) is not None:
+            name, revision = json.loads(Path(adapter).read_text(encoding="utf-8"))["base_model_name_or_path"], "main"
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trusted)
+        with torch.device("meta"):
+            empty = AutoModelForCausalLM.from_config(config, trust_remote_code=trusted)
+    except (ImportError, OSError, ValueError) as error:
+        raise InstructMineError(f"cannot load the base model '{name}': {one_line(error, first=True)}") from error
+    kwargs = check_template_kwargs(arguments.own.chat_template_kwargs)
+    return LoadedModel(empty, tokenizer, arguments.own.eval_token_budget, template_kwargs=kwargs)
+
+
+def _load_tokenizer(arguments: Arguments) -> "PreTrainedTokenizerBase":
+    name = arguments.model.model_name_or_path
+    assert name is not None  # a recipe that names no model is refused
+    tokenizer = load_tokenizer(name, arguments.model.model_revision, arguments.sft.trust_remote_code)
+    _set_template(tokenizer, arguments.sft)
+    return tokenizer
 
 
 def _set_template(tokenizer: "PreTrainedTokenizerBase", sft: "SFTConfig") -> None:

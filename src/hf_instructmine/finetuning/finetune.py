@@ -7,10 +7,12 @@ texts. FSDP2's shards are measured in the tests, on two CPU processes; training 
 has never been run on GPUs.
 """
 
+import logging
 import math
+import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -21,6 +23,7 @@ from ..data.conversation import Conversation
 from ..errors import InstructMineError, one_line
 from ..models.engine import own_forward
 from ..models.loading import LoadedModel
+from .checkpoints import check_checkpoint, find_checkpoint
 from .evaluation import EncodedSet, EvaluationLoss, evaluation_loss
 from .recipe import Arguments, FinetuningArguments
 from .training_data import TrainingSet, encode_training_set
@@ -32,6 +35,11 @@ if TYPE_CHECKING:
 
     from .trainer import Trainer
 
+logger = logging.getLogger(__name__)
+
+# The option's name in one release or the other.
+_CHECKPOINTING = {"gradient_checkpointing", "activation_checkpointing"}
+
 
 @dataclass
 class FinetuningResult:
@@ -40,10 +48,15 @@ class FinetuningResult:
     Attributes:
         losses (`dict[str, float]`): Σ NLL / Σ tokens on each evaluation set, in nats.
         examples (`dict[str, dict[str, list]]`): For each set, `nll` (Σ, nats) and `tokens` of each example.
-        train_loss (`float`): Mean loss over the training steps, in nats per token.
+        base_losses (`dict[str, float]`): The same of the base model. Empty where training was resumed from a
+            checkpoint of an earlier release, which does not say them.
+        train_loss (`float`, *optional*): Mean loss over all training steps, in nats per token, those before a
+            resumption included. None where the checkpoint is of an earlier release, which does not say theirs.
         steps (`int`): Optimiser steps.
         epochs (`float`): Passes over the subset.
-        train_tokens (`int`): Response tokens trained on, repeats included; from the epochs where training was resumed.
+        train_tokens (`int`): Response tokens trained on, repeats included; from the epochs where training was resumed
+            from such a checkpoint.
+        asked_tokens (`int`, *optional*): What `budget: tokens` asked for.
         subset_tokens (`int`): Response tokens in the subset.
         truncated (`int`): Training texts cut to `max_length`.
         seconds (`float`): In all.
@@ -57,10 +70,12 @@ class FinetuningResult:
 
     losses: dict[str, float]
     examples: dict[str, dict[str, list]] = field(repr=False)
-    train_loss: float
+    base_losses: dict[str, float]
+    train_loss: float | None
     steps: int
     epochs: float
     train_tokens: int
+    asked_tokens: int | None
     subset_tokens: int
     truncated: int
     seconds: float
@@ -77,15 +92,19 @@ def train(
     subset: TrainingSet,
     arguments: Arguments,
     embeddings: "Sequence[torch.Tensor] | None" = None,
+    measure: "Callable[[Trainer], dict[str, EvaluationLoss]] | None" = None,
+    base_losses: Mapping[str, float] | None = None,
 ) -> "Trainer":
     """Trains the model in place with TRL's `SFTTrainer` and returns the trainer, with the trained model in it.
 
     Args:
         embeddings (`Sequence[torch.Tensor]`, *optional*): What the model is fed in place of `subset.input_ids`.
+        measure (`Callable`, *optional*): Measures the trainer's model, before the first step and after the last.
+        base_losses (`Mapping[str, float]`, *optional*): What it would give before the first, where that is known.
 
     Raises:
-        [`InstructMineError`]: Where TRL refuses the recipe, the loss is not finite, or another number of processes
-            runs than asked for.
+        [`InstructMineError`]: Where TRL refuses the recipe, the checkpoint to go on from is not one of this finetune,
+            the loss is not finite, or another number of processes runs than asked for.
     """
     from datasets import Dataset
     from transformers import set_seed
@@ -95,9 +114,12 @@ def train(
 
     set_seed(arguments.sft.seed)  # before TRL 1.15 its trainer makes the adapters first, and sets the seed then
     rows = {"input_ids": subset.input_ids, "labels": subset.labels, "row": list(range(len(subset.labels)))}
+    checkpoint = find_checkpoint(arguments.sft)
     try:
         trainer = Trainer(
             embeddings,
+            measure,
+            base_losses,
             model=loaded.model,
             args=_prepared(arguments, subset),
             train_dataset=Dataset.from_dict(rows),
@@ -107,7 +129,9 @@ def train(
     except (ImportError, RuntimeError, ValueError) as error:
         raise InstructMineError(f"TRL refuses the recipe: {one_line(error)}") from error
     check_processes(arguments.own, trainer.accelerator.num_processes)
-    loss = trainer.train(resume_from_checkpoint=arguments.sft.resume_from_checkpoint).training_loss
+    if checkpoint is not None:
+        check_checkpoint(trainer, checkpoint)
+    loss = trainer.train(resume_from_checkpoint=checkpoint).training_loss
     if not math.isfinite(loss):
         raise InstructMineError(f"the training loss became {loss}: lower the learning rate")
     return trainer
@@ -138,7 +162,21 @@ def _prepared(arguments: Arguments, subset: TrainingSet) -> "SFTConfig":
     if own.budget == "tokens":
         assert own.train_tokens is not None  # a recipe without it is refused
         sft.num_train_epochs = own.train_tokens / subset.response_tokens
+        logger.info(_granularity(own.train_tokens, subset, sft))
+    if os.environ.get("ACCELERATE_USE_FSDP") == os.environ.get("FSDP_ACTIVATION_CHECKPOINTING") == "true":
+        # FSDP does it itself, without gathering all weights once more, and both at once are an error.
+        for name in _CHECKPOINTING & vars(sft).keys():
+            setattr(sft, name, False)
     return sft
+
+
+def _granularity(asked: int, subset: TrainingSet, sft: "SFTConfig") -> str:
+    rows = sft.per_device_train_batch_size * sft.gradient_accumulation_steps * sft.world_size
+    step = subset.response_tokens * min(rows / len(subset.labels), 1)
+    return (
+        f"budget: tokens: {asked:,} response tokens are asked for, and an optimiser step has about {step:,.0f}: what "
+        "is trained comes out within about one step of that"
+    )
 
 
 @contextmanager
@@ -163,7 +201,7 @@ def finetune(
     embeddings: "Sequence[torch.Tensor] | None" = None,
     eval_embeddings: "Mapping[str, Sequence[torch.Tensor]] | None" = None,
 ) -> tuple[FinetuningResult, "Trainer"]:
-    """Trains on a subset and measures the loss on every evaluation set.
+    """Trains on a subset and measures the loss on every evaluation set, before (unless that is known) and after.
 
     Raises:
         [`InstructMineError`]: Where a row cannot be learnt from, or a loss is not finite.
@@ -171,39 +209,52 @@ def finetune(
     started, sft = time.perf_counter(), arguments.sft
     subset = encode_training_set(loaded, conversations, sft.max_length, sft.assistant_only_loss)
     training = time.perf_counter()
-    trainer = train(loaded, subset, arguments, embeddings)
-    evaluating_from = time.perf_counter()
-    trained = LoadedModel(trainer.accelerator.unwrap_model(trainer.model), loaded.tokenizer, loaded.token_budget)
-    losses: dict[str, EvaluationLoss] = {}
-    with own_forward(trained.model), evaluating(trained.model, bool(sft.bf16)):
-        for name, encoded in eval_sets.items():
-            losses[name] = evaluation_loss(trained, encoded, (eval_embeddings or {}).get(name))
-    for name, measured in losses.items():
-        if not math.isfinite(measured.loss):
-            raise InstructMineError(f"the loss on '{name}' is {measured.loss} after training: lower the learning rate")
+
+    def measure(trainer: "Trainer") -> dict[str, EvaluationLoss]:
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        trained = LoadedModel(model, loaded.tokenizer, loaded.token_budget)
+        with own_forward(model), evaluating(model, bool(sft.bf16)):
+            return {n: evaluation_loss(trained, e, (eval_embeddings or {}).get(n)) for n, e in eval_sets.items()}
+
+    trainer = train(loaded, subset, arguments, embeddings, measure, _known_losses(arguments.own))
     ended = time.perf_counter()
-    state = trainer.state
-    tokens = int(trainer.accelerator.reduce(trainer.response_tokens))
-    if sft.resume_from_checkpoint:
-        tokens = round(subset.response_tokens * state.epoch)
+    state, measured = trainer.state, trainer.measured
+    wrong = next(((n, m.loss) for n, m in measured.after.items() if not math.isfinite(m.loss)), None)
+    if wrong is not None:
+        raise InstructMineError(f"the loss on '{wrong[0]}' is {wrong[1]} after training: lower the learning rate")
+    tokens = trainer.trained_tokens()
     result = FinetuningResult(
-        losses={name: measured.loss for name, measured in losses.items()},
-        examples={n: {"nll": np.round(m.nll, 4).tolist(), "tokens": m.tokens.tolist()} for n, m in losses.items()},
-        train_loss=state.log_history[-1]["train_loss"],
+        losses={name: m.loss for name, m in measured.after.items()},
+        examples={
+            n: {"nll": np.round(m.nll, 4).tolist(), "tokens": m.tokens.tolist()} for n, m in measured.after.items()
+        },
+        base_losses=measured.before,
+        train_loss=trainer.train_loss(),
         steps=state.global_step,
         epochs=state.epoch,
-        train_tokens=tokens,
+        train_tokens=round(subset.response_tokens * state.epoch) if tokens is None else tokens,
+        asked_tokens=arguments.own.train_tokens if arguments.own.budget == "tokens" else None,
         subset_tokens=subset.response_tokens,
         truncated=subset.truncated,
         seconds=ended - started,
-        seconds_training=evaluating_from - training,
-        seconds_evaluating=ended - evaluating_from,
+        seconds_training=ended - training - measured.seconds,
+        seconds_evaluating=measured.seconds,
         peak_memory=peak_memory(),
         processes=trainer.accelerator.num_processes,
         budget=arguments.own.budget,
         seed=sft.seed,
     )
+    if result.train_loss is None:
+        logger.warning("train_loss is not known: the checkpoint, of an earlier release, does not say what came before")
     return result, trainer
+
+
+def _known_losses(own: FinetuningArguments) -> dict[str, float]:
+    known = dict(text.partition("=")[::2] for text in own.base_losses)
+    try:
+        return {name: float(loss) for name, loss in known.items()}
+    except ValueError as error:
+        raise InstructMineError(f"base_losses are not of the form name=loss: {one_line(error)}") from error
 
 
 def measure_base(

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from ..errors import InstructMineError, one_line
@@ -20,7 +21,8 @@ def launch(
 
     Args:
         recipe (`str` or `Path`): YAML file.
-        num_processes (`int`, *optional*): Defaults to what `accelerate_config` says, or else `accelerate` itself.
+        num_processes (`int`, *optional*): Defaults to what `accelerate_config` says, or else to one, also where
+            several GPUs are visible: more would make the batch larger than the recipe says.
         accelerate_config (`str` or `Path`, *optional*): YAML for `accelerate launch --config_file`.
         options (`Sequence[str]`): Options that win over the recipe's, e.g. `["--learning_rate", "1e-4"]`.
 
@@ -36,21 +38,21 @@ def launch_command(
     num_processes: int | None = None,
     accelerate_config: str | Path | None = None,
     options: Sequence[str] = (),
+    quiet: bool = True,
 ) -> tuple[list[str], dict[str, str]]:
     """The command of [`launch`] and the environment variables it needs besides. Where the number of processes is
-    known, the finetune is told to expect it (`expect_processes`), unless the recipe does so itself."""
+    known, the finetune is told to expect it (`expect_processes`), unless the recipe does so itself. Unless it is
+    `quiet`, the launcher tells of the signal that killed a finetune."""
     if num_processes is not None and num_processes < 1:
         raise InstructMineError(f"the number of processes must be at least 1, not {num_processes}")
     settings = Recipe.load(recipe).settings
     on_cpu = bool(settings.get("use_cpu")) or "--use_cpu" in options
     environment = {}
     if accelerate_config is not None:
-        configured = _configured_processes(accelerate_config)
+        configured = configured_processes(accelerate_config)
         flags = ["--config_file", str(accelerate_config)]
         flags += [] if num_processes is None else ["--num_processes", str(num_processes)]
         num_processes = num_processes or configured
-    elif num_processes is None and not on_cpu:
-        flags = []
     elif num_processes is None or num_processes == 1:
         num_processes = 1
         flags = ["--num_processes", "1", *(["--cpu"] if on_cpu else [])]
@@ -63,14 +65,23 @@ def launch_command(
     told = [option.partition("=")[0].replace("-", "_") for option in options]
     if num_processes is not None and "expect_processes" not in settings and "__expect_processes" not in told:
         options = ["--expect_processes", str(num_processes), *options]
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", *flags]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", *(["--quiet"] if quiet else []), *flags]
     return [*launcher, "-m", "hf_instructmine.finetuning", "--config", str(recipe), *options], environment
 
 
-def _configured_processes(path: str | Path) -> int | None:
+def configured_processes(path: str | Path) -> int | None:
+    """How many processes an Accelerate configuration starts; None where it does not say.
+
+    Raises:
+        [`InstructMineError`]: Where it cannot be read.
+    """
     import yaml
 
     try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8")).get("num_processes")
+        configured = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        processes, kind = configured.get("num_processes"), configured.get("distributed_type")
     except (OSError, AttributeError, yaml.YAMLError) as error:
         raise InstructMineError(f"cannot read the Accelerate configuration '{path}': {one_line(error)}") from error
+    if kind == "DEEPSPEED" and find_spec("deepspeed") is None:
+        raise InstructMineError(f"'{path}' asks for DeepSpeed, which is not here: pip install deepspeed")
+    return processes

@@ -3,11 +3,12 @@
 import argparse
 import difflib
 import json
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from ..errors import InstructMineError, one_line
 from ..models.rendering import check_template_kwargs
@@ -16,12 +17,32 @@ from ..outputs.files import shipped
 
 
 if TYPE_CHECKING:
+    from transformers.trainer_pt_utils import AcceleratorConfig
     from trl import ModelConfig, SFTConfig, TrlParser
 
+logger = logging.getLogger(__name__)
+
 # What belongs to a run or a machine rather than to the recipe: two runs that differ in these alone are comparable.
-_NOT_RECIPE = (
+_OF_A_RUN = (
     "train", "eval_sets", "record", "columns", "num_cpus", "num_gpus", "expect_processes", "output_dir", "seed",
-    "data_seed", "env",
+    "data_seed", "env", "model_dir", "base_losses",
+)  # fmt: skip
+# What no loss depends on: what is told and kept, how rows are fetched, and the evaluation of transformers' trainer,
+# which never runs here. Names of older releases are among them. (Not: what changes the order of rows, or rounding.)
+_OF_NO_LOSS = (
+    "logging_strategy", "logging_steps", "logging_first_step", "logging_dir", "logging_nan_inf_filter",
+    "log_on_each_node", "log_level", "log_level_replica", "disable_tqdm", "report_to", "run_name", "project",
+    "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id", "include_num_input_tokens_seen",
+    "include_tokens_per_second", "skip_memory_metrics",
+    "save_strategy", "save_steps", "save_total_limit", "save_only_model", "save_on_each_node", "save_safetensors",
+    "enable_jit_checkpoint", "push_to_hub", "hub_token", "hub_private_repo", "hub_model_id", "hub_strategy",
+    "hub_always_push", "hub_revision",
+    "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor",
+    "dataloader_multiprocessing_context", "dataset_num_proc",
+    "eval_token_budget", "eval_steps", "eval_delay", "per_device_eval_batch_size", "prediction_loss_only",
+    "eval_do_concat_batches", "eval_use_gather_object", "eval_accumulation_steps", "batch_eval_metrics",
+    "include_for_metrics", "metric_for_best_model", "greater_is_better", "do_train", "do_eval", "do_predict",
+    "ddp_timeout", "local_rank",
 )  # fmt: skip
 BUDGETS = ("epochs", "steps", "tokens")
 # Where a recipe says nothing: TRL would write a checkpoint every 500 steps, and before 1.15 patch the model to compute
@@ -32,6 +53,17 @@ _REFUSED = {
     "packing": True, "padding_free": True, "completion_only_loss": False,
     "shuffle_dataset": True, "truncation_mode": "keep_end",
 }  # fmt: skip
+# Those that need the evaluation of transformers' trainer, without which they end the finetune late or do nothing.
+_NEEDS_EVALUATION = {"eval_on_start": True, "load_best_model_at_end": True, "save_strategy": "best"}
+# Those that the runs of a sweep may not have, and what they would do to them.
+_NOT_OF_A_SWEEP = {
+    "data_seed": "all runs would see their rows in one order, so replicates would differ by too little",
+    "resume_from_checkpoint": "every run would start from that checkpoint",
+    "push_to_hub": "all runs would be pushed to one repository",
+    "auto_find_batch_size": "a run could train with another batch than the others",
+}
+# Those that a sweep gives each run itself.
+_GIVEN_BY_A_SWEEP = ("train", "eval_sets", "columns", "record", "output_dir", "seed")
 # What transformers 5.23 renamed. Older releases know the first name alone, and newer ones warn of it.
 _RENAMED = {
     "gradient_checkpointing": "activation_checkpointing",
@@ -45,8 +77,13 @@ class FinetuningArguments:
 
     Args:
         train (`list[str]`): Training data: local files, saved datasets or Hub ids.
-        eval_sets (`list[str]`): Evaluation sets, each as `name=file-or-id`; gives `loss_<name>`.
+        eval_sets (`list[str]`): Evaluation sets, each as `name=source` ([`load_eval_sets`]); gives `loss_<name>`.
         record (`str`, *optional*): JSON file that gets the result.
+        model_dir (`str`, *optional*): Folder that gets the final model (its adapter, with LoRA) and a card. By default
+            `output_dir`, where a recipe or a command line names one; nothing is kept where a recipe says
+            `model_dir: null`.
+        base_losses (`list[str]`): The base model's loss on evaluation sets, each as `name=loss`, where all are known:
+            they are not measured again.
         columns (`str`, *optional*): Which column is which, e.g. `prompt=question,response=answer`.
         train_last_layers (`int`, *optional*): Train the last n layers and the final norm alone.
         cached_trunk (`bool`, *optional*, defaults to `False`): In a sweep, run the layers that do not train once per
@@ -67,6 +104,8 @@ class FinetuningArguments:
     train: list[str] = field(default_factory=list, metadata={"help": "Training data: files, folders or Hub ids."})
     eval_sets: list[str] = field(default_factory=list, metadata={"help": "Evaluation sets, each as name=file."})
     record: str | None = field(default=None, metadata={"help": "JSON file that gets the result."})
+    model_dir: str | None = field(default=None, metadata={"help": "Folder that gets the final model and a card."})
+    base_losses: list[str] = field(default_factory=list, metadata={"help": "Known losses, each as name=loss."})
     columns: str | None = field(default=None, metadata={"help": "E.g. prompt=question,response=answer."})
     train_last_layers: int | None = field(default=None, metadata={"help": "Train the last n layers alone."})
     cached_trunk: bool = field(default=False, metadata={"help": "Run the frozen layers once per text in a sweep."})
@@ -88,14 +127,17 @@ class Arguments:
         own ([`FinetuningArguments`]): Those that TRL does not have.
         sft (`SFTConfig`): How TRL trains.
         model (`ModelConfig`): Which model, quantised or not, and its adapter.
+        gpus (`int`): How many GPUs this process sees. It uses one.
     """
 
     own: FinetuningArguments
     sft: "SFTConfig"
     model: "ModelConfig"
+    gpus: int = field(init=False)
 
     def __post_init__(self) -> None:
         check_arguments(self.own, self.sft, self.model)
+        self.gpus = _take_one_gpu(self.sft)
 
 
 @dataclass(frozen=True)
@@ -133,10 +175,14 @@ class Recipe:
 
     @property
     def comparable(self) -> dict[str, Any]:
-        """What makes two runs comparable: all settings but data, seeds, folders and the number of processes, the same
-        wherever a local model's folder lies."""
+        """What makes two runs comparable: all settings but data, seeds, folders, the number of processes and what no
+        loss depends on, the same wherever a local model's folder lies."""
+        return {name: value for name, value in self._of_recipe.items() if name not in _OF_NO_LOSS}
+
+    @property
+    def _of_recipe(self) -> dict[str, Any]:
         settings = {**self.settings, "model_name_or_path": self.base_model}
-        return {k: v for k, v in sorted(settings.items()) if k not in _NOT_RECIPE}
+        return {name: value for name, value in sorted(settings.items()) if name not in _OF_A_RUN}
 
     @property
     def base_model(self) -> str:
@@ -149,6 +195,12 @@ class Recipe:
     def hash(self) -> str:
         """Digest of what makes two runs comparable."""
         return digest(self.comparable)
+
+    @property
+    def recorded_hash(self) -> str:
+        """Digest of a recipe as a folder holds it. Earlier versions kept options there that no loss depends on, and
+        their runs bear the hash of them all."""
+        return digest(self._of_recipe)
 
     def difference(self, other: "Recipe") -> list[str]:
         """Names the options that differ, as `learning_rate: 1e-4 → 2e-4`."""
@@ -188,6 +240,12 @@ class Recipe:
                     "choose a recipe for CPUs, or set use_cpu: true (slow)"
                 ) from error
             raise InstructMineError(f"the recipe is not valid: {one_line(error)}") from error
+        except ImportError as error:
+            if "deepspeed" in str(error).lower():
+                raise InstructMineError(
+                    "the recipe asks for DeepSpeed, which is not here: pip install deepspeed"
+                ) from error
+            raise InstructMineError(f"the recipe needs a package that is not here: {one_line(error)}") from error
         return Arguments(*parsed)
 
 
@@ -280,6 +338,39 @@ def _check_trunk(own: FinetuningArguments, sft: "SFTConfig") -> None:
         )
 
 
+def _take_one_gpu(sft: "SFTConfig") -> int:
+    """Keeps transformers' trainer from spreading each batch over all GPUs that it sees: the batch would be as many
+    times larger than the recipe says. Returns how many it sees."""
+    visible = sft.n_gpu
+    if visible > 1:
+        sft._n_gpu = 1
+    if sft.n_gpu > 1:
+        raise InstructMineError(
+            f"{visible} GPUs are visible, and this release of transformers would train on all of them at once: set "
+            "CUDA_VISIBLE_DEVICES to one, or use executor='local' in a sweep, which runs on each"
+        )
+    return visible
+
+
+def check_for_sweep(recipe: Recipe, arguments: Arguments) -> None:
+    """Refuses options that a sweep would misuse, and names those that it gives each run itself.
+
+    Raises:
+        [`InstructMineError`]: Names the option and what it would do.
+    """
+    sft = arguments.sft
+    for name, harm in _NOT_OF_A_SWEEP.items():
+        if getattr(sft, name) is not None and getattr(sft, name) is not False:
+            raise InstructMineError(f"a sweep does not go with {name}: {harm}; drop it from the recipe")
+    if cast("AcceleratorConfig", sft.accelerator_config).split_batches:
+        raise InstructMineError(
+            "a sweep does not go with split_batches: per_device_train_batch_size would be the batch of all processes; "
+            "drop it from the recipe"
+        )
+    if ignored := [name for name in _GIVEN_BY_A_SWEEP if recipe.settings.get(name) is not None]:
+        logger.warning("a sweep gives each run its own, so these of the recipe are not used: %s", ", ".join(ignored))
+
+
 def check_arguments(own: FinetuningArguments, sft: "SFTConfig", model: "ModelConfig") -> None:
     """Refuses contradictions before a model is loaded.
 
@@ -303,6 +394,13 @@ def check_arguments(own: FinetuningArguments, sft: "SFTConfig", model: "ModelCon
         raise InstructMineError(
             "eval_strategy is not supported: the loss on eval_sets is measured after training, over all their tokens"
         )
+    late = next((name for name, value in _NEEDS_EVALUATION.items() if getattr(sft, name) == value), None)
+    if late is not None:
+        raise InstructMineError(
+            f"{late}: {_NEEDS_EVALUATION[late]} is not supported: there is no evaluation while a finetune trains"
+        )
+    if sft.dataset_kwargs is not None:
+        raise InstructMineError("dataset_kwargs is not supported: rows are tokenised here, and by TRL not again")
     refused = next((name for name, value in _REFUSED.items() if getattr(sft, name) == value), None)
     if refused is not None:
         raise InstructMineError(

@@ -7,8 +7,9 @@ token in training either.
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
+from ..data.containers import as_dataset
 from ..data.conversation import Conversation, check_text_columns, read_conversations
 from ..errors import InstructMineError
 from ..models.chat import Chat, tell_notes
@@ -16,19 +17,16 @@ from ..models.loading import LoadedModel
 from ..models.rendering import GENERATION
 
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-
 MASKED = -100  # the label of a token that is not learnt
 
 
-def read_training_data(dataset: "Dataset", columns: Mapping[str, str] | None = None) -> list[Conversation]:
+def read_training_data(dataset: Any, columns: Mapping[str, str] | None = None) -> list[Conversation]:
     """Reads a dataset's conversations.
 
     Raises:
         [`InstructMineError`]: Where it is empty, or its layout is not known.
     """
-    dataset = dataset.with_format(None)
+    dataset = as_dataset(dataset, "dataset", columns=columns)
     check_text_columns(dataset, columns)
     return read_conversations(dataset[:], columns)
 

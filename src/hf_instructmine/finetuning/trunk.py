@@ -8,6 +8,7 @@ import shutil
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -73,6 +74,49 @@ class Trunk:
     def select(self, numbers: Sequence[int]) -> "Sequence[torch.Tensor]":
         """Some of the texts, in the order of `numbers`."""
         return cast("Sequence[torch.Tensor]", Selected(self, numbers))  # length and items are all that is asked of it
+
+
+@dataclass(frozen=True)
+class WholeModel:
+    """What [`cut_to_last_layers`] changes in a model, as it was.
+
+    Attributes:
+        layers (`torch.nn.ModuleList`): All of them; the last are those that train.
+        head (`torch.nn.Parameter`): Of its output.
+        num_layers (`int`): As its configuration says.
+        layer_types (`list[str]`, *optional*): The same, where it mixes kinds of layers.
+    """
+
+    layers: "torch.nn.ModuleList"
+    head: "torch.nn.Parameter"
+    num_layers: int
+    layer_types: list[str] | None
+
+    @classmethod
+    def of(cls, model: "PreTrainedModel") -> "WholeModel":
+        """Holds on to a model's parts before it is cut."""
+        config, head = model.config.get_text_config(), model.get_output_embeddings()
+        # Only some architectures mix kinds of layers.
+        kinds = getattr(config, "layer_types", None)
+        return cls(decoder_layers(model), head.weight, config.num_hidden_layers, kinds)
+
+    @contextmanager
+    def put_back(self, model: "PreTrainedModel") -> Iterator[None]:
+        """Makes the cut model whole within the block: the layers that have trained stand on the frozen ones."""
+        cut = WholeModel.of(model)
+        self._give(model)
+        try:
+            yield
+        finally:
+            cut._give(model)
+
+    def _give(self, model: "PreTrainedModel") -> None:
+        config = model.config.get_text_config()
+        model.base_model.layers = self.layers
+        model.get_output_embeddings().weight = self.head
+        config.num_hidden_layers = self.num_layers
+        if self.layer_types is not None:
+            config.layer_types = self.layer_types
 
 
 class Selected:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..data.containers import as_batch
 from ..data.conversation import Conversation, read_turns
 from ..errors import InstructMineError
+from ..models.availability import check_model
 from ..models.loading import LoadedModel, ModelSource
 from ..models.rendering import RefusedByTemplateError
 
@@ -67,6 +69,13 @@ class Indicator:
         """Learns what it needs of the whole pool; most indicators need nothing. Returns itself."""
         return self
 
+    def check_available(self) -> None:
+        """Looks whether what it will load is there. No weights are loaded.
+
+        Raises:
+            [`InstructMineError`]: Where it is not.
+        """
+
     def release(self) -> None:
         """Lets go of whatever was loaded; the next call loads it again."""
 
@@ -88,6 +97,7 @@ class Indicator:
         Raises:
             [`InstructMineError`]: Where a column would be overwritten, the layout is unknown, or a value is not text.
         """
+        batch = as_batch(batch)
         taken = [name for name in self.names if name in batch]
         if taken and not self.overwrite:
             raise InstructMineError(
@@ -183,6 +193,11 @@ class ModelIndicator(Indicator):
         if self._loaded is None:
             self._loaded = self.source.load(self.token_budget)
         return self._loaded
+
+    def check_available(self) -> None:
+        """Opens configuration and tokenizer; see [`Indicator.check_available`]."""
+        if self._loaded is None:
+            check_model(self.source)
 
     def tokenizer(self) -> "PreTrainedTokenizerBase":
         """The model's tokenizer; a model that is not loaded yet is not loaded for it."""

@@ -46,6 +46,9 @@ class _Length(Indicator):
             self._tokenizer = self._source.share(self._source.load_tokenizer, "tokenizer")
         return self._tokenizer
 
+    def check_available(self) -> None:
+        self.load()
+
     def release(self) -> None:
         if not self._source.is_loaded:  # one that the user passed could not be loaded again
             self._tokenizer = None

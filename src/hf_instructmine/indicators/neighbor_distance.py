@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..data.containers import as_dataset
 from ..data.conversation import Conversation, read_conversations
 from ..data.fields import read_columns
 from ..errors import InstructMineError
+from ..models.availability import check_encoder
 from ..models.neighbors import HNSW_SEARCH, import_faiss, neighbor_distances
 from ..models.sentence_encoder import SentenceEncoder
 from ..outputs.digests import row_digest
@@ -91,16 +93,22 @@ class NeighborDistance(Indicator):
         self.pool: str | None = None  # digest of the encoder and of the fitted texts
         self.search: str | None = None
 
+    def check_available(self) -> None:
+        """Looks for the sentence encoder; see [`Indicator.check_available`]."""
+        if not self.encoder.is_loaded:
+            check_encoder(self.encoder.model, self.encoder.revision)
+
     def release(self) -> None:
         """Lets go of the encoder and of the fitted pool's arrays, which are read from the cache again."""
         self._fitted = None
         self.encoder.release()
 
-    def fit(self, pool: "Dataset") -> "NeighborDistance":
+    def fit(self, pool: Any) -> "NeighborDistance":
         """Embeds the pool, unless the cache folder has it, and finds every row's i-th nearest other row.
 
         Args:
-            pool (`Dataset`): In any layout that is read. Its texts are read twice and never held in memory at once.
+            pool (`Dataset`, or what else [`as_dataset`] takes): In any layout that is read. Its texts are read twice
+                and never held in memory at once.
 
         Returns:
             [`NeighborDistance`]: Itself. Its pickle holds the pool's digest alone.
@@ -108,6 +116,7 @@ class NeighborDistance(Indicator):
         Raises:
             [`InstructMineError`]: Where the pool has no i-th other row, or needs faiss and it is not installed.
         """
+        pool = as_dataset(pool, "pool", columns=self.columns)
         texts = self._texts_of(pool)
         rows = int(texts.counts.sum())
         if rows <= self.i:
@@ -128,12 +137,13 @@ class NeighborDistance(Indicator):
         self._fitted = None
         return self
 
-    def embed(self, dataset: "Dataset") -> np.ndarray:
+    def embed(self, dataset: Any) -> np.ndarray:
         """Embeddings of a dataset's rows, from the cache folder where it has them.
 
         Returns:
             `np.ndarray`: float32 of shape `(rows, dimensions)`, each row of length 1, or NaN without a response.
         """
+        dataset = as_dataset(dataset, "dataset", columns=self.columns)
         texts = self._texts_of(dataset)
         vectors = _open(self._embedded(dataset, texts), "vectors")
         embeddings = np.full((len(dataset), vectors.shape[1]), np.nan, np.float32)

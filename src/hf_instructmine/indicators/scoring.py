@@ -9,13 +9,14 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, concatenate_datasets
 from tqdm.auto import tqdm
 
+from ..data.containers import as_dataset
 from ..data.conversation import check_text_columns, read_turns
 from ..data.fields import BESIDE
 from ..data.provenance import set_provenance
@@ -25,10 +26,8 @@ from ..errors import InstructMineError
 from ..outputs.digests import fast_digest
 from ..outputs.files import written_whole
 from ..outputs.records import Records
+from .base import Indicator
 
-
-if TYPE_CHECKING:
-    from .base import Indicator
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +41,8 @@ UNREAD = "unread_columns"
 
 
 def score(
-    pool: Dataset,
-    indicators: "Sequence[Indicator]",
+    pool: Any,
+    indicators: Indicator | Sequence[Indicator],
     output_dir: str | Path | None = None,
     *,
     num_proc: int = 1,
@@ -52,8 +51,10 @@ def score(
     """Scores every row of a pool with every indicator.
 
     Args:
-        pool (`Dataset`): Instruction examples in any layout that [`read_turns`] knows.
-        indicators (`Sequence[Indicator]`): Run one after another; each is fitted to the pool first where it needs to.
+        pool (`Dataset`, or what else [`as_dataset`] takes): Instruction examples in any layout that [`read_turns`]
+            knows.
+        indicators ([`Indicator`] or `Sequence[Indicator]`): Run one after another; each is fitted to the
+            pool first where it needs to.
         output_dir (`str` or `Path`, *optional*): Folder for the scored pool (Parquet, which `load_dataset` opens),
             `indicators.json` (each column's configuration) and `report.json` (what was truncated, empty or NaN, and
             under `unread_columns` which columns of a known meaning are not read, where there are some).
@@ -68,19 +69,23 @@ def score(
         column's configuration is recorded in its feature ([`get_provenance`]).
 
     Raises:
-        [`InstructMineError`]: Before any model loads, where the pool, a column or the folder is not fit for the work.
+        [`InstructMineError`]: Before any model loads, where the pool, a column or the folder is not fit for the work,
+            or the model of any indicator is not there.
     """
-    if not indicators:
-        raise InstructMineError("no indicator was given: pass at least one, e.g. [MTLD()]")
+    indicators = _checked_indicators(indicators)
     if num_proc < 1:
         raise InstructMineError(f"num_proc={num_proc} scores nothing: it is the number of processes, 1 or more")
+    pool = as_dataset(pool, "pool", columns=next((i.columns for i in indicators if i.columns is not None), None))
     pool = _checked_pool(pool, indicators, overwrite)
     unread = _find_unread(pool, indicators)
-    if unread:
-        logger.warning("%s", describe_unread(unread))
+    for indicator in indicators:
+        indicator.check_available()
     folder = None if output_dir is None else Path(output_dir)
     work = None if folder is None else _open_work(folder, pool, overwrite)
     earlier = {} if folder is None or overwrite else _earlier_run(folder)
+    for indicator in indicators:
+        if any(name in earlier for name in indicator.names):
+            _check_earlier(earlier, indicator, indicator.provenance(), folder, fitted=False)
     scored, report, provenance = pool, {}, {}
     for k, indicator in enumerate(indicators):
         indicator.fit(pool)
@@ -113,7 +118,19 @@ def describe_counts(name: str, counts: Mapping[str, Any]) -> str:
     return f"{name}: {counts['rows']} rows, {counts['nan']} without a value" + (f" ({notes})" if notes else "")
 
 
-def _checked_pool(pool: Dataset, indicators: "Sequence[Indicator]", overwrite: bool) -> Dataset:
+def _checked_indicators(indicators: Indicator | Sequence[Indicator]) -> list[Indicator]:
+    listed = [indicators] if isinstance(indicators, Indicator | type) else list(indicators)
+    for indicator in listed:
+        if isinstance(indicator, type):
+            raise InstructMineError(f"{indicator.__name__} is a class: pass one of its kind, e.g. [MTLD()]")
+        if not isinstance(indicator, Indicator):
+            raise InstructMineError(f"{indicator!r:.60} is no indicator: pass some, e.g. [MTLD()]")
+    if not listed:
+        raise InstructMineError("no indicator was given: pass at least one, e.g. [MTLD()]")
+    return listed
+
+
+def _checked_pool(pool: Dataset, indicators: Sequence[Indicator], overwrite: bool) -> Dataset:
     names = [name for indicator in indicators for name in indicator.names]
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
@@ -123,7 +140,7 @@ def _checked_pool(pool: Dataset, indicators: "Sequence[Indicator]", overwrite: b
         raise InstructMineError(
             f"the pool has a column '{taken[0]}' already: remove it, or pass overwrite=True to replace it"
         )
-    pool = pool.remove_columns(taken).with_format(None)  # rows as Python has them, whatever the pool is set to give
+    pool = pool.remove_columns(taken)
     for columns in {json.dumps(i.columns): i.columns for i in indicators}.values():
         check_text_columns(pool, columns)
         # Every row is read once now: a bad one is better found in seconds than after hours of a model's work.
@@ -137,8 +154,11 @@ def _checked_pool(pool: Dataset, indicators: "Sequence[Indicator]", overwrite: b
 def _find_unread(pool: Dataset, indicators: "Sequence[Indicator]") -> list[str]:
     """The columns that no indicator reads though they carry text or meaning, in the pool's order."""
     by_mapping = {json.dumps(i.columns): i.columns for i in indicators}.values()
-    unread = [set(unread_columns(pool, columns)) for columns in by_mapping]
-    return [name for name in pool.column_names if all(name in names for names in unread)]
+    of_each = [set(unread_columns(pool, columns)) for columns in by_mapping]
+    unread = [name for name in pool.column_names if all(name in names for names in of_each)]
+    if unread:
+        logger.warning("%s", describe_unread(unread))
+    return unread
 
 
 def _open_work(folder: Path, pool: Dataset, overwrite: bool) -> Path:
@@ -166,7 +186,7 @@ def _open_work(folder: Path, pool: Dataset, overwrite: bool) -> Path:
 
 
 def _score_one(
-    pool: Dataset, indicator: "Indicator", configuration: Mapping[str, Any], work: Path | None, num_proc: int
+    pool: Dataset, indicator: Indicator, configuration: Mapping[str, Any], work: Path | None, num_proc: int
 ) -> pa.Table:
     """Scores the shards that are not there yet, keeps each, and returns the columns and the notes of all rows."""
     texts = _text_columns(pool, indicator.columns)
@@ -201,7 +221,7 @@ def _score_one(
 
 
 def _score_shards(
-    texts: Dataset, indicator: "Indicator", starts: Sequence[int], rows: int, num_proc: int
+    texts: Dataset, indicator: Indicator, starts: Sequence[int], rows: int, num_proc: int
 ) -> Iterator[tuple[int, pa.Table]]:
     if num_proc == 1 or len(starts) < 2:
         for start in starts:
@@ -226,10 +246,10 @@ def _score_shards(
         ) from error
 
 
-_worker_indicator: "Indicator"
+_worker_indicator: Indicator
 
 
-def _set_worker_indicator(indicator: "Indicator") -> None:
+def _set_worker_indicator(indicator: Indicator) -> None:
     global _worker_indicator
     _worker_indicator = indicator
 
@@ -238,7 +258,7 @@ def _score_rows_in_worker(batch: dict[str, list], first_row: int) -> pa.Table:
     return _score_rows(_worker_indicator, batch, first_row)
 
 
-def _score_rows(indicator: "Indicator", batch: dict[str, list], first_row: int) -> pa.Table:
+def _score_rows(indicator: Indicator, batch: dict[str, list], first_row: int) -> pa.Table:
     values, notes = indicator.annotate(batch, first_row)
     return pa.table(
         {
@@ -262,10 +282,15 @@ def _earlier_run(folder: Path) -> dict[str, tuple[dict[str, Any], dict[str, Any]
     return {name: (provenance[name], report[name]) for name in provenance}
 
 
-def _check_earlier(earlier: Mapping, indicator: "Indicator", configuration: Mapping, folder: Path | None) -> None:
+def _check_earlier(
+    earlier: Mapping, indicator: Indicator, configuration: Mapping, folder: Path | None, fitted: bool = True
+) -> None:
+    """Refuses a column that an earlier run made otherwise; before it is `fitted`, an indicator may not know all of its
+    configuration."""
     for name in indicator.names:
         before = earlier[name][0] if name in earlier else configuration
-        keys = sorted(key for key in {*before, *configuration} if before.get(key) != configuration.get(key))
+        known = {*before, *configuration} if fitted else configuration
+        keys = sorted(key for key in known if before.get(key) != configuration.get(key))
         if keys:
             there, now = (", ".join(f"{key}={c.get(key)!r}" for key in keys) for c in (before, configuration))
             raise InstructMineError(

@@ -1,9 +1,9 @@
 """Models by Hub id, local folder, PEFT adapter, or already loaded; each loaded once and only when it is needed."""
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import InitVar, dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
@@ -32,13 +32,15 @@ _TOKENIZER_FILES = ("*token*", "vocab.*", "spiece.model", "spm.model", "sentence
 _loaded: "WeakValueDictionary[ModelSource, Any]" = WeakValueDictionary()
 
 
-@cache
-def _survive_forks() -> None:
-    """Lets processes that are forked from this one compute with one thread each: OpenMP's others do not come along,
-    and a worker of `Dataset.map(num_proc=…)` would wait for them for ever."""
-    import torch
+def _compute_alone() -> None:
+    """Lets a process that was forked from one that used torch, through us or otherwise, compute with one thread:
+    OpenMP's others do not come along, and a worker of `Dataset.map(num_proc=…)` would wait for them for ever."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
 
-    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_compute_alone)
 
 
 @dataclass(eq=False)
@@ -59,7 +61,6 @@ class LoadedModel:
     token_budget: int = field(init=False)
 
     def __post_init__(self, budget: int | None) -> None:
-        _survive_forks()
         by_default = 512 if self.device.type == "cpu" else 4096
         self.token_budget = by_default if budget is None else budget
 

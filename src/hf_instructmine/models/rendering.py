@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
-from ..data.conversation import REASONING, Conversation
+from ..data.conversation import REASONING, RESERVED_KWARGS, Conversation
 from ..errors import InstructMineError, one_line
 from .tokenization import Guard, special_ids
 
@@ -23,12 +23,6 @@ FROZEN_DATE = datetime(2026, 1, 1)
 _TODAY = re.compile(r"strftime_now\(\s*(['\"])([^'\"]*)\1\s*\)")
 # How a template marks what the assistant generates.
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
-# Set by the rendering itself.
-_RESERVED = {
-    "conversation", "messages", "tools", "documents", "chat_template", "add_generation_prompt", "tokenize",
-    "continue_final_message", "padding", "truncation", "max_length", "return_tensors", "return_dict", "strftime_now",
-    "return_assistant_tokens_mask", "tokenizer_kwargs", "sanitize_control_tokens",
-}  # fmt: skip
 _USER, _ANSWER = "Qmarkq", "Amarka"  # no template looks for these
 
 
@@ -53,7 +47,7 @@ def check_template_kwargs(kwargs: Any, name: str = "chat_template_kwargs") -> di
         raise InstructMineError(
             f"{name} must map names to values, as {{'enable_thinking': False}}; got {kwargs!r:.60}"
         )
-    reserved = sorted(_RESERVED & set(kwargs))
+    reserved = sorted(RESERVED_KWARGS & set(kwargs))
     if reserved:
         raise InstructMineError(f"{name} cannot set '{reserved[0]}', which the rendering sets itself")
     return dict(kwargs)

@@ -69,6 +69,11 @@ class SentenceEncoder:
             self.model, "SentenceTransformer", None, self.revision, self.dtype, self.device, self.trust_remote_code
         )
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether it was loaded, by the user or by an earlier call."""
+        return self._encoder is not None or self._source.is_loaded
+
     def load(self) -> LoadedModel:
         """Loads the encoder on the first call.
 

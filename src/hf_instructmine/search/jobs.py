@@ -11,7 +11,9 @@ from datasets import Dataset
 from ..data.evaluation_sets import EvaluationSet
 from ..errors import InstructMineError
 from ..finetuning.recipe import Recipe
+from ..outputs.records import Records
 from ..sweep.executors import Execution
+from ..sweep.manifest import MANIFEST, recipe_of
 from ..sweep.session import SweepSession
 
 
@@ -113,10 +115,18 @@ class JobRunner:
     def _open(self, recipe: Recipe) -> SweepSession:
         if recipe.hash != self._session.recipe.hash:
             self._stack.close()  # two models at a time may not fit
-            name = "sweep" if recipe.hash == self.recipe.hash else f"sweep-{recipe.hash}"
-            self._session = SweepSession(self.pool, recipe, self.eval_sets, self.folder / name, self.execution)
+            folder = self.folder / "sweep" if recipe.hash == self.recipe.hash else self._folder_of(recipe)
+            self._session = SweepSession(self.pool, recipe, self.eval_sets, folder, self.execution)
             self._stack.enter_context(self._session)
         return self._session
+
+    def _folder_of(self, recipe: Recipe) -> Path:
+        """That of a sweep of a comparable recipe, where there is one: earlier versions hashed more options."""
+        for path in sorted(self.folder.glob(f"sweep-*/{MANIFEST}")):
+            begun = Records(path.parent).read(path)
+            if begun is not None and recipe_of(begun).hash == recipe.hash:
+                return path.parent
+        return self.folder / f"sweep-{recipe.hash}"
 
     def _row(self, job: Job, run: Mapping[str, Any]) -> dict[str, Any]:
         losses = [f"{kind}_{name}" for kind in ("loss", "base_loss") for name in self.eval_sets]
@@ -125,7 +135,8 @@ class JobRunner:
             row |= {"status": "failed", "reason": job.problem}
         elif not run:
             raise InstructMineError(
-                f"the run '{job.mixture_id}-seed{job.seed}' is left to another process: wait for it"
+                f"the run '{job.mixture_id}-seed{job.seed}' has no record: where another process has it, wait for it; "
+                "where the machine stopped it, start again"
             )
         own = {"kind": job.kind, "strategy": job.strategy, **job.config}
         return {**own, "mixture_id": job.mixture_id, "seed": job.seed, **row}

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from datasets import Dataset
 
+from ..data.columns import numeric_column
+from ..data.containers import as_dataset
 from ..errors import InstructMineError
 from ..outputs.markdown import count
 from ..outputs.plots import BLUE, GREY, RED, canvas, save
@@ -168,13 +170,13 @@ class SizeReport:
         return [*lines, f"SD of the noise around the curve: {curve.noise:.4f}"]
 
 
-def size_report(trials: Dataset, target: str | None = None, confidence: float = 0.95) -> SizeReport:
+def size_report(trials: Any, target: str | None = None, confidence: float = 0.95) -> SizeReport:
     """Reads a size search: the best size and those that cannot be told apart from it; see [`fit_size_curve`].
 
     The curve is fitted to all runs on selected rows with the options of the grid.
 
     Args:
-        trials (`Dataset`): From [`search_size`].
+        trials (`Dataset`, or what else [`as_dataset`] takes): From [`search_size`], or its `trials.parquet`.
         target (`str`, *optional*): Column of the loss; by default the first, that was searched for.
         confidence (`float`, defaults to 0.95): Of the ranges and the intervals.
 
@@ -184,6 +186,7 @@ def size_report(trials: Dataset, target: str | None = None, confidence: float = 
     Raises:
         [`InstructMineError`]: Where columns are missing, or fewer than 5 sizes have a finished run.
     """
+    trials = as_dataset(trials, "trials")
     losses = [name for name in trials.column_names if name.startswith("loss_")]
     missing = [name for name in ("kind", "strategy", "size", "status") if name not in trials.column_names]
     if missing or not losses:
@@ -191,6 +194,8 @@ def size_report(trials: Dataset, target: str | None = None, confidence: float = 
     target = target or losses[0]
     if target not in losses:
         raise InstructMineError(f"the target '{target}' is not among the trials' {', '.join(losses)}")
+    for name in (target, "size"):
+        numeric_column(trials, name)  # refuses what holds no numbers
     done = [row for row in trials if row["status"] == "done"]
     selected = [row for row in done if row["strategy"] == "selected" and row["kind"] in ("grid", "search")]
     options = _options(trials)

@@ -12,7 +12,8 @@ import numpy as np
 from datasets import Dataset, Features, Value
 from tqdm.auto import tqdm
 
-from ..data.evaluation_sets import EvaluationSet
+from ..data.containers import as_dataset
+from ..data.evaluation_sets import load_eval_sets
 from ..errors import InstructMineError
 from ..estimator.estimator import LossEstimator
 from ..finetuning.recipe import Recipe
@@ -33,10 +34,10 @@ COSTS = ("train_tokens", "seconds")
 
 
 def search_size(
-    scored: Dataset,
+    scored: Any,
     selector: "Selector | LossEstimator | Callable[..., Any]",
     recipe: "Recipe | Mapping[str, Any] | str | Path",
-    eval_sets: "Mapping[str, Dataset | EvaluationSet]",
+    eval_sets: Any,
     output_dir: str | Path,
     *,
     min_size: int,
@@ -58,6 +59,7 @@ def search_size(
     seed: int = 0,
     columns: Mapping[str, str] | None = None,
     accelerate_config: str | None = None,
+    workers: int | None = None,
     select_options: Mapping[str, Any] | None = None,
 ) -> Dataset:
     """Finetunes on the best n rows for many n, and on random ones beside them.
@@ -68,11 +70,11 @@ def search_size(
     `max_seconds` were raised.
 
     Args:
-        scored (`Dataset`): The pool, with the rule's indicator columns.
+        scored (`Dataset`, or what else [`as_dataset`] takes): The pool, with the rule's indicator columns.
         selector ([`Selector`], [`LossEstimator`] or callable): Who selects. A [`Selector`] selects as it is. A rule is
             given to one, so that `space` may name its options and those of its `select`. A function
             `(scored, size, **knobs)` returns row numbers, and the same ones each time.
-        recipe, eval_sets, executor, columns, accelerate_config: As for [`run_sweep`].
+        recipe, eval_sets, executor, columns, accelerate_config, workers: As for [`run_sweep`].
         output_dir (`str` or `Path`): Keeps the runs and `trials.parquet`. A folder of another search is refused.
         min_size (`int`), max_size (`int`, *optional*): Sizes tried, both inclusive; by default up to all that can be
             selected.
@@ -90,7 +92,8 @@ def search_size(
         equal_steps (`int`, *optional*): Runs the grid a second time, with so many optimiser steps at every size.
         points_to_evaluate (`Sequence[int | Mapping]`, *optional*): Sizes, or configurations, to try after the grid.
         low_cost_start (`bool`, defaults to `False`): Whether BlendSearch starts at the cheapest size, as in the paper.
-        concurrency (`int`, defaults to 1): Trials suggested at once; `executor="ray"` runs them side by side.
+        concurrency (`int`, defaults to 1): Trials suggested at once; `executor="ray"` and `"local"` run them side
+            by side.
         seed (`int`, defaults to 0): Of the search, the random rows and, counting up, the runs.
         select_options (`Mapping[str, Any]`, *optional*): For [`Selector.select`], such as `max_leverage`; with a rule
             also for [`Selector`], such as `embeddings`.
@@ -113,7 +116,9 @@ def search_size(
     if cost not in COSTS:
         raise InstructMineError(f"cost must be one of {', '.join(COSTS)}, not {cost!r}")
     # Everything that can be refused is looked at before the first run.
-    runner = JobRunner(scored, recipe, eval_sets, folder, Execution(executor, accelerate_config, columns))
+    scored = as_dataset(scored, "scored", columns=columns)
+    execution = Execution(executor, accelerate_config, columns, workers=workers)
+    runner = JobRunner(scored, recipe, load_eval_sets(eval_sets), folder, execution)
     targets = [f"loss_{name}" for name in runner.eval_sets]
     if target is not None and target not in targets:
         raise InstructMineError(f"the target '{target}' is not measured: there is {', '.join(targets)}")

@@ -9,6 +9,8 @@ import numpy as np
 from datasets import Dataset
 
 from ..data.columns import TOKENS, names_sources, numeric_column, read_sources
+from ..data.containers import as_dataset
+from ..data.evaluation_sets import open_eval_sets
 from ..data.texts import TextKeys, has_text
 from ..data.unread import unread_columns
 from ..errors import InstructMineError
@@ -21,7 +23,6 @@ from .walk import Terms, Walk
 
 
 if TYPE_CHECKING:
-    from ..data.evaluation_sets import EvaluationSet
     from ..estimator.rule import Rule
 
 
@@ -75,8 +76,9 @@ class Selector:
         length_bins (`int`, *optional*): Cut the rows into this many bins of equal count by response length, and give
             each the share of the budget that it has of the pool. A response's length confounds what models say of it,
             its NLL above all; within a bin they are compared among their like.
-        eval_sets (`dict[str, Dataset | EvaluationSet]`, *optional*): Leave out the rows whose prompt holds one of
-            these sets', by 8-grams; see [`find_contaminated`]. A loss measured on what was trained on means nothing.
+        eval_sets (`Mapping[str, Any]`, `str` or `Sequence[str]`, *optional*): Leave out the rows whose prompt holds
+            one of these sets', by 8-grams; see [`find_contaminated`]. A loss measured on what was trained on means
+            nothing.
         set_level (`bool`, *optional*, defaults to `False`): Choose one row after another, each by its distance to
             those chosen so far in place of its distance in the pool (the rule's `knn_<i>`): the rule was fitted on
             distances inside subsets. Takes time in proportion to the rows chosen times those of the pool.
@@ -102,10 +104,13 @@ class Selector:
         quotas: Mapping[str, tuple[float | None, float | None]] | None = None,
         max_response_tokens: int | None = None,
         length_bins: int | None = None,
-        eval_sets: "Mapping[str, Dataset | EvaluationSet] | None" = None,
+        eval_sets: Any = None,
         set_level: bool = False,
     ):
+        if isinstance(rule, str):
+            raise InstructMineError(f"the rule is a name, {rule!r:.60}: open it with LossEstimator.from_pretrained")
         self.rule = rule
+        eval_sets = None if eval_sets is None else open_eval_sets(eval_sets)
         self.options = Options(
             embeddings, max_similarity, quotas, max_response_tokens, length_bins, eval_sets, set_level
         )
@@ -113,7 +118,7 @@ class Selector:
 
     def select(
         self,
-        dataset: Dataset,
+        dataset: Any,
         *,
         size: int | None = None,
         fraction: float | None = None,
@@ -132,7 +137,7 @@ class Selector:
         are never selected.
 
         Args:
-            dataset (`Dataset`): A pool with the rule's indicator columns.
+            dataset (`Dataset`, or what else [`as_dataset`] takes): A pool with the rule's indicator columns.
             size (`int`, *optional*): How many rows.
             fraction (`float`, *optional*): Which share of the pool's rows, above 0 and at most 1.
             max_log_loss (`float`, *optional*): All rows predicted at most this, in nats (log loss).
@@ -158,6 +163,7 @@ class Selector:
                 cannot fill what was asked for.
         """
         budget = Budget.of(size=size, fraction=fraction, max_log_loss=max_log_loss, tokens=tokens)
+        dataset = as_dataset(dataset, "dataset", columns=columns)
         self._check(dataset, budget)
         pool = self._rank(dataset, budget, drop_duplicates, columns, allow_mismatch)
         if max_leverage is None:
@@ -175,10 +181,6 @@ class Selector:
 
     def _check(self, dataset: Dataset, budget: Budget) -> None:
         """Refuses what the pool's size and columns do not allow."""
-        if not isinstance(dataset, Dataset):
-            raise InstructMineError(
-                f"select needs a Dataset, not a {type(dataset).__name__}: pass one split, such as dataset['train']"
-            )
         if len(dataset) == 0:
             raise InstructMineError("the dataset is empty: there is no row to select")
         if LOG_LOSS in dataset.column_names:

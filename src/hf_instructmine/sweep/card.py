@@ -1,7 +1,6 @@
 """The runs of a sweep on the Hub: a table that `load_dataset` opens, with a card that says how it came about."""
 
 import json
-import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from ..data.provenance import get_provenance
 from ..errors import InstructMineError
 from ..finetuning.recipe import Recipe
 from ..outputs.hub import push_folder
-from ..outputs.markdown import PARQUET_FILE, count, escape, size_category, table
+from ..outputs.markdown import PARQUET_FILE, count, escape, size_category, table, without_paths
 from ..outputs.records import Records
 from .manifest import MANIFEST
 from .runs import load_runs, pure_error
@@ -43,7 +42,7 @@ def push_runs(folder: str | Path, repo_id: str, private: bool = False, token: st
         [`InstructMineError`]: Where the folder holds no finished run, or the Hub refuses or is out of reach.
     """
     runs = load_runs(folder, examples=True)
-    reasons = [_without_paths(reason) for reason in runs["reason"]]
+    reasons = [without_paths(reason) for reason in runs["reason"]]
     runs = Dataset.from_dict({**runs.to_dict(), "reason": reasons}, features=runs.features)
     manifest = Records(folder).read(Path(folder) / MANIFEST)
     if manifest is None:
@@ -93,7 +92,7 @@ def build_runs_card(runs: Dataset, manifest: Mapping[str, Any]) -> "DatasetCard"
         counts=f"{count(len(done), 'run is', 'runs are')} done, {len(runs) - len(done):,} failed",
         recipe=table(
             ["option", "value"],
-            [[escape(name), escape(_without_paths(value))] for name, value in settings.items()],
+            [[escape(name), escape(without_paths(value))] for name, value in settings.items()],
             text_columns=2,
         ),
         evaluation_sets=_evaluation_sets(runs, done, manifest["evaluation_sets"]),
@@ -138,9 +137,3 @@ def _indicators(runs: Dataset) -> str | None:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
-
-
-def _without_paths(value: Any) -> Any:
-    """Leaves the last name of every path of this machine."""
-    path = r"(?<![\w/.~-])(?:~|\.{1,2})?/(?:[^\s/'\":;,]+/)*([^\s/'\":;,]+)"
-    return re.sub(path, r"\1", value) if isinstance(value, str) else value

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 from datasets import Dataset, Value
 
+from ..data.columns import numeric_column
+from ..data.containers import as_dataset
 from ..errors import InstructMineError
 from ..outputs.markdown import count
 from ..regression.regressors import leverage, vif
@@ -112,8 +114,8 @@ class DesignReport:
 
 
 def design_report(
-    mixtures: Dataset,
-    scored: Dataset,
+    mixtures: Any,
+    scored: Any,
     *,
     source_column: str | None = "source",
     embeddings: np.ndarray | None = None,
@@ -124,10 +126,10 @@ def design_report(
     """Judges a design: collinearity, range against the range of selected subsets, and spread against noise.
 
     Args:
-        mixtures (`Dataset`):
+        mixtures (`Dataset`, or what else [`as_dataset`] takes):
             What [`design_mixtures`] returned, or a sweep's runs. Its indicators are the float columns that `scored`
             has too.
-        scored (`Dataset`):
+        scored (`Dataset`, or what else [`as_dataset`] takes):
             The pool it was designed on.
         source_column (`str`, *optional*, defaults to `"source"`):
             As given to [`design_mixtures`].
@@ -147,6 +149,7 @@ def design_report(
     Raises:
         [`InstructMineError`]: Where `mixtures` has no mean indicators of `scored`, or embeddings are missing.
     """
+    mixtures, scored = as_dataset(mixtures, "mixtures"), as_dataset(scored, "scored")
     pool, size = _read_pool(mixtures, scored, source_column, embeddings)
     # What the design is judged by: random subsets of the same size, and what rules in random directions would select.
     rng = np.random.default_rng(seed)
@@ -157,7 +160,10 @@ def design_report(
 
     # The design itself, its replicates included.
     _, first = np.unique(mixtures["mixture_id"], return_index=True)
-    means = np.column_stack([mixtures[name] for name in pool.design_columns])
+    means = np.column_stack([numeric_column(mixtures, name) for name in pool.design_columns])
+    if np.isnan(means).any():
+        row, column = np.argwhere(np.isnan(means))[0]
+        raise InstructMineError(f"mixture {row} has no '{pool.design_columns[column]}': leave it out")
     x = _in_sds(pool, means)
     report = DesignReport(
         num_mixtures=len(first),
@@ -189,6 +195,9 @@ def _read_pool(
     mixtures: Dataset, scored: Dataset, source_column: str | None, embeddings: np.ndarray | None
 ) -> tuple[ScoredPool, SubsetSize]:
     """The pool with the indicators that the mixtures have, and the size of each mixture."""
+    absent = [n for n in ("mixture_id", "subset_size", "proportions") if n not in mixtures.column_names]
+    if absent:
+        raise InstructMineError(f"the mixtures have no column '{absent[0]}': make them with design_mixtures")
     floats = [n for n, kind in mixtures.features.items() if isinstance(kind, Value) and kind.dtype == "float64"]
     # Of a set-level indicator the mixtures also hold the mean of the pool's column, under another name.
     set_level = [name for name in floats if f"pool_{name}" in floats]

@@ -9,6 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ..finetuning.recipe import Recipe
+
 
 logger = logging.getLogger(__name__)
 
@@ -22,13 +24,18 @@ _PACKAGES = ("hf-instructmine", "torch", "transformers", "trl", "peft", "acceler
 
 
 def describe_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Names what differs between two manifests: options of the recipe one by one, all else by its name."""
-    from ..finetuning.recipe import Recipe
-
-    # A folder may hold a path where its model once lay: which model that was, `base_model` says.
-    recipes = (Recipe({**m["recipe"], "model_name_or_path": m["base_model"]["model"]}) for m in (before, now))
-    parts = [f"recipe ({line})" for line in next(recipes).difference(next(recipes))]
-    for key in sorted({*before, *now} - {"recipe", "tokens"}):
+    """Names what differs between two manifests: options of the recipe one by one, all else by its name. A model whose
+    weights are the same is the same, whatever its folder is called."""
+    same_model = "weights" in before["base_model"] and before["base_model"]["weights"] == now["base_model"].get(
+        "weights"
+    )
+    if same_model:
+        now = {**now, "base_model": before["base_model"]}
+    older, newer = recipe_of(before), recipe_of(now)
+    parts = [f"recipe ({line})" for line in older.difference(newer)]
+    # Earlier versions did not note how many processes trained: their records tell.
+    unknown = {"training"} - before.keys()
+    for key in sorted({*before, *now} - {"recipe", "tokens"} - unknown):
         old, new = before.get(key), now.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             named = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
@@ -38,6 +45,12 @@ def describe_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> li
         if changed:
             parts.append(f"{key.replace('_', ' ')} ({told})")
     return parts
+
+
+def recipe_of(manifest: Mapping[str, Any]) -> Recipe:
+    """The recipe of a sweep. A folder may hold a path where its model once lay: which model that was, `base_model`
+    says."""
+    return Recipe({**manifest["recipe"], "model_name_or_path": manifest["base_model"]["model"]})
 
 
 def environment() -> dict[str, Any]:

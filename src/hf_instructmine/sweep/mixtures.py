@@ -7,12 +7,13 @@ give the paper's random mixtures; weights exp(λ · z·u) along a direction u of
 
 import warnings
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from datasets import Dataset, Features, List, Value
 from datasets.utils import tqdm
 
+from ..data.containers import as_dataset
 from ..errors import InstructMineError
 from ..regression.regressors import leverage
 from .scored_pool import ScoredPool, SubsetSize
@@ -23,7 +24,7 @@ RIDGE = 1e-3  # prior precision of each slope, candidates standardised: keeps co
 
 
 def design_mixtures(
-    scored: Dataset,
+    scored: Any,
     num_runs: int,
     *,
     subset_size: int | None = None,
@@ -40,7 +41,7 @@ def design_mixtures(
     """Designs the subsets of a sweep: one row per finetune.
 
     Args:
-        scored (`Dataset`):
+        scored (`Dataset`, or what else [`as_dataset`] takes):
             The scored pool. Rows with a NaN in any of the indicators are never drawn; a warning counts them.
         num_runs (`int`):
             Number of distinct subsets. Replicates come on top.
@@ -86,6 +87,7 @@ def design_mixtures(
     Raises:
         [`InstructMineError`]: On a request that the pool cannot meet; the message names the column, source or size.
     """
+    scored = as_dataset(scored, "scored")
     if method not in ("dirichlet", "tilted", "d-optimal"):
         raise InstructMineError(f"method={method!r} is unknown: choose 'dirichlet', 'tilted' or 'd-optimal'")
     if num_runs < 1:

@@ -3,83 +3,99 @@
 A finished run is one file, written whole. Killed at any instant, the same call starts the missing runs and only those.
 """
 
-import errno
 import logging
-import math
-import re
 import shutil
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from ..data.conversation import Conversation, check_text_columns, read_conversations
-from ..data.evaluation_sets import EvaluationSet
+from ..data.containers import as_dataset
+from ..data.conversation import Conversation
+from ..data.evaluation_sets import EvaluationSet, load_eval_sets
 from ..data.provenance import get_provenance
 from ..data.texts import pool_digest
-from ..errors import InstructMineError, one_line
-from ..finetuning.recipe import Recipe
+from ..errors import InstructMineError
+from ..finetuning.evaluation import EncodedSet
+from ..finetuning.recipe import Recipe, check_for_sweep
 from ..models.loading import describe_source
 from ..outputs.digests import digest
 from ..outputs.records import Records
-from .executors import Execution, Inline, Subprocess, ray_session, run_command
-from .manifest import DESIGN, MANIFEST, MIXTURES, TOKENS, describe_difference, environment
-from .runs import is_result_column, load_runs
+from .encoding import encode_all
+from .executors import Execution
+from .inline import Inline
+from .keeping import asked_to_keep, check_keeping
+from .local import LocalWorkers
+from .manifest import DESIGN, MANIFEST, MIXTURES, TOKENS, describe_difference, recipe_of
+from .outlook import doubts, global_batch
+from .ray_tasks import finish_with_ray
+from .recorder import RunRecorder, finish_here
+from .request import check_recorded, check_tokens, describe_set, plan_runs, read_eval_sets, read_mixtures, read_rows
+from .runs import load_runs
+from .subprocesses import Subprocess
 
 
 logger = logging.getLogger(__name__)
 
-# Not a fault of the run that meets it, and the next one would meet it too.
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-
 
 def run_sweep(
-    pool: Dataset,
-    mixtures: Dataset,
+    pool: Any,
+    mixtures: Any,
     recipe: "Recipe | Mapping[str, Any] | str | Path",
-    eval_sets: Mapping[str, "Dataset | EvaluationSet"],
+    eval_sets: Any,
     output_dir: str | Path,
     executor: str = "inline",
     *,
     columns: Mapping[str, str] | None = None,
     accelerate_config: str | None = None,
+    workers: int | None = None,
     retry_failed: bool = False,
+    keep_models: bool = False,
 ) -> Dataset:
     """Finetunes the base model on every mixture and measures the loss on every evaluation set.
 
     A run that fails is recorded with its reason, and the others go on. A run also counts as failed where it diverged:
     where its loss on an evaluation set is not finite, or above both the untrained model's and ln(vocabulary), that of
-    guessing. A full or read-only disk stops the sweep.
+    guessing. A full or read-only disk stops the sweep. A fault of the machine (a process that is killed, a connection
+    that is lost) is no failure of the run: it is tried once more, and left without a record where that happens again.
 
     Args:
-        pool (`Dataset`): What the mixtures' `indices` point into.
-        mixtures (`Dataset`): From [`design_mixtures`], or any table with `mixture_id`, `seed` and `indices`.
+        pool (`Dataset`, or what else [`as_dataset`] takes): What the mixtures' `indices` point into.
+        mixtures (`Dataset`, or what else [`as_dataset`] takes): From [`design_mixtures`], or any table with
+            `mixture_id`, `seed` and `indices`.
         recipe ([`Recipe`], mapping or path): How to finetune.
-        eval_sets (`Mapping[str, Dataset]`): By name; each gives a column `loss_<name>`.
+        eval_sets (`Mapping[str, Any]`, `str` or `Sequence[str]`): By name, or as `name=source`; see
+            [`load_eval_sets`]. Each gives a column `loss_<name>`.
         output_dir (`str` or `Path`): Keeps the records. A folder of the same sweep is gone on with, and extended where
             the mixtures have become more; one of another pool, recipe, base model or evaluation set is refused. Where
             another process sweeps into it at the same time, the two share the runs.
         executor (`str`, defaults to `"inline"`): `"inline"` loads the base model once and resets it between runs;
-            `"accelerate"` launches a process (or several) for each run; `"ray"` spreads those over a Ray cluster that
-            shares a file system, with the `num_cpus` and `num_gpus` that the recipe names. `cached_trunk` works with
-            `"inline"` alone; the others run the whole model.
+            `"local"` does so in a process for each visible GPU, and they share the runs; `"accelerate"` launches a
+            process (or several) for each run; `"ray"` spreads those over a Ray cluster that shares a file system, with
+            the `num_cpus` and `num_gpus` that the recipe names. `cached_trunk` works with `"inline"` and `"local"`;
+            the others run the whole model.
         columns (`Mapping[str, str]`, *optional*): Which column of the pool is which, where that is not detected.
         accelerate_config (`str`, *optional*): `accelerate launch --config_file`, for the executors that launch.
+        workers (`int`, *optional*): Processes of `"local"`: by default one for each visible GPU, or one on a CPU,
+            whose cores they divide.
         retry_failed (`bool`, defaults to `False`): Whether runs that were recorded as failed are run again.
+        keep_models (`bool`, defaults to `False`): Whether the final model of each run (its adapter, with LoRA) is kept
+            in `models/<run>` with a card; what they take of the disk is told first. A run that is recorded already is
+            not trained again for it.
 
     Returns:
         `Dataset`: One row per run, failed ones included; see [`load_runs`].
 
     Raises:
-        [`InstructMineError`]: Before the first run, where pool, mixtures, recipe or folder do not fit together; later,
-            where a record cannot be written.
+        [`InstructMineError`]: Before the first run, where pool, mixtures, recipe or folder do not fit together, or a
+            text cannot be encoded; later, where a record cannot be written.
     """
-    execution = Execution(executor, accelerate_config, columns, retry_failed)
+    execution = Execution(executor, accelerate_config, columns, retry_failed, workers, keep_models)
+    mixtures, eval_sets = as_dataset(mixtures, "mixtures"), load_eval_sets(eval_sets)
     with SweepSession(pool, recipe, eval_sets, output_dir, execution) as session:
         return session.run(mixtures)
 
@@ -100,25 +116,33 @@ class SweepSession:
 
     def __init__(
         self,
-        pool: Dataset,
+        pool: Any,
         recipe: "Recipe | Mapping[str, Any] | str | Path",
         eval_sets: Mapping[str, "Dataset | EvaluationSet"],
         output_dir: str | Path,
         execution: Execution,
     ):
-        self.pool, self.execution = pool, execution
-        self.recipe = Recipe.load(recipe)
-        arguments = self.recipe.arguments()
-        self.own, self.model = arguments.own, arguments.model
-        self.eval_sets = _read_eval_sets(eval_sets)
+        self.pool, self.execution = as_dataset(pool, "pool", columns=execution.columns), execution
+        self.recipe = asked_to_keep(Recipe.load(recipe), execution.keep_models)
+        self.arguments = self.recipe.arguments()
+        self.own, self.model = self.arguments.own, self.arguments.model
+        check_for_sweep(self.recipe, self.arguments)
+        if execution.executor == "inline" and self.arguments.gpus > 1:
+            logger.warning("%d GPUs are visible and one is used: executor='local' runs on each", self.arguments.gpus)
+        self.processes = execution.count_processes(self.arguments)
+        self.eval_sets = read_eval_sets(eval_sets)
         self.records = Records(output_dir)
-        self.resources = {"num_cpus": self.own.num_cpus, "num_gpus": self.own.num_gpus}
-        self.keeps_checkpoints = arguments.sft.save_strategy != "no"
+        self.keeps_checkpoints = self.arguments.sft.save_strategy != "no"
         self.conversations: dict[int, Conversation] = {}
+        self._encoded: dict[str, EncodedSet] | None = None
         self._engine: Any = None
         self._complete = False
-        if self.own.cached_trunk and execution.executor != "inline":
-            logger.warning("cached_trunk works with executor='inline' alone: every run computes the whole model")
+        self._doubted: set[str] = set()  # a search that goes on to smaller subsets says each once
+        if self.own.cached_trunk and execution.executor not in ("inline", "local"):
+            logger.warning(
+                "cached_trunk works with executor='inline' alone, and in the processes of 'local': every run computes "
+                "the whole model"
+            )
 
     def __enter__(self) -> "SweepSession":
         return self
@@ -141,30 +165,58 @@ class SweepSession:
         Raises:
             [`InstructMineError`]: As [`run_sweep`] does.
         """
-        runs = _read_mixtures(mixtures, len(self.pool))
+        runs = read_mixtures(mixtures, len(self.pool))
         self._add_conversations(runs)
-        self.records.claim(MANIFEST, self._manifest, "sweep", describe_difference, beside=(DESIGN, MIXTURES))
-        _check_tokens(self.records, [run for run in runs if self._is_due(run)])
+        told = doubts(self.arguments, runs, self.processes)
+        request = self._manifest
+        if not (self.records.folder / MANIFEST).exists():
+            self._encode()  # what is refused here leaves no folder behind
+        self.records.claim(MANIFEST, request, "sweep", describe_difference, beside=(DESIGN, MIXTURES))
+        recorder = self._recorder(runs)
+        due = [run for run in runs if recorder.is_due(run)]
+        check_tokens(self.records, due)
         with self.records.lock("plan", patience=-1):
-            _check_recorded(self.records, runs)
-            _plan(self.records, runs, get_provenance(mixtures))
-        self._finish([run for run in runs if self._is_due(run)], len(runs))
-        missing = [run["run_id"] for run in runs if self._recorded(run) is None]
+            check_recorded(self.records, runs, self.processes)
+            plan_runs(self.records, runs, get_provenance(mixtures))
+        for kind in [kind for kind in told if due and kind not in self._doubted]:
+            logger.warning("%s", told[kind])
+            self._doubted.add(kind)
+        check_keeping(self.records, self.recipe, runs, len(due))
+        self._finish(due, len(runs), recorder)
+        self._tidy_up(runs, recorder)
+        return load_runs(self.records.folder)
+
+    def _tidy_up(self, runs: Sequence[dict[str, Any]], recorder: RunRecorder) -> None:
+        missing = [run["run_id"] for run in runs if recorder.recorded(run) is None]
         for run in runs:
             if run["run_id"] not in missing:  # its process may have been killed before it could tidy up
                 shutil.rmtree(self.records.folder / "work" / run["run_id"], ignore_errors=True)
         with suppress(OSError):  # it holds what other processes work on, or is not there
             (self.records.folder / "work").rmdir()
-        if missing:
-            logger.warning("%d runs are left to another process, the first of them %s", len(missing), missing[0])
         self._complete = not missing
-        return load_runs(self.records.folder)
+        lost = [name for name in missing if name in recorder.lost]
+        if lost:
+            told = (
+                f"{len(lost)} runs have no record: the machine stopped them twice, {lost[0]} the last time with: "
+                f"{recorder.lost[lost[0]]}; the same call tries them again"
+            )
+            if len(lost) == len(runs):
+                raise InstructMineError(told)
+            logger.warning("%s", told)
+        left = [name for name in missing if name not in recorder.lost]
+        if left:
+            logger.warning("%d runs are left to another process, the first of them %s", len(left), left[0])
 
     def _add_conversations(self, runs: Sequence[dict[str, Any]]) -> None:
         new = sorted({i for run in runs for i in run["indices"]} - self.conversations.keys())
         if new:
-            self.conversations |= _read_rows(self.pool, new, self.execution.columns)
-            self._engine = None  # which holds the trunk of the rows it knows
+            self.conversations |= read_rows(self.pool, new, self.execution.columns)
+            self._engine = self._encoded = None  # the trunk is of the rows that were known
+
+    def _encode(self) -> dict[str, EncodedSet]:
+        if self._encoded is None:
+            self._encoded = encode_all(self.recipe, self.eval_sets, self.conversations)
+        return self._encoded
 
     @cached_property
     def _manifest(self) -> dict[str, Any]:
@@ -175,225 +227,53 @@ class SweepSession:
             "columns": None if columns is None else dict(columns),
             "recipe": self.recipe.comparable,
             "base_model": describe_source(name, self.model.model_revision),
-            "evaluation_sets": {name: _set_digest(s) for name, s in sorted(self.eval_sets.items())},
+            "evaluation_sets": {name: describe_set(s) for name, s in sorted(self.eval_sets.items())},
             "tokens": TOKENS,
+            "training": {
+                "processes": self.processes,
+                "global_batch": global_batch(self.arguments.sft, self.processes),
+            },
         }
 
-    def _recorded(self, run: Mapping[str, Any]) -> dict[str, Any] | None:
-        return self.records.read(self.records.path_of(run["run_id"]))
+    def _recorder(self, runs: Sequence[dict[str, Any]]) -> RunRecorder:
+        # As the folder was begun: what no loss depends on may have changed since, and where the model lies.
+        begun = self.records.read(self.records.folder / MANIFEST)
+        assert begun is not None  # it is claimed
+        known = {
+            "recipe_hash": recipe_of(begun).recorded_hash,
+            "base_model": begun["base_model"]["model"],
+            "executor": self.execution.executor,
+        }
+        recorder = RunRecorder(self.records, known, self.keeps_checkpoints)
+        if self.execution.retry_failed:
+            records = {run["run_id"]: recorder.recorded(run) for run in runs}
+            failed = {name: r for name, r in records.items() if r is not None and r["status"] == "failed"}
+            recorder.retried = {name: digest(record) for name, record in failed.items()}
+        return recorder
 
-    def _is_due(self, run: Mapping[str, Any]) -> bool:
-        record = self._recorded(run)
-        return record is None or (self.execution.retry_failed and record["status"] == "failed")
-
-    def _finish(self, missing: Sequence[dict[str, Any]], total: int) -> None:
-        if not missing:
+    def _finish(self, due: Sequence[dict[str, Any]], total: int, recorder: RunRecorder) -> None:
+        if not due:
             return
-        if self._engine is None:
-            given = self.recipe, self.eval_sets, self.conversations
-            if self.execution.executor == "inline":
-                self._engine = Inline(*given, self.records.folder)
-            else:
-                self._engine = Subprocess(*given, self.execution.accelerate_config)
-        self._base = self._measure_base()
-        finish = self._finish_with_ray if self.execution.executor == "ray" else self._finish_here
-        with tqdm(total=total, initial=total - len(missing), desc="Finetuning", unit="run", smoothing=0.1) as bar:
-            for run_id in finish(missing):
+        finish = self._way_of_finishing(recorder)
+        with tqdm(total=total, initial=total - len(due), desc="Finetuning", unit="run", smoothing=0.1) as bar:
+            for run_id in finish(due):
                 bar.set_postfix_str(run_id, refresh=False)
                 bar.update()
 
-    def _measure_base(self) -> dict[str, Any]:
-        path = self.records.folder / "base.json"
-        with self.records.lock("base", patience=-1):
-            if self.records.read(path) is None:
-                self.records.write(path, self._engine.base())
-        base = self.records.read(path)
-        assert base is not None  # it has just been written
-        return base
-
-    def _finish_here(self, missing: Sequence[dict[str, Any]]) -> Iterator[str]:
-        for run in missing:
-            with self.records.lock(run["run_id"]) as mine:
-                # Another sweep on this folder may hold it, or have finished it since we looked.
-                if mine and self._is_due(run):
-                    started = time.perf_counter()
-                    try:
-                        outcome = self._engine.run(run["indices"], run["seed"], self._folder(run))
-                    except Exception as error:  # one bad run must not stop the others
-                        outcome = error
-                    self._record(run, outcome, time.perf_counter() - started)
-            yield run["run_id"]
-
-    def _finish_with_ray(self, missing: Sequence[dict[str, Any]]) -> Iterator[str]:
-        with ray_session() as ray, ExitStack() as locks:
-            task = ray.remote(**self.resources, max_retries=0)(run_command)
-            waiting = {}
-            for run in missing:
-                if locks.enter_context(self.records.lock(run["run_id"])) and self._is_due(run):
-                    launch = self._engine.command(run["indices"], run["seed"], self._folder(run))
-                    waiting[task.remote(*launch)] = run, time.perf_counter()
-            while waiting:
-                (future,), _ = ray.wait(list(waiting), num_returns=1)
-                run, started = waiting.pop(future)
-                try:
-                    outcome = self._engine.read(ray.get(future))
-                except ray.exceptions.RayTaskError as error:
-                    outcome = error.cause
-                except ray.exceptions.RayError as error:  # a worker or its machine died
-                    outcome = error
-                self._record(run, outcome, time.perf_counter() - started)
-                yield run["run_id"]
-
-    def _folder(self, run: Mapping[str, Any]) -> Path:
-        kind = "checkpoints" if self.keeps_checkpoints else "work"
-        return (self.records.folder / kind / run["run_id"]).resolve()
-
-    def _record(self, run: dict[str, Any], outcome: dict[str, Any] | Exception, seconds: float) -> None:
-        if isinstance(outcome, OSError) and outcome.errno in _DISK_ERRORS:
-            raise InstructMineError(
-                f"cannot write to '{self.records.folder}': {outcome.strerror}; what is finished is kept: mend it "
-                "and start again"
-            ) from outcome
-        reason: str | None
-        if isinstance(outcome, Exception):
-            kind = "" if isinstance(outcome, InstructMineError) else f"{type(outcome).__name__}: "
-            reason = f"{kind}{one_line(outcome)}"
-            result = {"losses": {}, "examples": {}, "seconds": seconds}
-        else:
-            reason, result = _divergence(outcome["losses"], self._base), outcome
-        if reason:
-            logger.warning("run %s failed: %s", run["run_id"], reason)
-        self.records.write(
-            self.records.path_of(run["run_id"]),
-            {
-                "mixture": run,
-                "indices_hash": hash_indices(run["indices"]),
-                "status": "failed" if reason else "done",
-                "reason": reason,
-                "result": result,
-                "recipe_hash": self.recipe.hash,
-                "base_model": self.recipe.base_model,
-                "executor": self.execution.executor,
-                "versions": environment(),
-            },
-        )
-        if not self.keeps_checkpoints:
-            shutil.rmtree(self._folder(run), ignore_errors=True)
-
-
-def hash_indices(indices: Sequence[int]) -> str:
-    """Digest of the rows of a subset, in order."""
-    return digest(list(indices))
-
-
-def _divergence(losses: Mapping[str, float], base: Mapping[str, Any]) -> str | None:
-    for name, loss in losses.items():
-        untrained, guessing = base["losses"][name], math.log(base["vocabulary"])
-        if not loss <= max(untrained, guessing):
-            return (
-                f"diverged: the loss on '{name}' is {loss:.2f} after training, that of the untrained model "
-                f"{untrained:.2f} and of guessing {guessing:.2f}: lower the learning rate"
-            )
-    return None
-
-
-def _read_eval_sets(eval_sets: Mapping[str, "Dataset | EvaluationSet"]) -> dict[str, EvaluationSet]:
-    if not eval_sets:
-        raise InstructMineError("no evaluation set was given: there would be no loss to record")
-    wrong = next((name for name in eval_sets if not name.isidentifier()), None)
-    if wrong is not None:
-        raise InstructMineError(f"the evaluation set's name {wrong!r} must be letters, digits and underscores")
-    sets = {n: s if isinstance(s, EvaluationSet) else EvaluationSet.read(n, s) for n, s in eval_sets.items()}
-    for name, examples in sets.items():
-        if examples.skipped:
-            logger.warning("%s: %d rows without a reference answer are left out", name, examples.skipped)
-    return sets
-
-
-def _read_mixtures(mixtures: Dataset, pool_size: int) -> list[dict[str, Any]]:
-    """One dict per run, with a `run_id`; refuses what cannot be run."""
-    absent = [name for name in ("mixture_id", "seed", "indices") if name not in mixtures.column_names]
-    if absent:
-        raise InstructMineError(f"the mixtures have no column '{absent[0]}': make them with design_mixtures")
-    own = mixtures.remove_columns([name for name in mixtures.column_names if is_result_column(name)])
-    runs = [{**row, "run_id": f"{row['mixture_id']}-seed{row['seed']}"} for row in own]
-    if not runs:
-        raise InstructMineError("the mixtures have no row: there is nothing to run")
-    seen: dict[str, list[int]] = {}
-    for run in runs:
-        name, indices = run["mixture_id"], run["indices"]
-        # It names files.
-        if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]{0,99}", name):
-            raise InstructMineError(f"mixture_id {name!r:.60} must be letters, digits, '-', '_' and '.' (at most 100)")
-        if not isinstance(run["seed"], int) or not 0 <= run["seed"] < 2**32:
-            raise InstructMineError(f"the seed of mixture '{name}' is {run['seed']!r}, not a number from 0 to 2**32-1")
-        if not indices:
-            raise InstructMineError(f"mixture '{name}' is empty: it has no row to train on")
-        outside = next((i for i in indices if not 0 <= i < pool_size), None)
-        if outside is not None:
-            raise InstructMineError(
-                f"mixture '{name}' names row {outside} of a pool of {pool_size} rows: it was designed for another pool"
-            )
-        if seen.setdefault(name, indices) != indices:
-            raise InstructMineError(f"mixture '{name}' stands twice in the mixtures, with other rows: rename one")
-    run_ids = [run["run_id"] for run in runs]
-    twice = next((run_id for run_id in run_ids if run_ids.count(run_id) > 1), None)
-    if twice is not None:
-        raise InstructMineError(f"'{twice}' stands twice in the mixtures: give replicates other seeds")
-    return runs
-
-
-def _read_rows(pool: Dataset, numbers: Sequence[int], columns: Mapping[str, str] | None) -> dict[int, Conversation]:
-    check_text_columns(pool, columns)
-    batch = pool.with_format(None)[numbers]
-    rows = {}
-    for k, i in enumerate(numbers):
-        (rows[i],) = read_conversations({name: values[k : k + 1] for name, values in batch.items()}, columns, i)
-        if rows[i].problem:
-            raise InstructMineError(
-                f"row {i} of the pool is in a mixture but cannot be learnt from: {rows[i].problem}"
-            )
-    return rows
-
-
-def _set_digest(examples: EvaluationSet) -> str:
-    return f"{len(examples.rows)} examples, {digest([turn.identity for turn in examples.turns])}"
-
-
-def _check_recorded(records: Records, runs: Sequence[dict[str, Any]]) -> None:
-    planned = (records.read(records.folder / "planned.json") or {}).get("mixtures", {})
-    for run in runs:
-        if planned.get(run["mixture_id"], hash_indices(run["indices"])) != hash_indices(run["indices"]):
-            raise InstructMineError(
-                f"'{records.folder}' holds a mixture '{run['mixture_id']}' of other rows: the mixtures were designed "
-                "anew; choose another output_dir"
-            )
-
-
-def _check_tokens(records: Records, due: Sequence[dict[str, Any]]) -> None:
-    """Refuses to go on where the runs there have learnt other tokens: their losses could not be compared."""
-    manifest = records.read(records.folder / MANIFEST) or {}
-    if due and manifest.get("tokens") != TOKENS:
-        raise InstructMineError(
-            f"'{records.folder}' holds runs of an earlier version, which ended turns in EOS and not as the chat "
-            f"template does; '{due[0]['run_id']}' would learn other tokens: choose another output_dir"
-        )
-
-
-def _plan(records: Records, runs: Sequence[dict[str, Any]], provenance: Mapping[str, Any]) -> None:
-    """Adds the runs to those that were planned before, and how their indicators were made."""
-    path = records.folder / "planned.json"
-    before = records.read(path) or {"runs": [], "mixtures": {}, "provenance": {}}
-    for name, made in provenance.items():
-        if before["provenance"].get(name, made) != made:
-            raise InstructMineError(
-                f"'{records.folder}' holds mixtures whose '{name}' was made otherwise: choose another output_dir"
-            )
-    records.write(
-        path,
-        {
-            "runs": list(dict.fromkeys([*before["runs"], *(run["run_id"] for run in runs)])),
-            "mixtures": {**before["mixtures"], **{run["mixture_id"]: hash_indices(run["indices"]) for run in runs}},
-            "provenance": {**before["provenance"], **provenance},
-        },
-    )
+    def _way_of_finishing(self, recorder: RunRecorder) -> Callable[[Sequence[dict[str, Any]]], Iterator[str]]:
+        given, executor = (self.recipe, self.eval_sets, self.conversations), self.execution.executor
+        if self._engine is None:
+            encoded = self._encode()
+            if executor == "inline":
+                self._engine = Inline(*given, self.records.folder, encoded)
+            elif executor == "local":
+                self._engine = LocalWorkers(*given, self.execution.workers)
+            else:
+                self._engine = Subprocess(*given, self.execution.accelerate_config, encoded)
+        if executor == "local":
+            return partial(self._engine.finish, recorder)
+        recorder.measure_base(self._engine)
+        if executor == "ray":
+            resources = {"num_cpus": self.own.num_cpus, "num_gpus": self.own.num_gpus}
+            return lambda due: finish_with_ray(self._engine, recorder, due, resources)
+        return partial(finish_here, self._engine, recorder)
