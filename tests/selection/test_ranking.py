@@ -128,6 +128,28 @@ def test_the_other_options_hold_too(budget):
     assert total - 6 < weights.sum() <= total
 
 
+def test_in_small_pools_it_is_never_worse_than_the_ordinary_ranking():
+    rule = LossEstimator.from_coefficients({"knn_1": -1.0, "mtld": 0.2})
+    better = 0
+    for seed in range(60):
+        embeddings = unit(12, seed, width=3)
+        columns = {"knn_1": neighbor_distances(embeddings, 1), "mtld": np.random.default_rng(seed).normal(size=12)}
+
+        def inside(rows, embeddings=embeddings, columns=columns):
+            return rule.predict(
+                {"knn_1": neighbor_distances(embeddings[rows], 1), "mtld": columns["mtld"][rows]}
+            ).mean()
+
+        ordinary = inside(np.argsort(rule.predict(columns))[:5])
+        ranking = SetRanking(rule, columns, embeddings, np.arange(12), rule.predict(columns), np.ones(12), None)
+        greedy = inside(np.array(Terms(Budget("size", 5), np.ones(12)).walk(ranking).taken))
+        selection = Selector(rule, embeddings=embeddings, set_level=True).select(Dataset.from_dict(columns), size=5)
+        assert inside(selection.indices) == pytest.approx(min(ordinary, greedy), abs=1e-6)
+        assert selection.set_log_loss == pytest.approx(min(ordinary, greedy), abs=1e-6)
+        better += ordinary < greedy - 1e-6
+    assert better > 0
+
+
 def test_a_row_whose_distance_has_no_logarithm_is_passed_over():
     rule = LossEstimator.from_coefficients({"log(knn_1)": 1.0})
     embeddings = unit(6)

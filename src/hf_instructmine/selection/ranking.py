@@ -6,13 +6,14 @@ one of them is chosen the other adds nothing.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..data.columns import NEIGHBOR_COLUMN
 from ..errors import InstructMineError
-from ..models.neighbors import cosine_distances
+from ..models.neighbors import cosine_distances, neighbor_distances
 from .walk import BLOCK
 
 
@@ -30,6 +31,23 @@ def neighbor_columns(rule: "Rule") -> dict[str, int]:
         for name in rule.indicators
         if not name.startswith("pool_") and (match := NEIGHBOR_COLUMN.fullmatch(name))
     }
+
+
+def measured_inside(rule: "Rule", columns: Mapping[str, np.ndarray], embeddings: np.ndarray, walk: "Walk") -> "Walk":
+    """A walk down the ordinary ranking with the distances inside its set, and the mean prediction by these.
+
+    Args:
+        rule ([`Rule`]): With a term of `knn_<i>`.
+        columns (`Mapping[str, np.ndarray]`): The rule's indicators over the pool.
+        embeddings (`np.ndarray` of shape `(n, d)`): Rows of length 1.
+        walk ([`Walk`]): Of two rows or more.
+    """
+    distances = {
+        name: neighbor_distances(embeddings[walk.taken], min(i, len(walk.taken) - 1))
+        for name, i in neighbor_columns(rule).items()
+    }
+    inside = {name: column[walk.taken] for name, column in columns.items()} | distances
+    return replace(walk, mean=float(rule.apply(inside, len(walk.taken)).mean()), distances=distances)
 
 
 def squared_columns(rule: "Rule", set_level: bool) -> list[str]:

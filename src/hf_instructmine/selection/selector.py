@@ -17,7 +17,16 @@ from ..errors import InstructMineError
 from .budget import Budget
 from .curated import Selection
 from .options import Options
-from .ranking import FixedRanking, SetRanking, compete, follow_slope, price, squared_columns, walk_means
+from .ranking import (
+    FixedRanking,
+    SetRanking,
+    compete,
+    follow_slope,
+    measured_inside,
+    price,
+    squared_columns,
+    walk_means,
+)
 from .record import LOG_LOSS, count_by_source
 from .walk import Terms, Walk
 
@@ -237,15 +246,28 @@ class Selector:
         def walk_by(rule: "Rule") -> Walk:
             log_loss = pool.log_loss if rule is self.rule else rule.apply(pool.values, len(pool.log_loss))
 
-            def walk_at(level: float | None) -> Walk:
-                if self.options.set_level:
-                    vectors = self.options.unit_embeddings
-                    assert vectors is not None  # set_level is refused without embeddings
-                    return terms.walk(SetRanking(rule, pool.values, vectors, rows, log_loss, terms.costs, level))
+            def ordinary(level: float | None) -> Walk:
                 order = np.argsort(price(log_loss[rows], terms.costs[rows], level), kind="stable")
                 return terms.walk(FixedRanking(rows[order], log_loss))
 
-            return compete(walk_at) if terms.budget.kind == "tokens" else walk_at(None)
+            def one_by_one(level: float | None) -> Walk:
+                assert vectors is not None  # set_level is refused without embeddings
+                return terms.walk(SetRanking(rule, pool.values, vectors, rows, log_loss, terms.costs, level))
+
+            walk_down = compete if terms.budget.kind == "tokens" else lambda walk_at: walk_at(None)
+            vectors = self.options.unit_embeddings
+            if not self.options.set_level:
+                return walk_down(ordinary)
+            greedy = walk_down(one_by_one)
+            # One row after another is a heuristic: in small pools the ordinary ranking may give the better set.
+            try:
+                other = walk_down(ordinary)
+            except InstructMineError:  # in this order the constraints cannot be met
+                return greedy
+            if vectors is None or len(other.taken) < 2:
+                return greedy
+            other = measured_inside(rule, pool.values, vectors, other)
+            return other if other.mean < greedy.mean else greedy
 
         bent = squared_columns(self.rule, self.options.set_level)
         # All rows up to a prediction are the same whatever the order.
