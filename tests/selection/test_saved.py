@@ -6,6 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, load_dataset
 from hostile import HOSTILE
@@ -85,6 +86,8 @@ def test_so_is_one_of_many_rows_that_was_cut_from_a_larger_pool(tmp_path):
     made.save_to_disk(tmp_path / "one")
     Selection.load(tmp_path / "one").save_to_disk(tmp_path / "two")
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    # Where groups of rows end must not depend on how large the rows of the pool were guessed to be.
+    assert pq.ParquetFile(tmp_path / "one/data/train-00000-of-00001.parquet").num_row_groups == 3
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
