@@ -171,7 +171,8 @@ def simulated(effect: float, runs: int = 5) -> StrategyComparison:
             rows.append(
                 {
                     "mixture_id": f"{name}-{seed}", "seed": seed, "strategy": name, "amount": "tokens=100",
-                    "status": "done", "reason": "", "subset_size": 3, "subset_tokens": 99, "steps": 4,
+                    "status": "done", "reason": "", "indices_hash": name if name == "rule" else f"{name}-{seed}",
+                    "subset_size": 3, "subset_tokens": 99, "steps": 4,
                     "example_nll_mine": nll.tolist(), "example_tokens_mine": tokens.tolist(),
                 }
             )  # fmt: skip
@@ -179,11 +180,32 @@ def simulated(effect: float, runs: int = 5) -> StrategyComparison:
 
 
 @pytest.mark.parametrize(
-    "effect, said", [(0.05, "better than random by 0.0"), (-0.05, "worse than random by 0.0"), (0.0, "no different")]
+    "effect, said",
+    [
+        (0.05, "better than random by 0.0"),
+        (-0.05, "worse than random by 0.0"),
+        (0.0, "not shown to differ from random: "),
+    ],
 )
 def test_the_verdict_is_what_the_data_say(effect, said):
     (line,) = simulated(effect).verdict()
     assert line.startswith("mine (never seen), tokens=100: rule is ") and said in line
+
+
+def test_a_strategy_that_chose_once_is_told_as_one_set_too():
+    (line,) = simulated(0.05).verdict()
+    assert "over finetunes on the one set that it chose; as one set against 10 random ones p = " in line
+    assert "shows nothing of other choices" not in line  # 0.05 nats are many times the spread of random sets
+    comparison = simulated(0.05)
+    several = comparison.runs.remove_columns("indices_hash")
+    (line,) = StrategyComparison(several, comparison.strategies).verdict()
+    assert "one set" not in line  # each finetune is of a set of its own, so finetunes are sets
+
+
+def test_a_difference_that_was_not_seen_comes_with_what_could_have_been():
+    (line,) = simulated(0.0).verdict()
+    (outcome,) = (o for o in simulated(0.0).outcomes("tokens=100", "mine") if o.difference is not None)
+    assert line.endswith(f"a difference below {outcome.difference.detectable:.4f} would not have been seen.")
 
 
 def test_failed_finetunes_are_named_and_left_out():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from hf_instructmine.comparison.statistics import compare_losses, flip_signs, holm, permute_labels
+from hf_instructmine.comparison.statistics import compare_losses, flip_signs, holm, one_against_random, permute_labels
 
 
 EXAMPLES = 60
@@ -79,3 +79,26 @@ def test_holms_correction_as_published():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.6, 0.7]) == [1.0, 1.0]
     assert holm([]) == []
+
+
+def test_one_more_random_set_is_called_different_as_often_as_the_level_says():
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(4000):
+        sets = rng.normal(0, 0.01, 11)  # noise between sets, which finetunes repeated on one of them do not show
+        found.append(one_against_random(sets[:1].tolist(), sets[1:].tolist()).p)
+    assert np.mean(np.array(found) < 0.05) == pytest.approx(0.05, abs=0.01)
+    assert one_against_random([1.0, 2.0], [1.0, 2.0, 3.0]) is None  # it chose two sets
+    assert one_against_random([1.0], [1.0, 2.0]) is None
+
+
+def test_the_detectable_difference_is_seen_in_four_of_five_comparisons():
+    rng, seen, detectable, effect = np.random.default_rng(0), [], [], 0.0193
+    tokens = np.full(60, 40)
+    for seed in range(150):
+        nll = (2.5 + rng.normal(0, 0.02, (2, 6, 60)) + rng.normal(0, 0.01, (2, 6, 1))) * tokens
+        difference = compare_losses(nll[0] + effect * tokens, nll[1], tokens, resamples=400, seed=seed)
+        seen.append(difference.low > 0 and difference.p < 0.05)
+        detectable.append(difference.detectable)
+    assert np.mean(detectable) == pytest.approx(effect, rel=0.05)
+    assert np.mean(seen) == pytest.approx(0.8, abs=0.1)

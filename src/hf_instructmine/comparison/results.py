@@ -13,7 +13,7 @@ from datasets import Dataset
 from ..errors import InstructMineError
 from ..outputs.markdown import CardSection, count, escape, printable
 from .figure import FIGURE, Panel, plot_differences
-from .statistics import Difference, Outcome, compare_losses, holm
+from .statistics import LEVEL, Difference, OneSet, Outcome, compare_losses, holm, one_against_random
 from .strategies import FULL, RANDOM
 
 
@@ -112,6 +112,7 @@ class StrategyComparison:
                 sd=float(losses.std(ddof=1)) if len(losses) > 1 else None,
                 difference=difference,
                 p=None if difference is None else next(corrected),
+                as_set=None if difference is None else self._as_set(name, baseline, amount, eval_set),
                 **self._training(name, amount),
             )
             for name, losses, difference in found
@@ -142,11 +143,19 @@ class StrategyComparison:
         found = {
             "better": f"better than {baseline} by {-d.estimate:.4f} ± {(d.high - d.low) / 2:.4f}",
             "worse": f"worse than {baseline} by {d.estimate:.4f} ± {(d.high - d.low) / 2:.4f}",
-            "no different": f"no different from {baseline}: {d.estimate:+.4f}, interval {d.low:+.4f} to {d.high:+.4f}",
+            "no different": f"not shown to differ from {baseline}: {d.estimate:+.4f}, interval {d.low:+.4f} to "
+            f"{d.high:+.4f}",
         }[mine.verdict]
         corrected = f" after Holm's correction for {comparisons} comparisons" if comparisons > 1 else ""
         where, who = f"{printable(mine.eval_set)}{seen}, {printable(mine.amount)}", printable(mine.strategy)
-        return f"{where}: {who} is {found} nats (p = {mine.p:.3g}{corrected})."
+        told = f"{where}: {who} is {found} nats (p = {mine.p:.3g}{corrected})"
+        if mine.verdict == "no different":
+            return f"{told}; a difference below {d.detectable:.4f} would not have been seen."
+        if mine.as_set is None:
+            return f"{told}."
+        one, beyond = mine.as_set, "" if mine.as_set.p < LEVEL else ", which shows nothing of other choices"
+        sets = f"as one set against {one.random_sets} random ones p = {one.p:.2g}{beyond}"
+        return f"{told}, over finetunes on the one set that it chose; {sets}."
 
     def table(self, amount: str, eval_set: str, baseline: str = RANDOM, show: Callable[[Any], str] = printable) -> str:
         """The outcomes as a Markdown table, in which names are as `show` makes them."""
@@ -264,6 +273,17 @@ class StrategyComparison:
     @cached_property
     def _examples(self) -> dict[str, list[Any]]:
         return {name: self.runs[f"example_nll_{name}"][:] for name in self.eval_sets}
+
+    def _as_set(self, strategy: str, baseline: str, amount: str, eval_set: str) -> OneSet | None:
+        tokens = self._tokens(eval_set).sum()
+        means = []
+        for name in (strategy, baseline):
+            sets: dict[Any, list[float]] = {}  # the losses on each distinct set of rows
+            for number in self._rows_of(name, amount):
+                key = self._light[number].get("indices_hash", number)
+                sets.setdefault(key, []).append(np.sum(self._examples[eval_set][number]) / tokens)
+            means.append([float(np.mean(losses)) for losses in sets.values()])
+        return one_against_random(*means)
 
     def _tokens(self, eval_set: str) -> np.ndarray:
         return np.array(next(tokens for tokens in self.runs[f"example_tokens_{eval_set}"] if tokens), dtype=float)

@@ -48,6 +48,38 @@ class Difference:
         intersection-union test, Berger 1982, so no correction for testing twice is needed)."""
         return max(self.p_runs, self.p_examples)
 
+    @property
+    def detectable(self) -> float:
+        """The least true difference, in nats, that would have been told from 0 in 80 % of such comparisons: (z₀.₉₇₅ +
+        z₀.₈) / z₀.₉₇₅ of half the interval."""
+        return float((self.high - self.low) / 2 * (norm.isf(LEVEL / 2) + norm.isf(0.2)) / norm.isf(LEVEL / 2))
+
+
+@dataclass(frozen=True)
+class OneSet:
+    """One chosen set of rows against several random ones. Finetunes repeated on a set say nothing of another set, so
+    this alone says whether the strategy, and not its set, is better.
+
+    Attributes:
+        random_sets (`int`): How many random sets there are.
+        p (`float`): Two-sided p of the null that the chosen set is one more random draw, by Student's t with
+            `random_sets - 1` degrees of freedom; not corrected for several strategies.
+    """
+
+    random_sets: int
+    p: float
+
+
+def one_against_random(chosen: Sequence[float], others: Sequence[float]) -> OneSet | None:
+    """Takes the mean loss of each distinct set of a strategy and of random. None where the strategy chose more than
+    one set, or there are fewer than three random ones."""
+    if len(chosen) != 1 or len(others) < 3:
+        return None
+    spread = float(np.std(others, ddof=1)) * math.sqrt(1 + 1 / len(others))
+    difference = chosen[0] - float(np.mean(others))
+    p = 2 * float(t.sf(abs(difference) / spread, len(others) - 1)) if spread > 0 else float(difference == 0)
+    return OneSet(len(others), p)
+
 
 def compare_losses(
     nll: np.ndarray,
@@ -175,6 +207,7 @@ class Outcome:
         sd (`float`, *optional*): Its spread between finetunes.
         difference ([`Difference`], *optional*): To the baseline; None for the baseline itself.
         p (`float`, *optional*): Of the difference, by Holm's correction over the strategies of this table.
+        as_set ([`OneSet`], *optional*): The same with the chosen set as the unit, where the strategy chose once.
     """
 
     amount: str
@@ -188,6 +221,7 @@ class Outcome:
     sd: float | None
     difference: Difference | None = None
     p: float | None = None
+    as_set: OneSet | None = None
 
     @property
     def verdict(self) -> str:
