@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -135,3 +136,8 @@ def test_importing_the_package_alone_imports_no_wing():
     loaded = "import sys, hf_instructmine; print([m for m in sys.modules if m.startswith('hf_instructmine.')])"
     said = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True).stdout
     assert said.strip() == "[]"
+
+
+def test_no_two_files_of_tests_have_one_name():
+    names = Counter(path.name for path in Path(__file__).parent.rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []  # pytest would import one of them
