@@ -319,7 +319,8 @@ def test_the_command_prints_a_report_and_writes_trials_and_a_figure(recipe, tmp_
     ]  # fmt: skip
     assert main([str(part) for part in given]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("Size search: 21 runs, 0 failed") and "Best size by the curve" in out
+    assert out.startswith("The rule hand-set is hand-set: nothing is known of how well it predicts.")
+    assert "\nSize search: 21 runs, 0 failed" in out and "Best size by the curve" in out
     assert f"Next: instructmine select {tmp_path / 'pool.parquet'} --rule" in out
     assert {"trials.parquet", "size.png"} <= {path.name for path in (tmp_path / "search").iterdir()}
     assert main([str(part) for part in [*given, "--grid-size", 4]]) == 1

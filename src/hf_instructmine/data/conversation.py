@@ -132,10 +132,14 @@ def read_turns(
 def _check_batched(batch: Mapping[str, Any], layouts: Mapping[str, Mapping[str, str]]) -> None:
     """Refuses a single row, as `Dataset.map` gives it without `batched=True`: its letters would count as rows."""
     for layout in layouts.values():
+        firsts = {c: batch[c][0] if isinstance(batch[c], list) and batch[c] else None for c in layout.values()}
+        # One message may be all that a row has in a column, such as the answer that was chosen; not in all of them.
+        is_batch = any(isinstance(firsts[c], list | str) for part, c in layout.items() if part in REQUIRED - {"turns"})
         for part, column in layout.items():
-            value = batch[column]
-            first = value[0] if isinstance(value, list) and value else None
-            is_message = isinstance(first, Mapping) and (part == "messages" or not {"role", "from"}.isdisjoint(first))
+            value, first = batch[column], firsts[column]
+            is_message = isinstance(first, Mapping) and (
+                part == "messages" or (not is_batch and not {"role", "from"}.isdisjoint(first))
+            )
             is_row = is_message or (part == "turns" and isinstance(first, str))
             if value is None or isinstance(value, str | bytes) or is_row:
                 raise InstructMineError(
