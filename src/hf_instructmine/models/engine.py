@@ -9,7 +9,6 @@ import numpy as np
 
 from ..errors import InstructMineError
 from .beginning import Beginning, alike
-from .checks import own_model
 
 
 if TYPE_CHECKING:
@@ -54,8 +53,7 @@ def run_sorted(
         longest = lengths[waiting[0]]
         size = 1 if longest >= loaded.alone_from else max(1, loaded.token_budget // max(1, longest))
         batch = waiting[:size]
-        if longest >= loaded.alone_from:
-            _forget_longer_texts(loaded.model)
+        _forget_longer_texts(loaded)
         try:
             outputs = forward(batch)
         except (MemoryError, RuntimeError) as error:
@@ -76,14 +74,20 @@ def run_sorted(
     return results
 
 
-def _forget_longer_texts(model: "torch.nn.Module") -> None:
+def _forget_longer_texts(loaded: "LoadedModel") -> None:
     """Lets the model's rotary frequencies be those that its configuration says: with dynamic NTK they grow with the
-    longest text so far, and only a short one resets them."""
-    import torch
-
-    inner = own_model(model)
-    with torch.inference_mode():
-        inner(input_ids=torch.zeros((1, 1), dtype=torch.long, device=inner.device))
+    longest text so far. The library resets them at a short text, and in some releases (5.7) never."""
+    if loaded.alone_from == float("inf"):
+        return
+    original = "original_inv_freq"
+    for module in loaded.model.modules():
+        # Some models have frequencies for each kind of layer, whose names begin with it.
+        names = [name for name in (*module._buffers, *module.__dict__) if name.endswith(original)]
+        for name in names:
+            prefix, kept = name.removesuffix(original), getattr(module, name)
+            device = getattr(module, f"{prefix}inv_freq").device
+            module.register_buffer(f"{prefix}inv_freq", kept.to(device).clone(), persistent=False)
+            setattr(module, f"{prefix}max_seq_len_cached", module.original_max_seq_len)
 
 
 def response_nll(
@@ -109,6 +113,7 @@ def response_nll(
     kept = [i for i, start in enumerate(starts) if len(sequences[i]) > start]
     short = [i for i in kept if len(sequences[i]) < loaded.alone_from]
     sharing = [] if embeddings is not None else alike(sequences, starts, short, least=len(kept) // 4)
+    _forget_longer_texts(loaded)
     beginning = _shared_beginning(loaded, sequences, starts, sharing)
     if beginning is None:
         sharing = []
