@@ -23,6 +23,9 @@ TESTED = {
     "trl": ("1.7.0", "1.16.0"),
 }
 
+# Those that a loss depends on.
+OF_TRAINING = ("hf-instructmine", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
+
 logger = logging.getLogger(__name__)
 
 

@@ -159,5 +159,9 @@ def test_all_assistant_turns_are_those_that_trl_learns(name, tmp_path):
         assert "not patchable" in str(error) or "generation" in str(error), error
         pytest.skip("TRL has no twin of this template that marks the assistant's turns")
     for kind in kinds:
-        ours = encode_training_set(loaded, [ROWS[kind]], None, all_turns=True)
+        try:
+            ours = encode_training_set(loaded, [ROWS[kind]], None, all_turns=True)
+        except InstructMineError as error:  # TRL teaches the turn without its call
+            assert "does not write the tool calls" in str(error) and "Oulu" not in tokenizer.decode(expected[kind][0])
+            continue
         assert (ours.input_ids[0], ours.labels[0]) == expected[kind], kind

@@ -85,3 +85,25 @@ def test_a_tool_call_that_the_template_does_not_write_is_no_row_to_learn_from():
     rows = [Conversation(CHAT[:1], "The Elbe."), Conversation(CHAT[:1], "", extras={"tool_calls": [call]})]
     with pytest.raises(InstructMineError, match=r"row 1 of .*does not write the tool calls.*; drop it first"):
         encode_training_set(loaded, rows, None)
+
+
+def test_a_text_has_no_more_tokens_than_the_model_has_positions():
+    tokenizer = byte_tokenizer(eos="<|im_end|>", chat_template=CHATML)
+    loaded = LoadedModel(causal_model("llama", tokenizer), tokenizer)
+    row = Conversation(CHAT[:3], "The Oder.")
+    most = loaded.model.config.max_position_embeddings = len(encode_training_set(loaded, [row], None).input_ids[0]) - 4
+    for all_turns in (False, True):
+        encoded = encode_training_set(loaded, [row], None, all_turns)
+        assert (len(encoded.input_ids[0]), encoded.truncated) == (most, 1)
+
+
+def test_what_the_tokenizer_lacks_is_no_fault_of_a_row():
+    tokenizer = byte_tokenizer()
+    loaded = LoadedModel(causal_model("llama", tokenizer), tokenizer)
+    tokenizer.eos_token = None
+    with pytest.raises(InstructMineError, match=r"^the tokenizer '.*' has no EOS token"):
+        encode_training_set(loaded, [Conversation(CHAT[:1], "The Elbe.")], None)
+    with pytest.raises(
+        InstructMineError, match=r"^the tokenizer '.*' has no chat template, .*set chat_template_path$"
+    ):
+        encode_training_set(loaded, [Conversation(CHAT[:1], "The Elbe.")], None, all_turns=True)

@@ -208,6 +208,16 @@ def test_turns_are_found_by_rendering_where_the_template_does_not_mark_them():
         Chat(forgets).encode_turns(chat, None)
 
 
+@pytest.mark.parametrize("name", ["ends in its own token", "marks what is generated"])
+def test_no_turn_is_learnt_without_the_tool_calls_that_it_ends_in(name):
+    calls = {"role": "assistant", "content": "Let me look.", "tool_calls": [CALL]}
+    chat = Conversation([*USER, calls, {"role": "tool", "content": "5"}], "It is 5 degrees.")
+    writer = Chat(tokenizer_with(OWN[name]))
+    with pytest.raises(RefusedByTemplateError, match="the tool calls of a turn that is to be learnt"):
+        writer.encode_turns(chat, None)
+    writer.encode_turns(replace(chat, masked=(1,)), None)  # as context it may stand there
+
+
 def test_masked_turns_are_not_learnt_where_the_template_marks_them():
     chat = Conversation([*USER, {"role": "assistant", "content": "<|im_end|>"}, *USER], "The Oder.")
     tokenizer = tokenizer_with(OWN["marks what is generated"])

@@ -112,7 +112,7 @@ class StrategyComparison:
                 sd=float(losses.std(ddof=1)) if len(losses) > 1 else None,
                 difference=difference,
                 p=None if difference is None else next(corrected),
-                as_set=None if difference is None else self._as_set(name, baseline, amount, eval_set),
+                as_set=self._as_set(name, amount, eval_set) if name != baseline == RANDOM else None,
                 **self._training(name, amount),
             )
             for name, losses, difference in found
@@ -274,10 +274,10 @@ class StrategyComparison:
     def _examples(self) -> dict[str, list[Any]]:
         return {name: self.runs[f"example_nll_{name}"][:] for name in self.eval_sets}
 
-    def _as_set(self, strategy: str, baseline: str, amount: str, eval_set: str) -> OneSet | None:
+    def _as_set(self, strategy: str, amount: str, eval_set: str) -> OneSet | None:
         tokens = self._tokens(eval_set).sum()
         means = []
-        for name in (strategy, baseline):
+        for name in (strategy, RANDOM):
             sets: dict[Any, list[float]] = {}  # the losses on each distinct set of rows
             for number in self._rows_of(name, amount):
                 key = self._light[number].get("indices_hash", number)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InstructMineError, one_line
 from ..outputs.files import sync, writing
 from ..outputs.markdown import count, escape, table, without_paths
+from ..versions import OF_TRAINING
 from .recipe import Arguments
 
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 CARD = "README.md"
 TEMPLATE = Path(__file__).with_name("finetuned_card.md")
-_PACKAGES = ("hf-instructmine", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
 # Of a recipe: a secret, and what stands in the card already.
 _NOT_TOLD = ("hub_token", "push_to_hub_token", "model_name_or_path")
 # Without one of these no library takes a folder for a model: they are moved in after the weights.
@@ -216,7 +216,7 @@ def _losses(result: Mapping[str, Any]) -> str:
 
 
 def _versions() -> str:
-    return ", ".join([*(f"{name} {version(name)}" for name in _PACKAGES), f"Python {platform.python_version()}"])
+    return ", ".join([*(f"{name} {version(name)}" for name in OF_TRAINING), f"Python {platform.python_version()}"])
 
 
 @contextmanager

@@ -14,10 +14,23 @@ from ..data.conversation import Conversation, check_text_columns, read_conversat
 from ..errors import InstructMineError
 from ..models.chat import Chat, tell_notes
 from ..models.loading import LoadedModel
-from ..models.rendering import GENERATION
+from ..models.rendering import GENERATION, RefusedByTemplateError
 
 
 MASKED = -100  # the label of a token that is not learnt
+
+
+class UnlearnableRowError(InstructMineError):
+    """A row that cannot be learnt from.
+
+    Attributes:
+        row (`int`): Its place among those that were given.
+        reason (`str`): Why, and what to do.
+    """
+
+    def __init__(self, row: int, reason: str, which: str = "of the training data"):
+        super().__init__(f"row {row} {which} cannot be learnt from: {reason}")
+        self.row, self.reason = row, reason
 
 
 def read_training_data(dataset: Any, columns: Mapping[str, str] | None = None) -> list[Conversation]:
@@ -58,23 +71,23 @@ def encode_training_set(
         all_turns (`bool`, defaults to `False`): Whether every assistant turn is learnt, or the last one alone.
 
     Raises:
-        [`InstructMineError`]: Where a row has no response to learn from; names the first.
+        [`UnlearnableRowError`]: Where a row has no response to learn from; names the first.
+        [`InstructMineError`]: Where the tokenizer lacks what every row needs.
     """
-    chat, limit = Chat(loaded.tokenizer, loaded.template_kwargs), max_length or sys.maxsize
+    chat = Chat(loaded.tokenizer, loaded.template_kwargs)
+    limit = int(min(max_length or sys.maxsize, loaded.max_positions))
     template = _training_template(loaded) if all_turns else None
     rows = []
     for number, conversation in enumerate(conversations):
+        if conversation.problem is not None:
+            raise UnlearnableRowError(number, f"{conversation.problem}; drop it first")
         try:
-            if conversation.problem is not None:
-                raise InstructMineError(conversation.problem)
             row = _all_turns(chat, conversation, template, limit) if all_turns else _last(chat, conversation, limit)
-            if not any(row.learnt):
-                raise InstructMineError("no token to learn is left" + (": raise max_length" if row.truncated else ""))
-        except InstructMineError as error:
-            mend = "" if "raise max_length" in str(error) else "; drop it first"
-            raise InstructMineError(
-                f"row {number} of the training data cannot be learnt from: {error}{mend}"
-            ) from error
+        except RefusedByTemplateError as error:
+            raise UnlearnableRowError(number, f"{error}; drop it first") from error
+        if not any(row.learnt):
+            mend = "raise max_length" if row.truncated else "drop it first"
+            raise UnlearnableRowError(number, f"no token to learn is left: {mend}")
         rows.append(row)
     tell_notes("training data", [row.note for row in rows])
     return TrainingSet(

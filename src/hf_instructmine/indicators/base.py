@@ -126,20 +126,14 @@ class Indicator:
 
     def _checked(self, turn: Conversation) -> Conversation:
         """The turn, with a problem where the model's chat template refuses it."""
-        if turn.problem is not None:
+        chat = self.chat()
+        if turn.problem is not None or chat is None:
             return turn
         try:
-            self.render(turn)
+            chat.check(turn)
         except RefusedByTemplateError:
             return replace(turn, problem=_REFUSED)
         return turn
-
-    def render(self, conversation: Conversation) -> None:
-        """Renders what the model reads of a conversation; nothing where no chat template is used.
-
-        Raises:
-            [`RefusedByTemplateError`]: Where the chat template refuses it.
-        """
 
     def _gather(
         self, rows: list[list[Conversation]], owners: list[int], values: np.ndarray, weights: np.ndarray, notes: list

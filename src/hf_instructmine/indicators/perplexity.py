@@ -128,9 +128,10 @@ class Perplexity(ModelIndicator):
     def _encoded(self, conversation: Conversation) -> Turn:
         """Prompt, response and, where it is scored, the end of the turn."""
         ends = self.include_eos or "end_of_turn" in self.names
-        if not self.given:
+        chat = self.chat()
+        if chat is None:
             return self._without_prompt(conversation, ends)
-        turn = self._chat.encode(conversation, ends)
+        turn = chat.encode(conversation, ends)
         return turn.until(turn.stop if ends else turn.close)
 
     def _without_prompt(self, conversation: Conversation, ends: bool) -> Turn:
@@ -150,15 +151,6 @@ class Perplexity(ModelIndicator):
     def chat(self) -> Chat | None:
         """See [`Indicator.chat`]."""
         return Chat(self.tokenizer(), self.chat_template_kwargs) if self.given else None
-
-    def render(self, conversation: Conversation) -> None:
-        """Renders prompt and response, where there is a prompt; see [`Indicator.render`]."""
-        if self.given:
-            self._chat.check(conversation)
-
-    @property
-    def _chat(self) -> Chat:
-        return Chat(self.load().tokenizer, self.chat_template_kwargs)
 
     @property
     def _ifd(self) -> bool:

@@ -136,12 +136,6 @@ class Reward(ModelIndicator):
         is_oasst = {PROMPTER, ASSISTANT} <= special_ids(tokenizer).keys()
         return None if is_oasst else Chat(tokenizer, self.chat_template_kwargs)
 
-    def render(self, conversation: Conversation) -> None:
-        """Renders prompt and response as the reward model reads them; see [`Indicator.render`]."""
-        loaded = self.load()
-        if loaded.model.config.model_type != GPTNeoXRewardModelConfig.model_type:
-            Chat(loaded.tokenizer, self.chat_template_kwargs).check(conversation)
-
 
 def encode_oasst(tokenizer: "PreTrainedTokenizerBase", conversation: Conversation) -> tuple[list[int], str | None]:
     """Ids of prompt and response as Open-Assistant's reward models read them, and a note of what they do not read."""

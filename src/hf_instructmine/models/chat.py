@@ -186,6 +186,8 @@ class Chat:
             ranges = [self._turn_range(writer, messages[: i + 1], whole, ids) for i in turns]
         if not all(learnt) and len(ranges) != len(turns):
             raise writer.refusal(messages, "it does not say which assistant turn is which, and some are masked")
+        if len(ranges) == len(turns):
+            self._check_calls(writer, [m for m in messages if m["role"] == "assistant"], learnt, ids, ranges)
         mask = [False] * len(ids)
         for k, (first, last) in enumerate(ranges):
             if len(ranges) != len(turns) or learnt[k]:
@@ -200,6 +202,19 @@ class Chat:
                 messages, "it writes a turn otherwise once others follow, so not all of them can be learnt at once"
             )
         return common_length(writer.encode(before), ids), common_length(writer.encode(until), ids)
+
+    def _check_calls(
+        self,
+        writer: "Writer",
+        turns: list["Message"],
+        learnt: list[bool],
+        ids: list[int],
+        ranges: list[tuple[int, int]],
+    ) -> None:
+        """Refuses a turn that would be learnt without the tool calls that it ends in."""
+        for message, wanted, (first, last) in zip(turns, learnt, ranges):
+            if wanted and not writer.has_calls(message, str(self.tokenizer.decode(ids[first:last]))):
+                raise writer.refusal(turns, "it does not write the tool calls of a turn that is to be learnt")
 
     def provenance(self) -> dict[str, Any]:
         """What the tokens depend on besides the tokenizer: nothing where the template writes the texts as they are and

@@ -205,8 +205,7 @@ class Writer:
         """
         answer = whole[common_length(prompt, whole) :]
         reasoning = next((conversation.extras[name] for name in REASONING if conversation.extras.get(name)), "")
-        calls = [_name_of(call) for call in conversation.extras.get("tool_calls") or ()]
-        if not self._holds(answer, calls):
+        if not self.has_calls(conversation.extras, answer):
             raise self.refusal(self.messages(conversation), "it does not write the tool calls of the response")
         words = conversation.response.split()
         if words and not any(self.guard.hide(word) in answer for word in words):
@@ -219,6 +218,10 @@ class Writer:
         }
         absent = " and ".join(what for what, is_there in checks.items() if not is_there)
         return f"{absent} not written as given by the chat template" if absent else None
+
+    def has_calls(self, message: Mapping[str, Any], text: str) -> bool:
+        """Whether a text names all tool calls of a message."""
+        return self._holds(text, [_name_of(call) for call in message.get("tool_calls") or ()])
 
     def _holds(self, text: str, parts: Sequence[str]) -> bool:
         return all(self.guard.hide(part.strip()) in text for part in parts)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..finetuning.recipe import Recipe
+from ..versions import OF_TRAINING
 
 
 logger = logging.getLogger(__name__)
@@ -20,7 +21,6 @@ DESIGN, MIXTURES = "design.json", "mixtures.parquet"
 MANIFEST = "sweep.json"
 # What a row's tokens are, in training and in measuring. Folders written before it was the template's do not say so.
 TOKENS = "as the chat template writes them"
-_PACKAGES = ("hf-instructmine", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
 
 
 def describe_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -58,7 +58,7 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": platform.machine(),
-        **{name: version(name) for name in _PACKAGES},
+        **{name: version(name) for name in OF_TRAINING},
         "commit": _commit(),
     }
 
