@@ -103,7 +103,5 @@ def test_what_the_tokenizer_lacks_is_no_fault_of_a_row():
     tokenizer.eos_token = None
     with pytest.raises(InstructMineError, match=r"^the tokenizer '.*' has no EOS token"):
         encode_training_set(loaded, [Conversation(CHAT[:1], "The Elbe.")], None)
-    with pytest.raises(
-        InstructMineError, match=r"^the tokenizer '.*' has no chat template, .*set chat_template_path$"
-    ):
+    with pytest.raises(InstructMineError, match=r"^the tokenizer '.*' .* no chat template, .*set chat_template_path$"):
         encode_training_set(loaded, [Conversation(CHAT[:1], "The Elbe.")], None, all_turns=True)
