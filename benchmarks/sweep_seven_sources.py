@@ -57,28 +57,31 @@ def main() -> None:
         )
 
 
-def read_pool(data: Path) -> Dataset:
-    """A fixed sample of each source's rows whose response has at most 256 tokens."""
+def read_pool(data: Path, rows: int = ROWS_PER_SOURCE, after: int = 0) -> Dataset:
+    """A fixed sample of each source's rows whose response has at most 256 tokens.
+
+    Args:
+        data (`Path`): Holds `pool/`.
+        rows (`int`): Of each source, or as many as it has.
+        after (`int`): So many of each source are passed over: what another sample of this order took. A source that
+            has no more gives those.
+    """
+    last = after + rows
     tokenizer = load_tokenizer(him.smollm2_135m())
     parts = []
     for source in SOURCES:
         part = load_dataset("json", data_files=str(data / "pool" / f"{source}.jsonl"), split="train")
-        part = part.shuffle(seed=0).select(range(min(len(part), 4 * ROWS_PER_SOURCE)))
-        rows = read_conversations(part[:])
+        part = part.shuffle(seed=0).select(range(min(len(part), 4 * last)))
+        conversations = read_conversations(part[:])
         lengths = [
-            len(ids) for ids in tokenizer([row.response for row in rows], add_special_tokens=False)["input_ids"]
+            len(ids) for ids in tokenizer([row.response for row in conversations], add_special_tokens=False)["input_ids"]
         ]
         fit = [
-            i for i, (row, n) in enumerate(zip(rows, lengths)) if not row.problem and 1 <= n <= MOST_RESPONSE_TOKENS
+            i for i, (row, n) in enumerate(zip(conversations, lengths)) if not row.problem and 1 <= n <= MOST_RESPONSE_TOKENS
         ]
-        parts.append(
-            Dataset.from_dict(
-                {
-                    "messages": [[*rows[i].prompt, *rows[i].completion] for i in fit[:ROWS_PER_SOURCE]],
-                    "source": [source] * len(fit[:ROWS_PER_SOURCE]),
-                }
-            )
-        )
+        taken = [conversations[i] for i in fit[after:last] or fit[:after]]
+        messages = [[*row.prompt, *row.completion] for row in taken]
+        parts.append(Dataset.from_dict({"messages": messages, "source": [source] * len(taken)}))
     return concatenate_datasets(parts)
 
 

@@ -48,9 +48,9 @@ def trained(monkeypatch) -> list[str]:
     names = []
     train = executors.Inline.run
 
-    def noted(self, indices, seed, folder):
+    def noted(self, indices, seed, folder, **options):
         names.append(folder.name)
-        return train(self, indices, seed, folder)
+        return train(self, indices, seed, folder, **options)
 
     monkeypatch.setattr(executors.Inline, "run", noted)
     return names

@@ -17,8 +17,8 @@ model, folder, log = sys.argv[1:]
 train = executors.Inline.run
 
 
-def noted(self, indices, seed, folder):
-    result = train(self, indices, seed, folder)
+def noted(self, indices, seed, folder, **options):
+    result = train(self, indices, seed, folder, **options)
     with open(log, "a") as file:
         file.write(f"{Path(folder).name}\n")
     return result

@@ -32,6 +32,8 @@ _PUBLIC = {
     "compare_strategies": "comparison.compare",
     "StrategyComparison": "comparison.results",
     "load_comparison": "comparison.compare",
+    "power": "comparison.power",
+    "Noise": "comparison.power",
     "usual_strategies": "comparison.strategies",
     "search_size": "search.search",
     "size_report": "search.report",

@@ -39,8 +39,9 @@ def add_options(verbs: Any) -> None:
     verb = add_verb(
         verbs,
         "compare",
-        "Finetune on what rules, random and the usual baselines choose, at equal training data, and say which is "
-        "better and by how much. Finished runs are kept: the same command goes on after a kill.",
+        "Finetune on what rules, random and the usual baselines choose in each of several parts of the pool, at equal "
+        "training data and steps, and say which is better and by how much. Finished runs are kept: the same command "
+        "goes on after a kill.",
         run,
         required=("input", "recipe", "eval_set", "output_dir"),
     )
@@ -55,17 +56,31 @@ def add_options(verbs: Any) -> None:
     )
     verb.add_argument(
         "--strategy", nargs="+", default=[], metavar="NAME=WHAT",
-        help="your own: highest:COLUMN, lowest:COLUMN, random or full",
+        help="your own: highest:COLUMN, lowest:COLUMN, balanced:COLUMN, random or full",
     )  # fmt: skip
-    verb.add_argument("--no-usual", action="store_true", help="without longest, perplexity, reward, IFD, diversity")
+    verb.add_argument(
+        "--no-usual", action="store_true", help="without balanced random, longest, perplexity, reward, IFD, diversity"
+    )
     verb.add_argument("--full-pool", action="store_true", help="train once on the whole pool too")
     verb.add_argument(
         "--tokens", nargs="+", type=int, default=[], metavar="N", help="response tokens to choose; may be several"
     )
     verb.add_argument("--size", nargs="+", type=int, default=[], metavar="N", help="rows to choose; may be several")
-    verb.add_argument("--seeds", type=int, default=5, metavar="N", help="finetunes of each strategy")
-    verb.add_argument("--random-draws", type=int, metavar="N", help="random choices (twice --seeds if not given)")
-    verb.add_argument("--full-seeds", type=int, default=1, metavar="N", help="finetunes of the whole pool")
+    verb.add_argument("--parts", type=int, default=8, metavar="N", help="disjoint random parts of the pool (8)")
+    verb.add_argument("--seeds", type=int, default=1, metavar="N", help="finetunes of each strategy in each part (1)")
+    verb.add_argument(
+        "--budget", choices=("steps", "recipe"), default="steps",
+        help="what is equal besides tokens or rows: optimiser steps (the default), or what the recipe fixes",
+    )  # fmt: skip
+    verb.add_argument(
+        "--random-at", nargs="*", type=float, default=[0.5, 2, 4], metavar="TIMES",
+        help="train random choices of so many times each amount too (0.5 2 4), to say how many random tokens a choice "
+        "is worth; none after it trains none",
+    )  # fmt: skip
+    verb.add_argument(
+        "--no-whole-pool", dest="whole_pool", action="store_false",
+        help="without a finetune on what each strategy chooses of the whole pool",
+    )  # fmt: skip
     add_finetuning(verb)
     verb.add_argument("--output-dir", metavar="DIR", help="folder for the runs, the tables and the figure")
     add_retry_failed(verb)

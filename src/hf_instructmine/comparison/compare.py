@@ -3,33 +3,35 @@
 Response tokens are the primary budget: with equal rows a strategy that picks long responses trains on more.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from datasets import Dataset
+from tqdm.auto import tqdm
 
-from ..data.columns import TOKENS, indicator_names, numeric_column
+from ..data.columns import TOKENS
 from ..data.containers import as_dataset
 from ..data.evaluation_sets import load_eval_sets
-from ..data.texts import usable_rows
 from ..errors import InstructMineError
-from ..estimator.estimator import LossEstimator
-from ..estimator.file import rule_digest
+from ..outputs.markdown import count, printable
 from ..outputs.records import Records
-from ..selection.selector import Selector
 from ..sweep.executors import Execution
+from ..sweep.outlook import count_steps
 from ..sweep.runs import load_runs
 from ..sweep.session import SweepSession
-from .results import StrategyComparison
-from .strategies import FULL, RANDOM, Strategy, check_strategy, choose_rows
+from .parts import Choices, Protocol, Steps
+from .power import check_examples, check_parts, power
+from .request import REQUEST, Request
+from .results import UNTRAINED, StrategyComparison
+from .strategies import RANDOM, Strategy, check_strategy
 
 
 if TYPE_CHECKING:
     from ..finetuning.recipe import Recipe
 
-REQUEST = "comparison.json"
+BUDGETS = ("steps", "recipe")
 
 
 def compare_strategies(
@@ -41,9 +43,11 @@ def compare_strategies(
     *,
     tokens: Sequence[int] = (),
     sizes: Sequence[int] = (),
-    seeds: int = 5,
-    random_draws: int | None = None,
-    full_seeds: int = 1,
+    parts: int = 8,
+    seeds: int = 1,
+    budget: str = "steps",
+    random_at: Sequence[float] = (0.5, 2, 4),
+    whole_pool: bool = True,
     executor: str = "inline",
     columns: Mapping[str, str] | None = None,
     accelerate_config: str | None = None,
@@ -52,55 +56,63 @@ def compare_strategies(
     keep_models: bool = False,
     seed: int = 0,
 ) -> StrategyComparison:
-    """Finetunes on what each strategy chooses, several times each, and compares the losses.
+    """Finetunes on what each strategy chooses in each of several parts of the pool, and compares the losses.
 
-    Every strategy chooses from the rows that have a response and are no exact copy of an earlier one. Finished runs
-    are kept as a sweep's are: killed at any instant, the same call starts the missing ones and only those, and more
-    strategies, budgets or seeds can join later.
+    The usable rows (those that have a response and are no exact copy of an earlier one) are cut at random into
+    disjoint parts. Every strategy chooses anew in each part, and differences are paired within parts: the verdict is
+    about the strategy, and not about one set that it chose. Finished runs are kept as a sweep's are: killed at any
+    instant, the same call starts the missing ones and only those, and more strategies, budgets or seeds can join.
 
     Args:
         scored (`Dataset`, or what else [`as_dataset`] takes): The scored pool, with `output_length`.
         strategies (`Mapping[str, Strategy]`): By name; see [`~strategies.choose_rows`] for what one may be, and
             [`~strategies.usual_strategies`] for the baselines. The verdict is about the first. `"random"` is added
             where it is missing.
-        recipe ([`Recipe`], mapping or path): How to finetune. With `budget: epochs` a strategy that picks short
-            responses takes more optimiser steps at equal tokens; steps are in the table.
+        recipe ([`Recipe`], mapping or path): How to finetune.
         eval_sets: As for [`run_sweep`]: the one that the rule was fitted to, and others it never saw.
         output_dir (`str` or `Path`): Keeps the records.
         tokens (`Sequence[int]`): Budgets in response tokens, to compare at.
         sizes (`Sequence[int]`): Budgets in rows.
-        seeds (`int`, defaults to 5): Finetunes of each strategy, by seed of training.
-        random_draws (`int`, *optional*): Finetunes of the random strategy, each on newly drawn rows. Defaults to twice
-            `seeds`: every other strategy is compared with it (Dunnett 1955).
-        full_seeds (`int`, defaults to 1): Finetunes of the full pool, where it is among the strategies.
+        parts (`int`, defaults to 8): Disjoint parts, each of which has to fill the budgets.
+        seeds (`int`, defaults to 1): Finetunes of each strategy in each part. More parts tell more than more seeds.
+        budget (`str`, defaults to `"steps"`): `"steps"` trains every strategy for the same number of optimiser steps:
+            those of the recipe where it fixes them, else those that its epochs make of a random choice. `"recipe"`
+            trains each as the recipe says: with epochs, strategies of few long rows take fewer steps.
+        random_at (`Sequence[float]`, defaults to `(0.5, 2, 4)`): Multiples of each budget at which a random choice is
+            trained too, with as many times the steps: they tell how many random tokens a choice is worth. Multiples
+            that a part cannot fill are left out; `()` trains none.
+        whole_pool (`bool`, defaults to `True`): Whether what each strategy chooses of the whole pool is trained once
+            too, as its user will.
         executor, columns, accelerate_config, workers, retry_failed, keep_models: As for [`run_sweep`].
-        seed (`int`, defaults to 0): First seed of training, and of the random draws and the statistics.
+        seed (`int`, defaults to 0): Of the parts, the random choices and, counting up, the finetunes.
 
     Returns:
         [`StrategyComparison`]
 
     Raises:
-        [`InstructMineError`]: Before the first finetune, where a strategy cannot choose or a budget cannot be filled.
+        [`InstructMineError`]: Before the first finetune, where a strategy cannot choose, a part cannot fill a budget,
+            parts or evaluation examples are too few for a verdict, or the folder holds another comparison.
     """
-    if not isinstance(strategies, Mapping):
-        raise InstructMineError(
-            f"compare_strategies needs strategies by name: {{'mine': rule, 'longest': 'highest:{TOKENS}'}}; got a "
-            f"{type(strategies).__name__}"
-        )
-    if isinstance(tokens, int) or isinstance(sizes, int):
-        raise InstructMineError("tokens and sizes are lists of budgets: write tokens=[8000], sizes=[128]")
-    if strategies.get(RANDOM, RANDOM) != RANDOM:
-        raise InstructMineError("the name 'random' belongs to the random choice, which all others are compared with")
+    protocol = Protocol(parts, seeds, budget, _multiples(random_at), whole_pool, seed)
+    strategies = _with_random(strategies)
+    budgets = _budgets(tokens, sizes)
+    _check_numbers(protocol)
+    check_parts(parts, len(strategies) - 1)
     scored, eval_sets = as_dataset(scored, "scored", columns=columns), load_eval_sets(eval_sets)
-    strategies = {**strategies, RANDOM: RANDOM}
-    draws = 2 * seeds if random_draws is None else random_draws
-    budgets = [*({"tokens": amount} for amount in tokens), *({"size": amount} for amount in sizes)]
-    _check_request(scored, strategies, budgets, seeds, draws, full_seeds)
-    mixtures = choose_all(scored, strategies, budgets, seeds, draws, full_seeds, columns, seed)
+    _check_pool(scored, strategies)
+    for name, examples in eval_sets.items():
+        check_examples(len(examples.rows), name)
     execution = Execution(executor, accelerate_config, columns, retry_failed, workers, keep_models)
     with SweepSession(scored, recipe, eval_sets, output_dir, execution) as session:
+        request = Request(session.records)
+        request.check(protocol)
+        choices = Choices(scored, protocol, columns)
+        for given in budgets:
+            choices.check(given)
+        mixtures = choices.mixtures(strategies, budgets, _steps(session, protocol))
+        tqdm.write(_outlook(session, mixtures, protocol, len(strategies) - 1), file=sys.stderr)
         session.run(mixtures)
-    _keep_request(Records(output_dir), strategies, seed)
+        request.keep(strategies, protocol, eval_sets, choices)
     return load_comparison(output_dir)
 
 
@@ -114,117 +126,71 @@ def load_comparison(folder: str | Path) -> StrategyComparison:
     request = records.read(records.folder / REQUEST)
     if request is None:
         raise InstructMineError(f"'{folder}' holds no comparison")
-    return StrategyComparison(load_runs(folder, examples=True), **request)
+    untrained = (records.read(records.folder / "base.json") or {}).get("examples")
+    return StrategyComparison(load_runs(folder, examples=True), untrained=untrained, **request)
 
 
-def choose_all(
-    scored: Dataset,
-    strategies: Mapping[str, Strategy],
-    budgets: Sequence[Mapping[str, int]],
-    seeds: int,
-    draws: int,
-    full_seeds: int,
-    columns: Mapping[str, str] | None,
-    seed: int,
-) -> Dataset:
-    """The subsets of a comparison as a table for [`run_sweep`], with the mean of each indicator."""
-    lengths = numeric_column(scored, TOKENS)
-    usable = usable_rows(scored, columns, copies=False)
-    usable = usable[np.isfinite(lengths[usable])]
-    means = {name: numeric_column(scored, name) for name in indicator_names(scored)}
-    rows: list[dict[str, Any]] = []
-
-    def add(name: str, amount: str, indices: np.ndarray, draw: int | None, seeds: Sequence[int]) -> None:
-        unknown = indices[~np.isfinite(lengths[indices])]
-        if len(unknown):
-            raise InstructMineError(
-                f"the strategy '{name}' chose row {unknown[0]}, whose '{TOKENS}' is unknown: score it, or drop the row"
-            )
-        suffix = "" if draw is None else f"-draw{draw}"
-        what = {
-            "mixture_id": "-".join(filter(None, [name, amount.replace("=", "") if amount != FULL else ""])) + suffix,
-            "strategy": name,
-            "amount": amount,
-            "draw": draw,
-            "indices": indices.tolist(),
-            "subset_size": len(indices),
-            "subset_tokens": int(lengths[indices].sum()),
-            **{column: _mean(values[indices]) for column, values in means.items()},
-        }
-        rows.extend({**what, "seed": number} for number in seeds)
-
-    for budget in budgets:
-        ((kind, limit),) = budget.items()
-        costs = lengths if kind == "tokens" else np.ones(len(scored))
-        for name, strategy in strategies.items():
-            if strategy == FULL:
-                continue
-            if strategy != RANDOM:
-                chosen = choose_rows(scored, strategy, budget, usable, costs, columns=columns)
-                add(name, f"{kind}={limit}", chosen, None, range(seed, seed + seeds))
-                continue
-            for draw in range(draws):
-                chosen = choose_rows(scored, strategy, budget, usable, costs, (seed, draw))
-                add(name, f"{kind}={limit}", chosen, draw, [seed + draw])
-    for name, strategy in strategies.items():
-        if strategy == FULL:
-            add(name, FULL, usable, None, range(seed, seed + full_seeds))
-    return Dataset.from_list(rows)
+def _with_random(strategies: Mapping[str, Strategy]) -> dict[str, Strategy]:
+    if not isinstance(strategies, Mapping):
+        raise InstructMineError(
+            f"compare_strategies needs strategies by name: {{'mine': rule, 'longest': 'highest:{TOKENS}'}}; got a "
+            f"{type(strategies).__name__}"
+        )
+    if strategies.get(RANDOM, RANDOM) != RANDOM:
+        raise InstructMineError("the name 'random' belongs to the random choice, which all others are compared with")
+    if UNTRAINED in strategies:
+        raise InstructMineError(f"the name '{UNTRAINED}' belongs to the untrained model, which is in every table")
+    return {**strategies, RANDOM: RANDOM}
 
 
-def _check_request(
-    scored: Dataset,
-    strategies: Mapping[str, Strategy],
-    budgets: Sequence[Mapping[str, int]],
-    seeds: int,
-    draws: int,
-    full_seeds: int,
-) -> None:
-    if TOKENS not in scored.column_names:
-        raise InstructMineError(f"a comparison needs the column '{TOKENS}': score the pool with OutputLength first")
+def _budgets(tokens: Sequence[int], sizes: Sequence[int]) -> list[dict[str, int]]:
+    if isinstance(tokens, int) or isinstance(sizes, int):
+        raise InstructMineError("tokens and sizes are lists of budgets: write tokens=[8000], sizes=[128]")
+    budgets = [*({"tokens": amount} for amount in tokens), *({"size": amount} for amount in sizes)]
     if not budgets:
         raise InstructMineError("give at least one budget: tokens=[…] (response tokens) or sizes=[…] (rows)")
     for budget in budgets:
         ((kind, amount),) = budget.items()
         if not isinstance(amount, int) or amount < 1:
             raise InstructMineError(f"the budget {kind}={amount!r} must be a whole number of at least 1")
-    if not all(isinstance(count, int) for count in (seeds, draws, full_seeds)):
-        raise InstructMineError("seeds, random_draws and full_seeds are whole numbers")
-    if seeds < 2 or draws < 2 or full_seeds < 1:
-        raise InstructMineError("seeds and random_draws must be at least 2: one finetune says nothing about its noise")
+    return budgets
+
+
+def _multiples(random_at: Sequence[float]) -> tuple[float, ...]:
+    if isinstance(random_at, int | float) or not all(isinstance(m, int | float) and m > 0 for m in random_at):
+        raise InstructMineError("random_at is a list of multiples of the budget, above 0: write random_at=[0.5, 2, 4]")
+    return tuple(sorted({float(m) for m in random_at}))
+
+
+def _check_numbers(protocol: Protocol) -> None:
+    for name, least in (("parts", 1), ("seeds", 1), ("seed", 0)):
+        value = getattr(protocol, name)
+        if not isinstance(value, int) or value < least:
+            raise InstructMineError(f"{name} must be a whole number of at least {least}, not {value!r}")
+    if protocol.budget not in BUDGETS:
+        raise InstructMineError(f"budget must be one of {', '.join(BUDGETS)}, not {protocol.budget!r}")
+
+
+def _check_pool(scored: Dataset, strategies: Mapping[str, Strategy]) -> None:
+    if TOKENS not in scored.column_names:
+        raise InstructMineError(f"a comparison needs the column '{TOKENS}': score the pool with OutputLength first")
     for name, strategy in strategies.items():
         check_strategy(name, strategy, scored)
 
 
-def _keep_request(records: Records, strategies: Mapping[str, Strategy], seed: int) -> None:
-    path = records.folder / REQUEST
-    before = records.read(path) or {"strategies": [], "fitted_on": {}}
-    rules = {n: s.rule if isinstance(s, Selector) else s for n, s in strategies.items()}
-    fitted = {
-        name: [target.removeprefix("loss_") for target in rule.target.split(" + ")]
-        for name, rule in rules.items()
-        if isinstance(rule, LossEstimator)
-    }
-    records.write(
-        path,
-        {
-            "strategies": list(dict.fromkeys([*strategies, *before["strategies"]])),
-            "fitted_on": {**before["fitted_on"], **fitted},
-            "seed": seed,
-            **({"chosen_by": told} if (told := _chosen_by(rules, before)) else {}),
-        },
-    )
+def _steps(session: SweepSession, protocol: Protocol) -> Steps:
+    """The optimiser steps of all strategies at an amount."""
+    arguments = session.arguments
+    if protocol.budget == "recipe" or arguments.own.budget == "tokens":
+        return lambda rows: None
+    return lambda rows: count_steps(arguments, round(rows), session.processes or 1)
 
 
-def _chosen_by(rules: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, str]:
-    """Which rule each strategy is of, or its words. One that was there before, and not of this rule, is of no one."""
-    now = {n: rule_digest(r) if isinstance(r, LossEstimator) else r for n, r in rules.items()}
-    now = {n: told for n, told in now.items() if isinstance(told, str)}  # a function tells nothing
-    earlier = before.get("chosen_by", {})
-    joined = {n for n in now if n in before["strategies"] and earlier.get(n) != now[n]}
-    return {n: told for n, told in {**earlier, **now}.items() if n not in joined}
-
-
-def _mean(values: np.ndarray) -> float | None:
-    known = values[np.isfinite(values)]
-    return float(known.mean()) if len(known) else None
+def _outlook(session: SweepSession, mixtures: Dataset, protocol: Protocol, comparisons: int) -> str:
+    """What the comparison will take, and what it can see, in one line."""
+    examples = {name: len(held.rows) for name, held in session.eval_sets.items()}
+    fewest = min(examples, key=lambda name: examples[name])
+    seen = power(protocol.parts, examples[fewest], comparisons)
+    steps = sorted({n for n, m in zip(mixtures["max_steps"], mixtures["multiple"]) if n is not None and m == 1})
+    each = f" of {' or '.join(map(str, steps))} optimiser steps" if steps else ""
+    return f"{count(len(mixtures), 'finetune')}{each}; {printable(fewest)}: {seen}"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..outputs.plots import GREEN, GREY, RED, canvas, save
-from .statistics import Outcome
+from .outcomes import Outcome
 
 
 if TYPE_CHECKING:

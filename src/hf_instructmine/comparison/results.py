@@ -1,6 +1,7 @@
 """What a comparison of strategies found: outcomes, tables, verdict, and a section of a dataset card."""
 
 import io
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,8 +14,23 @@ from datasets import Dataset
 from ..errors import InstructMineError
 from ..outputs.markdown import CardSection, count, escape, printable
 from .figure import FIGURE, Panel, plot_differences
-from .statistics import LEVEL, Difference, OneSet, Outcome, compare_losses, holm, one_against_random
+from .outcomes import Outcome
+from .power import Noise
+from .statistics import (
+    Difference,
+    OneSet,
+    PairedDifference,
+    compare_losses,
+    compare_parts,
+    holm,
+    one_against_random,
+)
 from .strategies import FULL, RANDOM
+from .tables import sentence, table
+from .worth import Worth, worth
+
+
+UNTRAINED = "untrained"
 
 
 @dataclass
@@ -22,12 +38,18 @@ class StrategyComparison:
     """What [`compare_strategies`] finds; prints as tables and a verdict.
 
     Attributes:
-        runs (`Dataset`): One row per finetune with `strategy`, `amount`, `draw`, the losses, and each example's NLL.
+        runs (`Dataset`): One row per finetune with `strategy`, `amount`, `part` (None for the whole pool), `multiple`
+            (of the amount), the losses, and each example's NLL. Records of earlier versions have no parts: then the
+            figures are about finetunes on the one set that each strategy chose.
         strategies (`list[str]`): Their names; the first is the one that the verdict is about.
         fitted_on (`dict[str, list[str]]`): By strategy, the evaluation sets that its rule was fitted to.
-        seed (`int`): Of bootstrap and permutations.
+        seed (`int`): Of parts and draws.
         chosen_by (`dict[str, str]`): By strategy, the digest of its rule, or the words that say how it chooses. A
             function has none, nor have strategies of records that earlier versions wrote.
+        protocol (`dict[str, Any]`): As [`~parts.Protocol`]; empty for records of earlier versions.
+        eval_bytes (`dict[str, int]`): By evaluation set, the UTF-8 bytes of its responses.
+        pool (`dict[str, int]`): `rows` and response `tokens` that there were to choose from.
+        untrained (`dict`, *optional*): By evaluation set, each example's `nll` and `tokens` before any training.
     """
 
     runs: Dataset
@@ -35,6 +57,10 @@ class StrategyComparison:
     fitted_on: dict[str, list[str]] = field(default_factory=dict)
     seed: int = 0
     chosen_by: dict[str, str] = field(default_factory=dict)
+    protocol: dict[str, Any] = field(default_factory=dict)
+    eval_bytes: dict[str, int] = field(default_factory=dict)
+    pool: dict[str, int] = field(default_factory=dict)
+    untrained: dict[str, Any] | None = None
 
     def strategies_of(self, rule_digest: str) -> list[str] | None:
         """Names the strategies that chose by a rule.
@@ -86,37 +112,16 @@ class StrategyComparison:
         Raises:
             [`InstructMineError`]: Where the baseline has no finished run at this budget.
         """
-        tokens = self._tokens(eval_set)
-        others = self._nll(baseline, amount, eval_set)
-        if others is None:
+        if not self._rows_of(baseline, amount):
             raise InstructMineError(f"'{baseline}' has no finished run at {amount}: there is nothing to compare with")
-        found = []
-        for name in self.strategies:
-            nll = self._nll(name, amount, eval_set)
-            if nll is None or not (among is None or name in among or name == baseline):
-                continue
-            key = (amount, eval_set, name, baseline)
-            if name != baseline and key not in self._differences:
-                self._differences[key] = compare_losses(nll, others, tokens, seed=self.seed)
-            difference = self._differences.get(key)
-            found.append((name, nll.sum(axis=1) / tokens.sum(), difference))
-        tested = [difference.p for _, _, difference in found if difference is not None]
-        corrected = iter(holm(tested))
-        outcomes = [
-            Outcome(
-                amount=amount,
-                eval_set=eval_set,
-                strategy=name,
-                runs=len(losses),
-                loss=float(losses.mean()),
-                sd=float(losses.std(ddof=1)) if len(losses) > 1 else None,
-                difference=difference,
-                p=None if difference is None else next(corrected),
-                as_set=self._as_set(name, amount, eval_set) if name != baseline == RANDOM else None,
-                **self._training(name, amount),
-            )
-            for name, losses, difference in found
-        ]
+        wanted = [name for name in self.strategies if among is None or name in among or name == baseline]
+        found = {name: self._outcome(name, amount, eval_set, baseline) for name in wanted}
+        outcomes = [outcome for outcome in found.values() if outcome is not None]
+        tested = [outcome for outcome in outcomes if outcome.difference is not None]
+        for outcome, p in zip(tested, holm([o.difference.p for o in tested if o.difference is not None])):
+            outcome.p, outcome.comparisons = p, len(tested)
+        if among is None and self.in_parts and (base := self._of_untrained(amount, eval_set, baseline)):
+            outcomes.append(base)
         return sorted(outcomes, key=lambda outcome: outcome.loss)
 
     def verdict(
@@ -132,63 +137,143 @@ class StrategyComparison:
                 mine = next((o for o in outcomes if o.strategy == strategy), None)
                 if mine is None or mine.difference is None:
                     continue
-                lines.append(self._sentence(mine, baseline, len(outcomes) - 1))
+                lines.append(sentence(mine, baseline, self.fitted_on.get(strategy)))
         return lines
 
-    def _sentence(self, mine: Outcome, baseline: str, comparisons: int) -> str:
-        d = mine.difference
-        assert d is not None  # the baseline itself gets no sentence
-        fitted = self.fitted_on.get(mine.strategy)
-        seen = "" if fitted is None else f" ({'fitted to' if mine.eval_set in fitted else 'never seen'})"
-        found = {
-            "better": f"better than {baseline} by {-d.estimate:.4f} ± {(d.high - d.low) / 2:.4f}",
-            "worse": f"worse than {baseline} by {d.estimate:.4f} ± {(d.high - d.low) / 2:.4f}",
-            "no different": f"not shown to differ from {baseline}: {d.estimate:+.4f}, interval {d.low:+.4f} to "
-            f"{d.high:+.4f}",
-        }[mine.verdict]
-        corrected = f" after Holm's correction for {comparisons} comparisons" if comparisons > 1 else ""
-        where, who = f"{printable(mine.eval_set)}{seen}, {printable(mine.amount)}", printable(mine.strategy)
-        told = f"{where}: {who} is {found} nats (p = {mine.p:.3g}{corrected})"
-        if mine.verdict == "no different":
-            return f"{told}; a difference below {d.detectable:.4f} would not have been seen."
-        if mine.as_set is None:
-            return f"{told}."
-        one, beyond = mine.as_set, "" if mine.as_set.p < LEVEL else ", which shows nothing of other choices"
-        sets = f"as one set against {one.random_sets} random ones p = {one.p:.2g}{beyond}"
-        return f"{told}, over finetunes on the one set that it chose; {sets}."
+    def worth(self, strategy: str | None = None, amount: str | None = None, eval_set: str | None = None) -> Worth:
+        """How many times as many random tokens (or rows) the strategy's choice is as good as; see [`~worth.worth`].
+
+        Args:
+            strategy (`str`, *optional*): By default the first.
+            amount (`str`, *optional*): By default the first.
+            eval_set (`str`, *optional*): By default the first.
+
+        Raises:
+            [`InstructMineError`]: Where random was trained at one amount alone, or fewer than two parts have all runs.
+        """
+        strategy, amount = strategy or self.strategies[0], amount or self.amounts[0]
+        eval_set = eval_set or self.eval_sets[0]
+        found = self._worth(strategy, amount, eval_set)
+        if found is None:
+            raise InstructMineError(
+                f"random was trained at {amount} alone, or two parts are not finished: compare with random_at=[0.5, 2]"
+            )
+        return found
+
+    def noise(self, amount: str | None = None, eval_set: str | None = None) -> Noise:
+        """What differences to random varied by here, the largest of the strategies', for [`power`].
+
+        Raises:
+            [`InstructMineError`]: Where there are no parts.
+        """
+        amount, eval_set = amount or self.amounts[0], eval_set or self.eval_sets[0]
+        found = [o.difference for o in self.outcomes(amount, eval_set) if isinstance(o.difference, PairedDifference)]
+        if not found:
+            raise InstructMineError("noise is known of a comparison over parts; this one has none")
+        source = f"recorded on {eval_set}, {amount}"
+        return Noise(max(d.parts_sd for d in found), max(d.examples_sd for d in found), source)
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether each strategy chose in several parts of the pool, so that parts are the unit."""
+        return "part" in self.runs.column_names
+
+    def _outcome(self, name: str, amount: str, eval_set: str, baseline: str) -> Outcome | None:
+        rows = self._rows_of(name, amount)
+        if not rows:
+            return None
+        tokens = self._tokens(eval_set)
+        losses = np.array([np.sum(self._examples[eval_set][row]) for row in rows]) / tokens.sum()
+        key = (amount, eval_set, name, baseline)
+        if name != baseline and key not in self._differences:
+            self._differences[key] = self._compare(*key)
+        outcome = Outcome(
+            amount=amount,
+            eval_set=eval_set,
+            strategy=name,
+            runs=len(losses),
+            loss=float(losses.mean()),
+            sd=float(losses.std(ddof=1)) if len(losses) > 1 else None,
+            difference=self._differences.get(key),
+            bits_per_byte=self._bits_per_byte(float(losses.mean()), eval_set),
+            rows=self._mean("subset_size", rows),
+            tokens=self._mean("subset_tokens", rows),
+            steps=self._mean("steps", rows),
+            epochs=self._mean("epochs", rows),
+        )
+        if self.in_parts:
+            outcome.whole = self._of_whole_pool(name, amount, eval_set)
+            if baseline == RANDOM and name != baseline:
+                outcome.worth = self._worth(name, amount, eval_set)
+        elif name != baseline == RANDOM:
+            outcome.as_set = self._as_set(name, amount, eval_set)
+        return outcome
+
+    def _compare(self, amount: str, eval_set: str, name: str, baseline: str) -> Difference | PairedDifference | None:
+        tokens = self._tokens(eval_set)
+        if not self.in_parts:
+            nll, others = (
+                np.array([self._examples[eval_set][row] for row in self._rows_of(n, amount)]) for n in (name, baseline)
+            )
+            return compare_losses(nll, others, tokens, seed=self.seed)
+        mine, theirs = (self._by_part(n, amount, eval_set) for n in (name, baseline))
+        both = sorted(mine.keys() & theirs.keys())
+        if len(both) < 2:
+            return None
+        return compare_parts(np.array([mine[k] for k in both]), np.array([theirs[k] for k in both]), tokens)
+
+    def _by_part(self, name: str, amount: str, eval_set: str, multiple: float = 1.0) -> dict[int, np.ndarray]:
+        """Each example's NLL by part, the mean over its seeds."""
+        found: dict[int, list[np.ndarray]] = {}
+        for number in self._rows_of(name, amount, multiple):
+            part = self._light[number]["part"]
+            if part is not None:  # the full pool has none
+                found.setdefault(part, []).append(np.array(self._examples[eval_set][number]))
+        return {part: np.mean(nll, axis=0) for part, nll in found.items()}
+
+    def _worth(self, name: str, amount: str, eval_set: str) -> Worth | None:
+        curve = {m: self._by_part(RANDOM, amount, eval_set, m) for m in self._multiples(amount)}
+        mine = self._by_part(name, amount, eval_set)
+        parts = sorted(set.intersection(set(mine), *(set(nll) for nll in curve.values())))
+        if len(curve) < 2 or len(parts) < 2:
+            return None
+        at = {m: np.array([nll[k] for k in parts]) for m, nll in curve.items()}
+        return worth(np.array([mine[k] for k in parts]), at, self._tokens(eval_set))
+
+    def _multiples(self, amount: str) -> list[float]:
+        rows = [row for row in self._light if (row["strategy"], row["amount"]) == (RANDOM, amount)]
+        return sorted({row["multiple"] for row in rows if row["status"] == "done" and row["part"] is not None})
+
+    def _of_whole_pool(self, name: str, amount: str, eval_set: str) -> float | None:
+        rows = [
+            number
+            for number, row in enumerate(self._light)
+            if row["status"] == "done" and row["part"] is None and (row["strategy"], row["amount"]) == (name, amount)
+        ]
+        losses = [np.sum(self._examples[eval_set][number]) / self._tokens(eval_set).sum() for number in rows]
+        return float(np.mean(losses)) if losses else None
+
+    def _of_untrained(self, amount: str, eval_set: str, baseline: str) -> Outcome | None:
+        measured = (self.untrained or {}).get(eval_set)
+        if measured is None:
+            return None
+        tokens, nll = self._tokens(eval_set), np.array(measured["nll"])
+        others = self._by_part(baseline, amount, eval_set)
+        against = np.array(list(others.values()))
+        loss = float(nll.sum() / tokens.sum())
+        return Outcome(
+            amount=amount, eval_set=eval_set, strategy=UNTRAINED, runs=0, rows=0, tokens=0, steps=0, epochs=0.0,
+            loss=loss, sd=None, bits_per_byte=self._bits_per_byte(loss, eval_set),
+            difference=compare_parts(np.tile(nll, (len(against), 1)), against, tokens) if len(against) > 1 else None,
+        )  # fmt: skip
+
+    def _bits_per_byte(self, loss: float, eval_set: str) -> float | None:
+        size = self.eval_bytes.get(eval_set)
+        return loss * self._tokens(eval_set).sum() / math.log(2) / size if size else None
 
     def table(self, amount: str, eval_set: str, baseline: str = RANDOM, show: Callable[[Any], str] = printable) -> str:
         """The outcomes as a Markdown table, in which names are as `show` makes them."""
-        head = [
-            "strategy",
-            "finetunes",
-            "rows",
-            "tokens",
-            "steps",
-            "loss",
-            "sd",
-            f"to {baseline}",
-            "95 %",
-            "p",
-            "Holm",
-        ]
-        lines = [f"| {' | '.join(head)} |", f"|---{'|---:' * (len(head) - 1)}|"]
-        for o in self.outcomes(amount, eval_set, baseline):
-            d = o.difference
-            compared = ["", "", "", ""]
-            if d is not None:
-                compared = [f"{d.estimate:+.4f}", f"{d.low:+.4f} … {d.high:+.4f}", f"{d.p:.3g}", f"{o.p:.3g}"]
-            sd = "" if o.sd is None else f"{o.sd:.4f}"
-            cells = [
-                show(o.strategy),
-                str(o.runs),
-                f"{o.rows:.0f}",
-                f"{o.tokens:.0f}",
-                f"{o.steps:.0f}",
-                f"{o.loss:.4f}",
-            ]
-            lines.append(f"| {' | '.join([*cells, sd, *compared])} |")
-        return "\n".join(lines)
+        return table(self.outcomes(amount, eval_set, baseline), baseline, show)
 
     def summary(self, baseline: str = RANDOM) -> str:
         """All tables, and the verdict as the last lines."""
@@ -200,8 +285,20 @@ class StrategyComparison:
                 )
         if self.failed:
             parts.append("\n".join(["Failed and left out:", *(f"- {printable(line, None)}" for line in self.failed)]))
+        if charged := self.charged:
+            parts.append(charged)
         parts.append("\n".join(self.verdict(baseline=baseline)))
         return "\n\n".join(parts)
+
+    @property
+    def charged(self) -> str:
+        """What a choice costs besides the finetunes on it; empty for records of earlier versions."""
+        if not self.pool:
+            return ""
+        return (
+            f"Charged beside it: a choice by scores reads the pool's {self.pool['tokens']:,} response tokens once for "
+            "each model that scores; a fitted rule had its sweep's finetunes."
+        )
 
     def __str__(self) -> str:
         return self.summary()
@@ -220,9 +317,8 @@ class StrategyComparison:
         hours = sum(seconds or 0 for seconds in self.runs["seconds"]) / 3600
         parts = [
             f"{count(len(self.runs), 'finetune')} of {model} ({hours:.1f} hours) on what each strategy chooses. "
-            "Differences in loss (Σ NLL / Σ response tokens, nats) to a random choice of the same amount; the "
-            "interval resamples finetunes and evaluation examples; p is the larger of a permutation test over either, "
-            "and Holm's correction is over the strategies of a table.",
+            "Differences in loss (Σ NLL / Σ response tokens, nats) are to a random choice of the same amount. "
+            + self._how(),
             f"![Difference in loss of each strategy to random]({FIGURE})",
         ]
         for amount in self.amounts:
@@ -231,11 +327,25 @@ class StrategyComparison:
                 parts.append(f"**{escape(eval_set)}, {escape(amount)}**\n\n{table}")
         if FULL in self.runs["amount"]:
             parts.append("The full pool is trained on whole, whatever the budget.")
+        if charged := self.charged:
+            parts.append(charged)
         lines = [escape(line, None) for name in strategies or self.strategies[:1] for line in self.verdict(name)]
         parts.append("\n".join(f"- {line}" for line in lines))
         picture = io.BytesIO()
         plot_differences(self._panels(RANDOM), picture, RANDOM)
         return CardSection("Does it beat a random choice?", "\n\n".join(parts), {FIGURE: picture.getvalue()}, lines)
+
+    def _how(self) -> str:
+        if not self.in_parts:
+            return (
+                "The interval resamples finetunes and evaluation examples; p is the larger of a permutation test over "
+                "either, and Holm's correction is over the strategies of a table."
+            )
+        return (
+            f"Every strategy chose anew in each of {self.protocol.get('parts', 'several')} disjoint random parts of "
+            "the pool, all in the same ones. Interval and p are over parts, seeds and examples (Student's t), "
+            "and Holm's correction is over the strategies of a table."
+        )
 
     def _panels(self, baseline: str) -> list[list[Panel]]:
         """What the figure shows: a line of panels for each budget, one panel for each evaluation set."""
@@ -250,7 +360,7 @@ class StrategyComparison:
         ]
 
     @cached_property
-    def _differences(self) -> dict[tuple[str, ...], Difference]:
+    def _differences(self) -> dict[tuple[str, ...], Difference | PairedDifference | None]:
         """Those that were asked for: tables, figure and verdict need the same ones."""
         return {}
 
@@ -259,16 +369,18 @@ class StrategyComparison:
         heavy = [n for n in self.runs.column_names if n.startswith("example_") or n == "indices"]
         return list(self.runs.remove_columns(heavy))
 
-    def _rows_of(self, strategy: str, amount: str) -> list[int]:
+    def _rows_of(self, strategy: str, amount: str, multiple: float = 1.0) -> list[int]:
+        """Numbers of the finished runs, those in parts where there are parts; the full pool's are of any amount."""
         return [
             number
             for number, row in enumerate(self._light)
-            if row["status"] == "done" and row["strategy"] == strategy and row["amount"] in (amount, FULL)
-        ]
-
-    def _nll(self, strategy: str, amount: str, eval_set: str) -> np.ndarray | None:
-        rows = self._rows_of(strategy, amount)
-        return np.array([self._examples[eval_set][row] for row in rows]) if rows else None
+            if row["status"] == "done" and row["strategy"] == strategy
+            and (
+                row["amount"] == FULL
+                or (row["amount"] == amount and row.get("multiple", 1.0) == multiple
+                    and not (self.in_parts and row["part"] is None))
+            )
+        ]  # fmt: skip
 
     @cached_property
     def _examples(self) -> dict[str, list[Any]]:
@@ -288,7 +400,5 @@ class StrategyComparison:
     def _tokens(self, eval_set: str) -> np.ndarray:
         return np.array(next(tokens for tokens in self.runs[f"example_tokens_{eval_set}"] if tokens), dtype=float)
 
-    def _training(self, strategy: str, amount: str) -> dict[str, float]:
-        rows = [self._light[number] for number in self._rows_of(strategy, amount)]
-        names = {"rows": "subset_size", "tokens": "subset_tokens", "steps": "steps"}
-        return {key: float(np.mean([row[name] for row in rows])) for key, name in names.items()}
+    def _mean(self, column: str, rows: Sequence[int]) -> float:
+        return float(np.mean([self._light[number].get(column, np.nan) for number in rows]))

@@ -1,5 +1,6 @@
 """Ways to choose rows, at equal response tokens or equal numbers of rows, so that they can be compared."""
 
+import heapq
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from ..data.columns import numeric_column
+from ..data.columns import SOURCE, names_sources, numeric_column
 from ..data.containers import as_dataset
 from ..errors import InstructMineError
 from ..estimator.estimator import LossEstimator
@@ -18,6 +19,7 @@ from ..selection.selector import Selector
 Strategy = str | LossEstimator | Selector | Callable[..., Sequence[int]]
 
 RANDOM, FULL = "random", "full"
+_BALANCED = re.compile(r"balanced:(\w+)")
 _BY_COLUMN = re.compile(r"(highest|lowest):(\w+)(?:<([-\d.eE]+))?")
 # What one would try without a rule, where the pool has the column. IFD as its authors use it: the highest below 1,
 # where the instruction helps at all (arXiv 2308.12032).
@@ -31,13 +33,20 @@ _USUAL = {
 
 
 def usual_strategies(scored: Any) -> dict[str, Strategy]:
-    """The baselines that a pool's columns allow: random, longest response, lowest and highest perplexity, highest
-    reward, highest IFD below 1, kNN diversity (highest distance to the i-th neighbour)."""
+    """The baselines that a pool's columns allow: random, random balanced over sources (column `source`), longest
+    response, lowest and highest perplexity, highest reward, highest IFD below 1, kNN diversity (highest distance to
+    the i-th neighbour)."""
     scored = as_dataset(scored, "scored")
     usual = {name: spec for name, spec in _USUAL.items() if _column(spec) in scored.column_names}
     neighbors = [name for name in scored.column_names if re.fullmatch(r"knn_\d+", name)]
     diverse = {"knn-diversity": f"highest:{neighbors[0]}"} if neighbors else {}
-    return {RANDOM: RANDOM, **usual, **diverse}
+    balanced = {"balanced-random": f"balanced:{SOURCE}"} if names_sources(scored) else {}
+    return {RANDOM: RANDOM, **balanced, **usual, **diverse}
+
+
+def is_random(strategy: Strategy) -> bool:
+    """Whether it chooses at random, so that what it chose once is like what it would choose again."""
+    return isinstance(strategy, str) and (strategy == RANDOM or _BALANCED.fullmatch(strategy) is not None)
 
 
 def check_strategy(name: str, strategy: Strategy, scored: Dataset) -> None:
@@ -52,8 +61,8 @@ def check_strategy(name: str, strategy: Strategy, scored: Dataset) -> None:
         column = _column(strategy)
         if column is None:
             raise InstructMineError(
-                f"the strategy '{name}' is {strategy!r}: write random, full, highest:COLUMN, lowest:COLUMN, or "
-                "highest:COLUMN<LIMIT"
+                f"the strategy '{name}' is {strategy!r}: write random, balanced:COLUMN, full, highest:COLUMN, "
+                "lowest:COLUMN, or highest:COLUMN<LIMIT"
             )
         if column not in scored.column_names:
             raise InstructMineError(f"the strategy '{name}' needs the column '{column}': score the pool with it first")
@@ -69,20 +78,22 @@ def choose_rows(
     costs: np.ndarray,
     draw: Sequence[int] = (0,),
     columns: Mapping[str, str] | None = None,
+    name: str = "mine",
 ) -> np.ndarray:
     """Chooses rows up to a budget.
 
     Args:
         scored (`Dataset`): The scored pool.
-        strategy: `"random"`; `"full"`, which knows no budget; `"highest:COLUMN"` or `"lowest:COLUMN"`, from that end
-            of the column on, without the rows that are NaN in it (`highest:COLUMN<LIMIT`: nor those at or above the
-            limit); a [`LossEstimator`] or [`Selector`]; or a callable that gets the pool and `size=` or `tokens=` and
-            returns row numbers.
+        strategy: `"random"`; `"balanced:COLUMN"`, at random, as much of each value of the column; `"full"`, which
+            knows no budget; `"highest:COLUMN"` or `"lowest:COLUMN"`, from that end of the column on, without the rows
+            that are NaN in it (`highest:COLUMN<LIMIT`: nor those at or above the limit); a [`LossEstimator`] or
+            [`Selector`]; or a callable that gets the pool and `size=` or `tokens=` and returns row numbers.
         budget (`Mapping[str, int]`): `{"size": rows}` or `{"tokens": response tokens}`.
         usable (`np.ndarray`): Rows that may be chosen, in the order of the pool.
         costs (`np.ndarray` of shape `(n,)`): What each row takes of the budget.
         draw (`Sequence[int]`): Seed of a random choice.
         columns (`Mapping[str, str]`, *optional*): Which column of the pool is which, where that is not detected.
+        name (`str`): Of the strategy, for errors.
 
     Returns:
         `np.ndarray`: Row numbers, ascending.
@@ -97,10 +108,15 @@ def choose_rows(
         chosen = selector.select(scored, size=budget.get("size"), tokens=budget.get("tokens"), columns=columns)
         return np.sort(chosen.indices)
     if callable(strategy):
-        return _checked(strategy(scored, **budget), len(scored))
+        return _checked(name, strategy(scored, **budget), len(scored), costs, budget)
     ((kind, amount),) = budget.items()
-    order = np.random.default_rng(list(draw)).permutation(usable) if strategy == RANDOM else _ranked(scored, strategy)
-    order = order[np.isin(order, usable)]
+    if is_random(strategy):
+        order = np.random.default_rng(list(draw)).permutation(usable)
+        if strategy != RANDOM:
+            order = _balanced(order, scored[strategy.partition(":")[2]], costs)
+    else:
+        order = _ranked(scored, strategy)
+        order = order[np.isin(order, usable)]
     return take(order, costs, amount, f"{kind}={amount}")
 
 
@@ -137,13 +153,45 @@ def _ranked(scored: Dataset, strategy: str) -> np.ndarray:
     return order[known[order]]
 
 
+def _balanced(order: np.ndarray, values: Sequence[Any], costs: np.ndarray) -> np.ndarray:
+    """Takes in turn from the value of which least has been taken, each in the given order."""
+    groups: dict[Any, list[int]] = {}
+    for row in order:
+        groups.setdefault(values[int(row)], []).append(int(row))
+    waiting = [(0.0, k, iter(rows)) for k, rows in enumerate(groups.values())]
+    found: list[int] = []
+    while waiting:
+        taken, k, rows = heapq.heappop(waiting)
+        row = next(rows, None)
+        if row is not None:
+            found.append(row)
+            heapq.heappush(waiting, (taken + costs[row], k, rows))
+    return np.array(found, dtype=np.int64)
+
+
 def _column(strategy: str) -> str | None:
+    if found := _BALANCED.fullmatch(strategy):
+        return found[1]
     found = _BY_COLUMN.fullmatch(strategy)
     return found and found[2]
 
 
-def _checked(rows: Sequence[int], pool_size: int) -> np.ndarray:
+def _checked(name: str, rows: Sequence[int], given: int, costs: np.ndarray, budget: Mapping[str, int]) -> np.ndarray:
+    """What a function chose of a dataset.
+
+    Raises:
+        [`InstructMineError`]: Where that is nothing, rows that it was not given, or more than the budget.
+    """
     chosen = np.unique(np.asarray(rows, dtype=np.int64))
-    if not len(chosen) or chosen[0] < 0 or chosen[-1] >= pool_size:
-        raise InstructMineError(f"a strategy chose no row, or one outside the pool's {pool_size}")
+    if not len(chosen):
+        raise InstructMineError(f"the strategy '{name}' chose no row")
+    outside = chosen[(chosen < 0) | (chosen >= given)]
+    if len(outside):
+        raise InstructMineError(
+            f"the strategy '{name}' chose row {outside[0]}, and was given {given} rows: row numbers count within the "
+            "dataset that it is called with, a part of the pool"
+        )
+    ((kind, amount),) = budget.items()
+    if (spent := costs[chosen].sum()) > amount:
+        raise InstructMineError(f"the strategy '{name}' chose {kind}={spent:.0f} where {kind}={amount} was asked for")
     return chosen

@@ -225,9 +225,7 @@ def finetune(
     tokens = trainer.trained_tokens()
     result = FinetuningResult(
         losses={name: m.loss for name, m in measured.after.items()},
-        examples={
-            n: {"nll": np.round(m.nll, 4).tolist(), "tokens": m.tokens.tolist()} for n, m in measured.after.items()
-        },
+        examples=describe_examples(measured.after),
         base_losses=measured.before,
         train_loss=trainer.train_loss(),
         steps=state.global_step,
@@ -247,6 +245,11 @@ def finetune(
     if result.train_loss is None:
         logger.warning("train_loss is not known: the checkpoint, of an earlier release, does not say what came before")
     return result, trainer
+
+
+def describe_examples(measured: Mapping[str, EvaluationLoss]) -> dict[str, dict[str, list]]:
+    """By evaluation set, each example's Σ NLL (nats, to four digits) and response tokens, as they are recorded."""
+    return {n: {"nll": np.round(m.nll, 4).tolist(), "tokens": m.tokens.tolist()} for n, m in measured.items()}
 
 
 def _known_losses(own: FinetuningArguments) -> dict[str, float]:

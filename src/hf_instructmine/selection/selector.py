@@ -2,7 +2,8 @@
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -123,6 +124,14 @@ class Selector:
             embeddings, max_similarity, quotas, max_response_tokens, length_bins, eval_sets, set_level
         )
         self.options.check(rule)
+
+    def within(self, rows: np.ndarray) -> "Selector":
+        """The same selector for a pool of these rows alone, in this order: what it knows of each row is theirs."""
+        if self.options.embeddings is None:
+            return self
+        narrowed = copy(self)
+        narrowed.options = replace(self.options, embeddings=np.asarray(self.options.embeddings)[rows])
+        return narrowed
 
     def select(
         self,

@@ -15,7 +15,7 @@ from ..data.evaluation_sets import EvaluationSet
 from ..errors import InstructMineError, one_line
 from ..finetuning.base_model import load_base
 from ..finetuning.evaluation import EncodedSet
-from ..finetuning.finetune import finetune, measure_base
+from ..finetuning.finetune import describe_examples, finetune, measure_base
 from ..finetuning.recipe import Recipe
 from ..finetuning.saving import write_model
 from ..finetuning.training_data import encode_training_set
@@ -123,15 +123,22 @@ class Inline:
         assert self.loaded is not None  # the base model is measured before any run
         return describe_base(self.loaded, self.encoded, bool(self.recipe.arguments().sft.bf16), self.eval_embeddings)
 
-    def run(self, indices: Sequence[int], seed: int, folder: Path) -> dict[str, Any]:
+    def run(self, indices: Sequence[int], seed: int, folder: Path, max_steps: int | None = None) -> dict[str, Any]:
         """Trains on the rows `indices` and measures; leaves the model as it was, or none.
+
+        Args:
+            indices (`Sequence[int]`): Rows of the pool.
+            seed (`int`): Of the training.
+            folder (`Path`): Where the run may write.
+            max_steps (`int`, *optional*): Optimiser steps, in place of what the recipe fixes.
 
         Raises:
             [`MachineError`]: Where the base model had to be loaded anew and could not be.
         """
         loaded = self._load_anew() if self.loaded is None else self.loaded
         options, environment = options_of_run(self.recipe, folder)
-        arguments = self.recipe.arguments(seed=seed, output_dir=str(folder), disable_tqdm=True, **options)
+        own = {"seed": seed, "output_dir": str(folder), "disable_tqdm": True, **fixed_steps(max_steps)}
+        arguments = self.recipe.arguments(**own, **options)
         subset = [self.conversations[i] for i in indices]
         embeddings = None if self.trunk is None else self.trunk.select([self.rows[i] for i in indices])
         modules = dict(loaded.model.named_modules())
@@ -182,6 +189,11 @@ class Inline:
                     weight.copy_(self.initial[name])
 
 
+def fixed_steps(max_steps: int | None) -> dict[str, Any]:
+    """The options of a recipe that fix the optimiser steps; none where it decides itself."""
+    return {} if max_steps is None else {"budget": "steps", "max_steps": max_steps, "train_tokens": None}
+
+
 def _put_back(model: "torch.nn.Module", modules: "Mapping[str, torch.nn.Module]") -> None:
     """Puts the modules where they were: in place of one that was trained whole beside an adapter, PEFT leaves the
     trained copy."""
@@ -206,7 +218,8 @@ def describe_base(
     bf16: bool,
     eval_embeddings: "Mapping[str, Sequence[torch.Tensor]] | None" = None,
 ) -> dict[str, Any]:
-    """The untrained model's `losses` by set, and the size of its `vocabulary`.
+    """The untrained model's `losses` by set, each example's NLL and tokens as `examples`, and the size of its
+    `vocabulary`.
 
     Raises:
         [`InstructMineError`]: Where a loss is not finite.
@@ -216,4 +229,5 @@ def describe_base(
         if not np.isfinite(loss.loss):
             raise InstructMineError(f"the untrained model's loss on '{name}' is {loss.loss}: try another dtype")
     vocabulary = loaded.model.config.get_text_config().vocab_size
-    return {"losses": {name: loss.loss for name, loss in measured.items()}, "vocabulary": vocabulary}
+    losses = {name: loss.loss for name, loss in measured.items()}
+    return {"losses": losses, "vocabulary": vocabulary, "examples": describe_examples(measured)}

@@ -19,9 +19,12 @@ def global_batch(sft: "SFTConfig", processes: int | None) -> int | None:
     return None if processes is None else per_process * processes
 
 
-def count_steps(arguments: "Arguments", rows: int, processes: int) -> int | None:
-    """Optimiser steps of a finetune on so many rows; None where a number of tokens decides."""
+def count_steps(arguments: "Arguments", rows: int, processes: int, max_steps: int | None = None) -> int | None:
+    """Optimiser steps of a finetune on so many rows, `max_steps` where it asks for them itself; None where a number
+    of tokens decides."""
     own, sft = arguments.own, arguments.sft
+    if max_steps is not None:
+        return max_steps
     if own.budget == "steps":
         return sft.max_steps
     if own.budget == "tokens":
@@ -47,7 +50,8 @@ def doubts(arguments: "Arguments", runs: Sequence[dict[str, Any]], processes: in
     least = min(sizes, key=lambda name: sizes[name])
     batch = global_batch(sft, processes)
     assert batch is not None  # the number of processes is known here
-    steps = {name: count_steps(arguments, rows, processes) for name, rows in sizes.items()}
+    own = {run["mixture_id"]: run.get("max_steps") for run in runs}
+    steps = {name: count_steps(arguments, rows, processes, own[name]) for name, rows in sizes.items()}
     figures = f"mixture '{least}': {sizes[least]} rows, batch {batch}"
     if steps[least] is not None:
         figures += f", {steps[least]} steps"

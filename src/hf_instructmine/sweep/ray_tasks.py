@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import InstructMineError
 from .faults import Failure, as_failure
-from .recorder import RunRecorder
+from .recorder import RunRecorder, steps_of
 from .subprocesses import Subprocess, run_command
 
 
@@ -48,7 +48,7 @@ def finish_with_ray(
         waiting = {}
 
         def submit(run: dict[str, Any], tries: int) -> None:
-            launch = engine.command(run["indices"], run["seed"], recorder.folder_of(run))
+            launch = engine.command(run["indices"], run["seed"], recorder.folder_of(run), **steps_of(run))
             waiting[task.remote(*launch)] = run, time.perf_counter(), tries
 
         for run in runs:

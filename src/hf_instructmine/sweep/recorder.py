@@ -25,8 +25,8 @@ class Engine(Protocol):
     def base(self) -> dict[str, Any]:
         """The untrained model's losses, and the size of its vocabulary."""
 
-    def run(self, indices: Sequence[int], seed: int, folder: Path) -> dict[str, Any]:
-        """Trains on the rows `indices` and measures."""
+    def run(self, indices: Sequence[int], seed: int, folder: Path, max_steps: int | None = None) -> dict[str, Any]:
+        """Trains on the rows `indices`, so many optimiser steps or as the recipe says, and measures."""
 
 
 @dataclass
@@ -140,7 +140,7 @@ def finish_here(
 
 def _run_once(engine: Engine, recorder: RunRecorder, run: dict[str, Any], tries: int) -> None:
     def work() -> dict[str, Any]:
-        return engine.run(run["indices"], run["seed"], recorder.folder_of(run))
+        return engine.run(run["indices"], run["seed"], recorder.folder_of(run), **steps_of(run))
 
     started = time.perf_counter()
     outcome = attempt(work, recorder.records.folder)
@@ -148,6 +148,11 @@ def _run_once(engine: Engine, recorder: RunRecorder, run: dict[str, Any], tries:
         recorder.tell_of_second_try(run, outcome)
         outcome, tries = attempt(work, recorder.records.folder), tries - 1
     recorder.record(run, outcome, time.perf_counter() - started)
+
+
+def steps_of(run: Mapping[str, Any]) -> dict[str, int]:
+    """The optimiser steps that a run asks for itself, as an argument; none where the recipe decides."""
+    return {} if run.get("max_steps") is None else {"max_steps": run["max_steps"]}
 
 
 def hash_indices(indices: Sequence[int]) -> str:

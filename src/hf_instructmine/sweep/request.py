@@ -59,6 +59,9 @@ def read_mixtures(mixtures: Dataset, pool_size: int) -> list[dict[str, Any]]:
             raise InstructMineError(f"mixture_id {name!r:.60} must be letters, digits, '-', '_' and '.' (at most 100)")
         if not isinstance(run["seed"], int) or not 0 <= run["seed"] < 2**32:
             raise InstructMineError(f"the seed of mixture '{name}' is {run['seed']!r}, not a number from 0 to 2**32-1")
+        steps = run.get("max_steps")
+        if steps is not None and not (isinstance(steps, int) and steps > 0):
+            raise InstructMineError(f"max_steps of mixture '{name}' is {steps!r}, not a whole number of at least 1")
         if not indices:
             raise InstructMineError(f"mixture '{name}' is empty: it has no row to train on")
         outside = next((i for i in indices if not 0 <= i < pool_size), None)
@@ -114,10 +117,12 @@ def check_recorded(records: Records, runs: Sequence[dict[str, Any]], processes: 
         )
     planned = (records.read(records.folder / "planned.json") or {}).get("mixtures", {})
     for run in runs:
-        if planned.get(run["mixture_id"], hash_indices(run["indices"])) != hash_indices(run["indices"]):
+        before, now = planned.get(run["mixture_id"], _plan_of(run)), _plan_of(run)
+        if before != now:
+            what = "steps" if before.partition(",")[0] == now.partition(",")[0] else "rows"
             raise InstructMineError(
-                f"'{records.folder}' holds a mixture '{run['mixture_id']}' of other rows: the mixtures were designed "
-                "anew; choose another output_dir"
+                f"'{records.folder}' holds a mixture '{run['mixture_id']}' of other {what}: the mixtures were "
+                "designed anew; choose another output_dir"
             )
 
 
@@ -148,7 +153,13 @@ def plan_runs(records: Records, runs: Sequence[dict[str, Any]], provenance: Mapp
         path,
         {
             "runs": list(dict.fromkeys([*before["runs"], *(run["run_id"] for run in runs)])),
-            "mixtures": {**before["mixtures"], **{run["mixture_id"]: hash_indices(run["indices"]) for run in runs}},
+            "mixtures": {**before["mixtures"], **{run["mixture_id"]: _plan_of(run) for run in runs}},
             "provenance": {**before["provenance"], **provenance},
         },
     )
+
+
+def _plan_of(run: Mapping[str, Any]) -> str:
+    """What a mixture of this name is known by: its rows, and its optimiser steps where it asks for some."""
+    steps = run.get("max_steps")
+    return hash_indices(run["indices"]) + ("" if steps is None else f", {steps} steps")

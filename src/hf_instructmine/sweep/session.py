@@ -66,7 +66,8 @@ def run_sweep(
     Args:
         pool (`Dataset`, or what else [`as_dataset`] takes): What the mixtures' `indices` point into.
         mixtures (`Dataset`, or what else [`as_dataset`] takes): From [`design_mixtures`], or any table with
-            `mixture_id`, `seed` and `indices`.
+            `mixture_id`, `seed` and `indices`. A column `max_steps` gives a run optimiser steps of its own, in place
+            of what the recipe fixes.
         recipe ([`Recipe`], mapping or path): How to finetune.
         eval_sets (`Mapping[str, Any]`, `str` or `Sequence[str]`): By name, or as `name=source`; see
             [`load_eval_sets`]. Each gives a column `loss_<name>`.

@@ -20,7 +20,7 @@ from ..finetuning.launching import launch_command
 from ..finetuning.recipe import Recipe
 from .encoding import encode_all
 from .faults import MachineError, free_memory
-from .inline import describe_base
+from .inline import describe_base, fixed_steps
 from .keeping import STAGE, options_of_run
 
 
@@ -87,15 +87,17 @@ class Subprocess:
         free_memory()
         return described
 
-    def run(self, indices: Sequence[int], seed: int, folder: Path) -> dict[str, Any]:
+    def run(self, indices: Sequence[int], seed: int, folder: Path, max_steps: int | None = None) -> dict[str, Any]:
         """Runs one finetune to its end and reads its result.
 
         Raises:
             [`InstructMineError`]: Where it fails; see [`run_command`].
         """
-        return run_command(*self.command(indices, seed, folder))
+        return run_command(*self.command(indices, seed, folder, max_steps))
 
-    def command(self, indices: Sequence[int], seed: int, folder: Path) -> tuple[list[str], dict[str, str], Path]:
+    def command(
+        self, indices: Sequence[int], seed: int, folder: Path, max_steps: int | None = None
+    ) -> tuple[list[str], dict[str, str], Path]:
         """Writes what a run needs. Returns its command, the environment variables that it needs besides, and the file
         that gets its result."""
         import yaml
@@ -105,6 +107,7 @@ class Subprocess:
         settings = {
             **self.recipe.settings,
             **options,
+            **fixed_steps(max_steps),
             **hand_over(folder, [self.conversations[i] for i in indices], self.eval_sets),
             "seed": seed,
             "record": str(folder / "result.json"),

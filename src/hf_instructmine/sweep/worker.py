@@ -43,11 +43,11 @@ class _Engine(Inline):
     tell: Callable[..., None]
     begun: str | None = None
 
-    def run(self, indices: Sequence[int], seed: int, folder: Path) -> dict[str, Any]:
+    def run(self, indices: Sequence[int], seed: int, folder: Path, max_steps: int | None = None) -> dict[str, Any]:
         """As [`Inline.run`]."""
         self.begun = folder.name
         self.tell(started=self.begun)
-        return super().run(indices, seed, folder)
+        return super().run(indices, seed, folder, max_steps)
 
 
 def work(request: dict[str, Any], tell: Callable[..., None]) -> int:
