@@ -1,39 +1,83 @@
-"""The demo's main job on rows of the bundled pool, and what its verdict on the damaged rows says."""
+"""The demo's main job on rows of the bundled pool, what it is fitted to, and what its last lines say."""
 
-import numpy as np
+from importlib.resources import files
+
 import pytest
 from datasets import load_dataset
 
-from hf_instructmine import InstructMineError, LossEstimator, get_provenance
+from hf_instructmine import InstructMineError, Selector, get_provenance
 from hf_instructmine.cli import demo
 from hf_instructmine.cli.main import main
 from hf_instructmine.data.sample_pool import DAMAGES, load_sample_pool
+from hf_instructmine.finetuning.recipe import Recipe
 from hf_instructmine.models import packaged as packaged_models
 
 
-def test_the_main_job_on_a_small_pool(smollm2, minilm, tmp_path, capsys):
-    pool = load_sample_pool().select(range(16))
-    scored, embeddings = demo.score_demo_pool(pool, tmp_path / "scored")
-    assert embeddings.shape == (16, 384)
-    rule = LossEstimator.from_coefficients({"log(ifd)": 1.0, "end_of_turn": 0.1, "knn_6": 0.1})
-    demo.select_and_report(rule, scored, tmp_path / "curated", "2.")
+@pytest.fixture(scope="module")
+def runs():
+    return demo.recorded_runs()
+
+
+@pytest.fixture(scope="module")
+def rule(runs):
+    return demo.fit_demo_rule(runs)
+
+
+def test_the_main_job_on_a_small_pool(smollm2, rule, tmp_path):
+    pool = demo.demo_pool().select(range(24))
+    scored = demo.score_demo_pool(pool, tmp_path / "scored")
+    selection = Selector(rule).select(scored, tokens=int(sum(scored["output_length"])) // 4)
+    selection.save_to_disk(tmp_path / "curated")
     curated = load_dataset(str(tmp_path / "curated"), split="train")
-    assert len(curated) == 4
-    assert {"input_length", "output_length", "mtld", "knn_6", "perplexity", "ifd"} <= set(get_provenance(curated))
-    damaged, kept = (sum(source in DAMAGES for source in rows["source"]) for rows in (pool, curated))
-    verdict = f"{damaged - kept:>3} of {damaged:>3}: {1 - kept / damaged:.0%}, where chance keeps out 75%"
-    assert verdict in capsys.readouterr().out
+    assert {"output_length", "mtld", "nll", "ifd", "end_of_turn"} <= set(get_provenance(curated))
+    assert demo.kept_out(scored["damage"], curated["damage"]).startswith("keeps out ")
     card = (tmp_path / "curated/README.md").read_text()
     assert "SmolLM2-135M-Instruct" in card
     assert str(tmp_path) not in card
 
 
-def test_the_verdict_counts_each_kind_of_damage():
-    pool = np.array(["web"] * 4 + [DAMAGES[0]] * 3 + [DAMAGES[1]])
-    lines = demo.damage_report(pool, np.array(["web", DAMAGES[0]])).splitlines()
-    assert lines[1].split() == [DAMAGES[0], "2", "of", "3"]
-    assert lines[2].split() == [DAMAGES[1], "1", "of", "1"]
-    assert lines[-1].split() == ["all", "3", "of", "4:", "75%,", "where", "chance", "keeps", "out", "75%"]
+def test_a_damaged_row_has_the_task_of_its_prompt_and_the_truth_stands_aside():
+    pool, raw = demo.demo_pool(), load_sample_pool()
+    assert pool["output"][:] == raw["output"][:]
+    assert set(pool["source"]) == {"explain", "howto", "rewrite", "reason", "create"}
+    truth = [kind if kind in DAMAGES else "none" for kind in raw["source"]]
+    assert pool["damage"][:] == truth
+    assert [s for s, d in zip(pool["source"], truth) if d == "none"] == [s for s in raw["source"] if s not in DAMAGES]
+    assert len(demo.demo_pool(quick=True)) == 100
+
+
+def test_the_recorded_sweep_is_of_the_pool_and_the_recipe_that_the_demo_has(smollm2, runs):
+    assert len(runs) >= 28
+    assert set(runs["status"]) == {"done"}
+    assert set(runs["recipe_hash"]) == {Recipe.load(demo._recipe(demo.FULL.steps)).hash}
+    rows = len(load_sample_pool())
+    for indices, size, tokens in zip(runs["indices"], runs["subset_size"], runs["subset_tokens"]):
+        assert len(set(indices)) == size
+        assert 0 <= min(indices) <= max(indices) < rows
+        assert 0.9 * demo.TOKENS < tokens <= demo.TOKENS
+    assert set(demo.CANDIDATES) <= set(get_provenance(runs))
+
+
+def test_a_sweep_is_written_as_it_comes_with_the_package(runs, tmp_path):
+    demo.write_runs(runs, tmp_path / "demo_sweep.jsonl")
+    for name in ("demo_sweep.jsonl", "demo_sweep.json"):
+        assert (tmp_path / name).read_text() == files("hf_instructmine").joinpath("data", name).read_text()
+
+
+def test_the_rule_says_itself_that_it_can_be_used(rule):
+    words = demo.rule_in_words(rule)
+    assert "log loss = " in words
+    assert "It can be used" in " ".join(words.split())
+    assert max(map(len, words.splitlines())) <= 100
+
+
+def test_the_damage_is_counted_by_kind_and_against_chance():
+    pool = ["none"] * 4 + [DAMAGES[0]] * 3 + [DAMAGES[1]]
+    selected = ["none", DAMAGES[0]]
+    lines = demo.damage_report(pool, selected).splitlines()
+    assert lines[0].split() == [DAMAGES[0], "2", "of", "3", "kept", "out"]
+    assert lines[1].split() == [DAMAGES[1], "1", "of", "1", "kept", "out"]
+    assert demo.kept_out(pool, selected) == "keeps out 3 of 4 damaged rows: 75%, where chance keeps out 75%."
 
 
 def test_a_model_whose_package_is_missing_is_told_in_one_line(tmp_path, monkeypatch, capsys):
