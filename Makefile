@@ -20,10 +20,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 	lint format benchmark clean
 
 demo: .venv/ready
-	$(BIN)/instructmine demo --rule recipes/demo --output-dir demo-output
+	$(BIN)/instructmine demo --output-dir demo-output
 
 demo-quick: .venv/ready
-	$(BIN)/instructmine demo --rule recipes/demo --output-dir demo-output --quick
+	$(BIN)/instructmine demo --output-dir demo-output --quick
 
 test: .venv/ready
 	$(BIN)/python -m pytest $(TESTS)

@@ -3,15 +3,11 @@
     python benchmarks/demo_seeds.py --output-dir demo-seeds
 
 Killed and started again, it goes on where it stopped. All seeds share one sweep, so that the frozen layers run once
-per text. `--oracle` puts undamaged rows, drawn at random with the pool's shares of the kinds of task, in the rule's
-place. It writes docs/results/demo-seeds.jsonl (or demo-oracle.jsonl), one seed a line, and prints the table of
-docs/demo.md.
+per text. It writes docs/results/demo-seeds.jsonl, one seed a line, and prints the table of docs/demo.md.
 """
 
 import argparse
 import json
-from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +17,7 @@ import hf_instructmine as him
 from hf_instructmine.cli import demo
 from hf_instructmine.comparison.parts import Choices, Protocol
 from hf_instructmine.comparison.statistics import PairedDifference, compare_parts
-from hf_instructmine.comparison.strategies import RANDOM, Strategy, take
+from hf_instructmine.comparison.strategies import RANDOM, Strategy
 
 
 EVAL_SET = "evaluation"
@@ -31,21 +27,14 @@ def main() -> None:
     args = parse()
     output, size = Path(args.output_dir), demo.FULL
     scored = demo.score_demo_pool(demo.demo_pool(), output / "scored")
-    if args.oracle:
-        strategies: dict[str, Strategy] = {
-            "fitted": oracle(task_shares(scored), np.random.default_rng(0)),
-            RANDOM: RANDOM,
-        }
-    else:
-        rule = demo.fit_demo_rule(demo.recorded_runs())
-        strategies = {"fitted": rule, RANDOM: RANDOM}
+    rule = demo.fit_demo_rule(demo.recorded_runs())
+    strategies: dict[str, Strategy] = {demo.RULE: rule, RANDOM: RANDOM}
     mixtures = concatenate_datasets([designed(scored, strategies, size, seed) for seed in args.seeds])
-    folder = output / ("oracle" if args.oracle else "seeds")
+    folder = output / "seeds"
     him.run_sweep(scored, mixtures, demo._recipe(size.steps), demo._evaluation(), folder)
     runs = him.load_runs(folder, examples=True)
     found = [outcome(runs, scored, seed) for seed in args.seeds]
-    path = Path(args.results or f"docs/results/demo-{'oracle' if args.oracle else 'seeds'}.jsonl")
-    path.write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
+    Path(args.results).write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
     print(table(found))
 
 
@@ -56,47 +45,25 @@ def designed(scored: Dataset, strategies: dict[str, Strategy], size: demo.Size, 
     return made.map(lambda row: {"mixture_id": f"seed{seed}-{row['mixture_id']}", "comparison": seed})
 
 
-def oracle(shares: dict[str, float], rng: np.random.Generator) -> Callable[..., np.ndarray]:
-    """Draws undamaged rows of a part, as many tokens of each kind of task as the pool has a share of it."""
-
-    def choose(part: Dataset, tokens: int) -> np.ndarray:
-        lengths, kinds, good = (np.array(part[name]) for name in ("output_length", "source", demo.DAMAGE))
-        chosen = []
-        for kind, share in shares.items():
-            rows = rng.permutation(np.flatnonzero((kinds == kind) & (good == demo.NONE)))
-            chosen.extend(take(rows, lengths, min(round(share * tokens), lengths[rows].sum()), kind))
-        return np.array(chosen)
-
-    return choose
-
-
-def task_shares(scored: Dataset) -> dict[str, float]:
-    """The share of the pool's response tokens that each kind of task has, damaged rows included."""
-    tokens: Counter[str] = Counter()
-    for kind, count in zip(scored["source"], scored["output_length"]):
-        tokens[kind] += count
-    return {kind: count / tokens.total() for kind, count in tokens.items()}
-
-
 def outcome(runs: Dataset, scored: Dataset, seed: int) -> dict[str, float | int | str]:
     """What the comparison of one seed found."""
     mine = [row for row in runs if row["comparison"] == seed]
     by_part = {(row["strategy"], row["part"]): row for row in mine}
     parts = sorted({row["part"] for row in mine})
     nll = {name: np.array([by_part[name, part][f"example_nll_{EVAL_SET}"] for part in parts])
-           for name in ("fitted", RANDOM)}  # fmt: skip
+           for name in (demo.RULE, RANDOM)}  # fmt: skip
     tokens = np.array(mine[0][f"example_tokens_{EVAL_SET}"])
-    found = compare_parts(nll["fitted"], nll[RANDOM], tokens)
+    found = compare_parts(nll[demo.RULE], nll[RANDOM], tokens)
     damage = np.array(scored[demo.DAMAGE][:]) != demo.NONE
     losses = {name: float(values.sum() / len(parts) / tokens.sum()) for name, values in nll.items()}
     damaged = {name: float(np.mean([damage[by_part[name, part]["indices"]].mean() for part in parts]))
-               for name in ("fitted", RANDOM)}  # fmt: skip
+               for name in (demo.RULE, RANDOM)}  # fmt: skip
     return {
-        "seed": seed, "loss_fitted": losses["fitted"], "loss_random": losses[RANDOM],
+        "seed": seed, "loss_rule": losses[demo.RULE], "loss_random": losses[RANDOM],
         "untrained": mine[0][f"base_loss_{EVAL_SET}"], "estimate": found.estimate, "low": found.low,
         "high": found.high, "p": found.p, "parts_sd": found.parts_sd, "verdict": verdict(found),
-        "damaged_fitted": damaged["fitted"], "damaged_random": damaged[RANDOM],
-        "by_part": [float(difference / tokens.sum()) for difference in (nll["fitted"] - nll[RANDOM]).sum(axis=1)],
+        "damaged_rule": damaged[demo.RULE], "damaged_random": damaged[RANDOM],
+        "by_part": [float(difference / tokens.sum()) for difference in (nll[demo.RULE] - nll[RANDOM]).sum(axis=1)],
     }  # fmt: skip
 
 
@@ -109,14 +76,14 @@ def verdict(found: PairedDifference) -> str:
 def table(found: list[dict]) -> str:
     """The seeds as the table of docs/demo.md."""
     lines = [
-        "| seed | random | fitted | difference | 95 % | p | verdict | damaged rows chosen: random | fitted |",
+        "| seed | random | rule | difference | 95 % | p | verdict | damaged rows chosen: random | rule |",
         "|---:|---:|---:|---:|---|---:|---|---:|---:|",
     ]
     for row in found:
         lines.append(
-            f"| {row['seed']} | {row['loss_random']:.4f} | {row['loss_fitted']:.4f} | {row['estimate']:+.4f} | "
+            f"| {row['seed']} | {row['loss_random']:.4f} | {row['loss_rule']:.4f} | {row['estimate']:+.4f} | "
             f"{row['low']:+.4f} … {row['high']:+.4f} | {row['p']:.3g} | {row['verdict']} | "
-            f"{row['damaged_random']:.0%} | {row['damaged_fitted']:.0%} |"
+            f"{row['damaged_random']:.0%} | {row['damaged_rule']:.0%} |"
         )
     return "\n".join(lines)
 
@@ -128,7 +95,6 @@ def parse() -> argparse.Namespace:
         "--results", help="the records; docs/results/demo-seeds.jsonl or demo-oracle.jsonl if not given"
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(10)))
-    parser.add_argument("--oracle", action="store_true", help="undamaged rows in place of the rule's choice")
     return parser.parse_args()
 
 

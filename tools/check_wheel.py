@@ -38,6 +38,11 @@ import hf_instructmine as him
 values = evaluate.load(him.metric_path("mtld")).compute(predictions=["one two three four five six one two three four"])
 assert values["mtld"][0] > 0, values
 """
+SWEEP = """
+from hf_instructmine.cli import demo
+
+assert len(demo.recorded_runs()) >= 28
+"""
 RULE = """
 import hf_instructmine as him
 
@@ -73,7 +78,7 @@ def try_out(folder: Path) -> None:
     """Runs the README's commands, in small, in an empty folder."""
     python, instructmine = BIN / "python", BIN / "instructmine"
     run(instructmine, "--help", cwd=folder)
-    for program in (PUBLIC_NAMES, RECIPES, METRICS, RULE):
+    for program in (PUBLIC_NAMES, RECIPES, METRICS, SWEEP, RULE):
         run(python, "-c", program, cwd=folder)
     words = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
     rows = [{"instruction": f"Count to {n}.", "output": " ".join(words[:n]) + " and again" * n} for n in range(1, 13)]

@@ -1,9 +1,10 @@
 """The demo's main job on rows of the bundled pool, what it is fitted to, and what its last lines say."""
 
 from importlib.resources import files
+from types import SimpleNamespace
 
 import pytest
-from datasets import load_dataset
+from datasets import Dataset, load_dataset
 
 from hf_instructmine import InstructMineError, Selector, get_provenance
 from hf_instructmine.cli import demo
@@ -78,6 +79,22 @@ def test_the_damage_is_counted_by_kind_and_against_chance():
     assert lines[0].split() == [DAMAGES[0], "2", "of", "3", "kept", "out"]
     assert lines[1].split() == [DAMAGES[1], "1", "of", "1", "kept", "out"]
     assert demo.kept_out(pool, selected) == "keeps out 3 of 4 damaged rows: 75%, where chance keeps out 75%."
+
+
+def test_the_last_lines_are_losses_by_part_and_the_verdict():
+    runs = [
+        {"strategy": name, "part": part, "loss_evaluation": loss, "status": "done"}
+        for name, losses in (("rule", (3.1, 3.2)), ("random", (3.15, 3.19)))
+        for part, loss in enumerate(losses)
+    ]
+    found = SimpleNamespace(runs=Dataset.from_list(runs), verdict=lambda: ["rule is better than random. " * 5])
+    assert [line.split() for line in demo.losses_table(found).splitlines()[1:]] == [
+        ["1", "3.1500", "3.1000", "-0.0500"],
+        ["2", "3.1900", "3.2000", "+0.0100"],
+    ]
+    assert max(map(len, demo.conclusion(found).splitlines())) <= 100
+    assert "quick form" in demo.conclusion(found, quick=True)
+    assert "quick form" not in demo.conclusion(found)
 
 
 def test_a_model_whose_package_is_missing_is_told_in_one_line(tmp_path, monkeypatch, capsys):

@@ -63,10 +63,11 @@ RECIPE: dict[str, Any] = {
 TOKENS = 3200  # response tokens in each subset of the sweep, and in what each strategy chooses of a part
 TARGET = "loss_evaluation"
 DAMAGE, NONE = "damage", "none"  # the truth about a row: read at the end alone
+RULE = "rule"  # its name in the comparison
 DESIGNED = ("nll", "ifd", "end_of_turn", "mtld")
 CANDIDATES, LOGGED, SQUARED = ("end_of_turn", "mtld"), ("end_of_turn", "mtld"), ("mtld",)
 _INDENT: dict[str, Any] = {"initial_indent": "    ", "subsequent_indent": "    "}
-RUNS, PROVENANCE = "demo_sweep.jsonl", "demo_sweep.json"
+RUNS, PROVENANCE = "demo_sweep.jsonl", "demo_sweep.json"  # under data/
 # What of a run is recorded: what a rule is fitted to, and what another machine can check.
 _KEPT = ("mixture_id", "seed", "indices", "subset_size", "subset_tokens", *DESIGNED, "status", TARGET,
          f"base_{TARGET}", "steps", "epochs", "train_tokens", "recipe_hash", "base_model")  # fmt: skip
@@ -183,7 +184,7 @@ def record_sweep(folder: Path) -> Path:
     options = f"--indicators {' '.join(CANDIDATES)} --logged {' '.join(LOGGED)} --squared {' '.join(SQUARED)}"
     print(f"\nWrote {path}: one finetune a line. To fit a rule to these runs, and to see the demo select by it:")
     print(f"  instructmine fit {folder}/sweep --target {TARGET} {options} --output-dir {folder}/own-rule")
-    print(f"  instructmine demo --rule {folder}/own-rule --output-dir {folder}")
+    print(f"  instructmine demo --rule {folder}/own-rule --output-dir {folder}/by-own-rule")
     return path
 
 
@@ -243,7 +244,7 @@ def compare_demo_rule(
     """Finetunes on what the rule chooses of each part of the pool, and on random rows of it: as many response tokens
     and optimiser steps."""
     return him.compare_strategies(
-        scored, {"fitted": rule}, _recipe(size.steps), _evaluation(), folder,
+        scored, {RULE: rule}, _recipe(size.steps), _evaluation(), folder,
         tokens=[size.tokens], parts=size.parts, random_at=(), whole_pool=False, seed=seed,
     )  # fmt: skip
 
@@ -297,10 +298,10 @@ def kept_out(pool: Sequence[str], selected: Sequence[str]) -> str:
 def losses_table(comparison: "StrategyComparison") -> str:
     """The loss on what either strategy chose of each part."""
     losses = {(row["strategy"], row["part"]): row[TARGET] for row in comparison.runs if row["status"] == "done"}
-    lines = [f"    {'part':<6} {'random':>8} {'fitted':>8} {'difference':>11}"]
+    lines = [f"    {'part':<6} {'random':>8} {RULE:>8} {'difference':>11}"]
     for part in sorted({part for _, part in losses}):
-        random, fitted = losses[RANDOM, part], losses["fitted", part]
-        lines.append(f"    {part + 1:<6} {random:>8.4f} {fitted:>8.4f} {fitted - random:>+11.4f}")
+        random, ruled = losses[RANDOM, part], losses[RULE, part]
+        lines.append(f"    {part + 1:<6} {random:>8.4f} {ruled:>8.4f} {ruled - random:>+11.4f}")
     return "\n".join(lines)
 
 
