@@ -103,13 +103,12 @@ def compare_strategies(
     for name, examples in eval_sets.items():
         check_examples(len(examples.rows), name)
     execution = Execution(executor, accelerate_config, columns, retry_failed, workers, keep_models)
+    request = Request(Records(output_dir))
+    request.check(protocol)
+    choices = Choices(scored, protocol, columns)
+    chosen = choices.choose(strategies, budgets)
     with SweepSession(scored, recipe, eval_sets, output_dir, execution) as session:
-        request = Request(session.records)
-        request.check(protocol)
-        choices = Choices(scored, protocol, columns)
-        for given in budgets:
-            choices.check(given)
-        mixtures = choices.mixtures(strategies, budgets, _steps(session, protocol))
+        mixtures = choices.finetunes(chosen, _steps(session, protocol))
         tqdm.write(_outlook(session, mixtures, protocol, len(strategies) - 1), file=sys.stderr)
         session.run(mixtures)
         request.keep(strategies, protocol, eval_sets, choices)

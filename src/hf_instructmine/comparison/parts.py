@@ -107,21 +107,32 @@ class Choices:
         least = min(self._amount(kind, part) for part in self.parts)
         return [m for m in self.protocol.random_at if m != 1 and 1 <= round(m * amount) <= least]
 
-    def mixtures(self, strategies: Mapping[str, Strategy], budgets: Sequence[Budget], steps: Steps) -> Dataset:
-        """The finetunes as a table for [`run_sweep`], with the mean of each indicator: part by part, so that what was
-        finished before a kill can be paired; then the whole pool.
+    def choose(self, strategies: Mapping[str, Strategy], budgets: Sequence[Budget]) -> list[dict[str, Any]]:
+        """What is chosen: part by part, so that what was finished before a kill can be paired; then of the whole pool.
+
+        Returns:
+            `list[dict]`: Subsets with `strategy`, `amount`, `part`, `multiple`, `indices` and the mean of each
+            indicator.
 
         Raises:
-            [`InstructMineError`]: Where a strategy cannot choose.
+            [`InstructMineError`]: Where a strategy cannot choose, or a part cannot fill a budget.
         """
-        rows: list[dict[str, Any]] = []
         for budget in budgets:
-            rows += self._of_budget(strategies, budget, steps)
-        for name in (name for name, strategy in strategies.items() if strategy == FULL):
-            rows.append(self._row(name, FULL, self.usable) | {"seed": self.protocol.seed, "max_steps": None})
-        return Dataset.from_list(rows)
+            self.check(budget)
+        found = [row for budget in budgets for row in self._of_budget(strategies, budget)]
+        full = (name for name, strategy in strategies.items() if strategy == FULL)
+        return [*found, *(self._row(name, FULL, self.usable) for name in full)]
 
-    def _of_budget(self, strategies: Mapping[str, Strategy], budget: Budget, steps: Steps) -> list[dict[str, Any]]:
+    def finetunes(self, chosen: Sequence[Mapping[str, Any]], steps: Steps) -> Dataset:
+        """The finetunes on what was chosen, as a table for [`run_sweep`]."""
+        rows: dict[str, list[int]] = {}  # of a random choice, by amount
+        for what in chosen:
+            if what["strategy"] == RANDOM and what["multiple"] == 1:
+                rows.setdefault(what["amount"], []).append(what["subset_size"])
+        alike = {amount: steps(float(np.mean(sizes))) for amount, sizes in rows.items()}
+        return Dataset.from_list([run for what in chosen for run in self._finetunes(what, alike.get(what["amount"]))])
+
+    def _of_budget(self, strategies: Mapping[str, Strategy], budget: Budget) -> list[dict[str, Any]]:
         ((kind, limit),) = budget.items()
         amount, protocol = f"{kind}={limit}", self.protocol
         choosing = {name: strategy for name, strategy in strategies.items() if strategy != FULL}
@@ -141,11 +152,9 @@ class Choices:
                     with told.of(name):
                         found.append(self._row(name, amount, self._in_pool(name, strategy, budget)))
         told.tell()
-        rows = [r["subset_size"] for r in found if r["strategy"] == RANDOM and r["multiple"] == 1]
-        alike = steps(float(np.mean(rows)))
-        return [row for what in found for row in self._finetunes(what, alike)]
+        return found
 
-    def _finetunes(self, what: dict[str, Any], steps: int | None) -> Iterator[dict[str, Any]]:
+    def _finetunes(self, what: Mapping[str, Any], steps: int | None) -> Iterator[dict[str, Any]]:
         """One for each seed: in a part the same seeds for all, in another part others."""
         first = self.protocol.seed + (what["part"] or 0)
         for k in range(self.protocol.seeds if what["part"] is not None else 1):

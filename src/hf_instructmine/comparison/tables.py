@@ -36,6 +36,8 @@ def sentence(mine: Outcome, baseline: str, fitted: Sequence[str] | None) -> str:
     if isinstance(d, PairedDifference):
         told += f", over {d.parts} parts of the pool and {d.examples:,} evaluation examples"
     if mine.verdict == "no different":
+        if d.low == d.high == 0:
+            return f"{told}: it chose what {baseline} chose."
         return f"{told}; a difference below {_detectable(mine):.4f} would not have been seen."
     if mine.worth is not None and mine.worth.times is not None:
         told += f"; {mine.worth}"
