@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
+from datasets.table import InMemoryTable
 
 from ..data.columns import TOKENS, indicator_names, numeric_column
 from ..data.texts import usable_rows
@@ -71,7 +72,7 @@ class Choices:
         self.usable = usable[np.isfinite(self.lengths[usable])]
         self.parts = cut(self.usable, protocol.parts, protocol.seed)
         self.means = {name: numeric_column(scored, name) for name in indicator_names(scored)}
-        self._subsets = [scored.select(part) for part in self.parts]
+        self._subsets = [_rows_of(scored, part) for part in self.parts]
 
     def check(self, budget: Budget) -> None:
         """Looks whether each part can fill a budget.
@@ -214,6 +215,11 @@ def cut(rows: np.ndarray, parts: int, seed: int) -> list[np.ndarray]:
     """Cuts rows at random into disjoint parts of equal size, give or take one."""
     shuffled = np.random.default_rng([seed, parts]).permutation(rows)
     return [np.sort(part) for part in np.array_split(shuffled, parts)]
+
+
+def _rows_of(scored: Dataset, rows: np.ndarray) -> Dataset:
+    """These rows as a table of their own: datasets shows a bar whenever a column joins a selection of another's."""
+    return Dataset(InMemoryTable(scored.with_format("arrow")[rows]), info=scored.info.copy())
 
 
 class _Told:
