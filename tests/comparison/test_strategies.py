@@ -86,7 +86,7 @@ def test_a_rule_a_selector_and_a_function_choose_too(scored):
     assert choose(scored, rule, size=3) == choose(scored, Selector(rule), size=3) == [37, 38, 39]
     assert choose(scored, lambda pool, size: [5, 3, 5], size=3) == [3, 5]
     for rows, told in (
-        ([40], "chose row 40, and was given 40 rows"),
+        ([40], "row 40, and was given 40 rows"),
         ([1, 2], "size=2 where size=1 was"),
         ([], "no row"),
     ):

@@ -123,7 +123,7 @@ def compare(**changed: Any) -> him.StrategyComparison:
         "eval_sets": {"single": rows("single").select([0] * 20)},
         "output_dir": "comparison",
         "sizes": [2],
-        "parts": 3,
+        "parts": 4,
     }
     return him.compare_strategies(scored(), **{**request, **changed})
 

@@ -96,7 +96,7 @@ class Choices:
             if min(self._amount(kind, part) for part in cut(self.usable, n, self.protocol.seed)) >= amount
         )
         most = next(fewer, 0)
-        mend = [f"ask for at most {kind}={held[least]:.0f}", *([f"for parts={most}"] if most > 1 else [])]
+        mend = [f"ask for at most {kind}={held[least]:.0f}", *([f"for parts={most}"] if most > 2 else [])]
         raise InstructMineError(
             f"{kind}={amount} is above the {held[least]:.0f} that part {least + 1} of {len(held)} can give: "
             f"{', '.join(mend)}, or give a larger pool"
@@ -107,6 +107,15 @@ class Choices:
         ((kind, amount),) = budget.items()
         least = min(self._amount(kind, part) for part in self.parts)
         return [m for m in self.protocol.random_at if m != 1 and 1 <= round(m * amount) <= least]
+
+    def _tell_of_multiples(self, budget: Budget) -> None:
+        left = {m for m in self.protocol.random_at if m != 1} - set(self.multiples(budget))
+        if left:
+            ((kind, amount),) = budget.items()
+            logger.warning(
+                "random_at: a part of the pool cannot give %s times %s=%d: left out",
+                " or ".join(f"{m:g}" for m in sorted(left)), kind, amount,
+            )  # fmt: skip
 
     def choose(self, strategies: Mapping[str, Strategy], budgets: Sequence[Budget]) -> list[dict[str, Any]]:
         """What is chosen: part by part, so that what was finished before a kill can be paired; then of the whole pool.
@@ -120,6 +129,7 @@ class Choices:
         """
         for budget in budgets:
             self.check(budget)
+            self._tell_of_multiples(budget)
         found = [row for budget in budgets for row in self._of_budget(strategies, budget)]
         full = (name for name, strategy in strategies.items() if strategy == FULL)
         return [*found, *(self._row(name, FULL, self.usable) for name in full)]
