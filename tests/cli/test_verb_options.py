@@ -121,7 +121,10 @@ TRAINING = "--recipe recipe.yaml --eval-set mine=pool.parquet --output-dir out"
             him,
             "compare_strategies",
             f"compare pool.parquet {TRAINING} --parts 5 --random-at --no-whole-pool --budget recipe --size 1 2",
-            {"parts": 5, "random_at": [], "whole_pool": False, "budget": "recipe", "sizes": [1, 2], "tokens": [], "retry_failed": False},
+            {
+                "parts": 5, "random_at": [], "whole_pool": False, "budget": "recipe", "sizes": [1, 2], "tokens": [],
+                "retry_failed": False,
+            },
         ),
         (
             him,
