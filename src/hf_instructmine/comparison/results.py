@@ -26,7 +26,7 @@ from .statistics import (
     one_against_random,
 )
 from .strategies import FULL, RANDOM
-from .tables import sentence, table
+from .tables import sentence, table, unfinished
 from .worth import Worth, worth
 
 
@@ -138,9 +138,10 @@ class StrategyComparison:
             for eval_set in self.eval_sets:
                 outcomes = self.outcomes(amount, eval_set, baseline, among)
                 mine = next((o for o in outcomes if o.strategy == strategy), None)
-                if mine is None or mine.difference is None:
-                    continue
-                lines.append(sentence(mine, baseline, self.fitted_on.get(strategy)))
+                if mine is not None and mine.difference is not None:
+                    lines.append(sentence(mine, baseline, self.fitted_on.get(strategy)))
+                elif self.in_parts and strategy not in (baseline, FULL):
+                    lines.append(unfinished(strategy, baseline, amount, eval_set))
         return lines
 
     def worth(self, strategy: str | None = None, amount: str | None = None, eval_set: str | None = None) -> Worth:

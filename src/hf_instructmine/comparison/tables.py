@@ -48,6 +48,14 @@ def sentence(mine: Outcome, baseline: str, fitted: Sequence[str] | None) -> str:
     return f"{told}, over finetunes on the one set that it chose; {sets}."
 
 
+def unfinished(strategy: str, baseline: str, amount: str, eval_set: str) -> str:
+    """Why there is no verdict where fewer than two parts have a finished finetune of both."""
+    return (
+        f"{printable(eval_set)}, {printable(amount)}: not known how {printable(strategy)} compares with "
+        f"{printable(baseline)}: fewer than two parts have finished finetunes of both."
+    )
+
+
 def _detectable(mine: Outcome) -> float:
     d = mine.difference
     assert d is not None
