@@ -9,15 +9,17 @@ from collections.abc import Callable
 
 import numpy as np
 from datasets import Dataset
+from scipy.stats import t
 
 from hf_instructmine import size_report
 from hf_instructmine.search.blend_search import TrialOutcome, blend_search
+from hf_instructmine.search.report import against_random
 
 
 LOW, HIGH = 512, 10_000  # the paper's
 GRID_SIZE, GRID_SEEDS, TRIALS = 5, 3, 20
 NEAR = 0.1  # a size within 10 % of the best one counts as found
-RANDOM_GAP = 0.03  # nats by which random rows are worse than selected ones
+RANDOM_GAP = 0.1  # nats by which random rows are worse than selected ones
 
 _HEAD = """\
 | curve | best size | noise SD | ranges hold it | part of the log range | ranges | place | curve's best within 10 % \
@@ -26,6 +28,15 @@ _HEAD = """\
 _START_HEAD = """
 | curve | best size | trials | found with the low-cost start | within 10 % | found without it | within 10 % |
 |---|---:|---:|---:|---:|---:|---:|"""
+
+NOISES = ((0.0, 0.005), (0.0025, 0.005), (0.005, 0.005), (0.01, 0.005), (0.01, 0.0005))
+_UNIT_HEAD = (
+    "\n| pool | "
+    + " | ".join(f"sets {sets:g}, seeds {seeds:g}" for sets, seeds in NOISES)
+    + " |\n|---"
+    + "|---:" * len(NOISES)
+    + "|"
+)
 
 Curve = Callable[[np.ndarray], np.ndarray]
 
@@ -149,10 +160,64 @@ def describe_start(name: str, trials: int, searches: int, share: float = 0.25) -
     return f"| {name} | {best:,} | {trials} | {told[0]} | {told[1]} |"
 
 
+def false_verdicts(sets: float, seeds: float, pool: int | None, searches: int) -> tuple[float, float]:
+    """How many searches tell selected rows from random ones at any size, where the selection is a random draw itself.
+
+    Args:
+        sets (`float`): SD between random sets of the middle size; each random draw is a permutation cut at the size.
+        seeds (`float`): SD between seeds.
+        pool (`int`, *optional*): Rows of the pool, as the run on all of it tells; without that run, of 10,000.
+        searches (`int`): How many.
+
+    Returns:
+        `tuple[float, float]`: With the finetunes as the unit, as it was before, and with the set.
+    """
+    rng, sizes = np.random.default_rng(0), np.rint(np.geomspace(LOW, HIGH, GRID_SIZE)).astype(int)
+    found = np.zeros(2)
+    for _ in range(searches):
+        steps = np.diff(np.concatenate([[0], sizes, [max(pool or HIGH, HIGH + 1)]]))
+        sums = (rng.normal(size=(1 + GRID_SEEDS, len(steps))) * np.sqrt(steps)).cumsum(axis=1)
+        means = (sums - sums[:, -1:] * np.cumsum(steps) / steps.sum())[:, :-1] / sizes * np.sqrt(sizes[2]) * sets
+        losses = {
+            "selected": means[:1] + seeds * rng.normal(size=(GRID_SEEDS, len(sizes))),
+            "random": means[1:] + seeds * rng.normal(size=(GRID_SEEDS, len(sizes))),
+        }
+        rows = [
+            {"kind": "grid", "strategy": strategy, "size": int(size), "loss": float(loss)}
+            for strategy, values in losses.items()
+            for run in values
+            for size, loss in zip(sizes, run)
+        ]
+        rows += [{"kind": "full", "strategy": "full", "size": pool, "loss": 0.0}] if pool else []
+        found += _told_before(losses), any(c.told_apart for c in against_random(rows, "grid", "loss", 0.95))
+    return float(found[0] / searches), float(found[1] / searches)
+
+
+def _told_before(losses: dict[str, np.ndarray]) -> bool:
+    """Welch's t with the spread of finetunes pooled over the sizes."""
+    a, b = (side.var(axis=0, ddof=1).mean() / GRID_SEEDS for side in losses.values())
+    freedom = (a + b) ** 2 / (a**2 + b**2) * GRID_SIZE * (GRID_SEEDS - 1)
+    differences = losses["selected"].mean(axis=0) - losses["random"].mean(axis=0)
+    return bool((abs(differences) > t.isf(0.025 / GRID_SIZE, freedom) * np.sqrt(a + b)).any())
+
+
+def describe_unit(pool: int | None, searches: int) -> str:
+    """False verdicts, as a line of a table."""
+    shares = [false_verdicts(sets, seeds, pool, searches) for sets, seeds in NOISES]
+    told = f"{pool:,} rows" if pool else "not known"
+    return f"| {told} | " + " | ".join(f"{before:.1%} → {after:.1%}" for before, after in shares) + " |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--searches", type=int, default=100, help="of each curve, by seed")
+    parser.add_argument("--unit", action="store_true", help="only how often selected is told from random in vain")
     args = parser.parse_args()
+    print(_UNIT_HEAD)
+    for pool in (10_000, 20_000, 1_000_000, None):
+        print(describe_unit(pool, 20 * args.searches), flush=True)
+    if args.unit:
+        return
     print(_HEAD)
     for share in (0.25, 0.5, 1.0):
         for name in CURVES if share == 0.25 else [name for name in CURVES if name != "flat"]:

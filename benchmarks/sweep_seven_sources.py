@@ -73,12 +73,11 @@ def read_pool(data: Path, rows: int = ROWS_PER_SOURCE, after: int = 0) -> Datase
         part = load_dataset("json", data_files=str(data / "pool" / f"{source}.jsonl"), split="train")
         part = part.shuffle(seed=0).select(range(min(len(part), 4 * last)))
         conversations = read_conversations(part[:])
-        lengths = [
-            len(ids) for ids in tokenizer([row.response for row in conversations], add_special_tokens=False)["input_ids"]
+        responses = tokenizer([row.response for row in conversations], add_special_tokens=False)["input_ids"]
+        known = [
+            not row.problem and 1 <= len(ids) <= MOST_RESPONSE_TOKENS for row, ids in zip(conversations, responses)
         ]
-        fit = [
-            i for i, (row, n) in enumerate(zip(conversations, lengths)) if not row.problem and 1 <= n <= MOST_RESPONSE_TOKENS
-        ]
+        fit = np.flatnonzero(known).tolist()
         taken = [conversations[i] for i in fit[after:last] or fit[:after]]
         messages = [[*row.prompt, *row.completion] for row in taken]
         parts.append(Dataset.from_dict({"messages": messages, "source": [source] * len(taken)}))

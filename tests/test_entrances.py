@@ -149,6 +149,7 @@ def reach(function, *args, **kwargs):
 
 RECIPE = {"model_name_or_path": "some/model", "use_cpu": True, "bf16": False, "report_to": "none"}
 EVAL = {"mine": Dataset.from_list(rows()[:2])}
+MANY = {"mine": Dataset.from_list(rows()[:2] * 10)}  # as a verdict needs
 OTHER = Dataset.from_list([*rows()[:2], {**rows()[2], "prompt": "Name a lake."}])
 MIXTURES = Dataset.from_dict({"mixture_id": ["a", "b"], "seed": [0, 1], "indices": [[0, 1], [2, 4]]})
 ENTRANCES = {
@@ -172,7 +173,7 @@ ENTRANCES = {
     "run_sweep on": lambda d, f: reach(him.run_sweep, EVAL["mine"], MIXTURES, RECIPE, {"mine": d}, f / "sweep"),
     "search_size": lambda d, f: reach(him.search_size, d, RULE, RECIPE, EVAL, f / "search", min_size=2, max_size=7),
     "compare_strategies": lambda d, f: reach(
-        him.compare_strategies, d, {"mine": RULE}, RECIPE, EVAL, f / "comparison", sizes=[4], seeds=2
+        him.compare_strategies, d, {"mine": RULE}, RECIPE, MANY, f / "comparison", sizes=[1], parts=3
     ),
     "usual_strategies": lambda d, f: him.usual_strategies(d),
     "predict": lambda d, f: RULE.predict(d),

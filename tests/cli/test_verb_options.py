@@ -120,8 +120,11 @@ TRAINING = "--recipe recipe.yaml --eval-set mine=pool.parquet --output-dir out"
         (
             him,
             "compare_strategies",
-            f"compare pool.parquet {TRAINING} --full-seeds 3 --size 1 2",
-            {"full_seeds": 3, "sizes": [1, 2], "tokens": [], "retry_failed": False},
+            f"compare pool.parquet {TRAINING} --parts 5 --random-at --no-whole-pool --budget recipe --size 1 2",
+            {
+                "parts": 5, "random_at": [], "whole_pool": False, "budget": "recipe", "sizes": [1, 2], "tokens": [],
+                "retry_failed": False,
+            },
         ),
         (
             him,

@@ -3,7 +3,8 @@
 import struct
 
 from hf_instructmine.comparison.figure import Panel, plot_differences
-from hf_instructmine.comparison.statistics import Difference, Outcome
+from hf_instructmine.comparison.outcomes import Outcome
+from hf_instructmine.comparison.statistics import Difference
 
 
 HOSTILE = "$\\frac{1$"  # which fails where it is read as mathematics

@@ -9,7 +9,7 @@ from datasets import Dataset
 from hostile import HOSTILE, acted_on, cells
 
 from hf_instructmine import InstructMineError, LossEstimator, Selection, Selector, StrategyComparison
-from hf_instructmine.comparison.compare import _chosen_by
+from hf_instructmine.comparison.request import chosen_by
 from hf_instructmine.estimator.file import rule_digest
 
 
@@ -98,13 +98,13 @@ def test_what_a_comparison_records_of_its_rules():
 
     fresh = {"strategies": [], "fitted_on": {}}
     rules = {"mine": RULE, "longest": "highest:output_length", "own": by_hand}
-    told = _chosen_by(rules, fresh)
+    told = chosen_by(rules, fresh)
     assert told == {"mine": rule_digest(RULE), "longest": "highest:output_length"}
     before = {"strategies": ["mine", "longest", "own"], "chosen_by": told}
-    assert _chosen_by(rules, before) == told
+    assert chosen_by(rules, before) == told
     # Finetunes of two rules under one name are of neither; those of an earlier version are not recorded later.
-    assert _chosen_by({"mine": OTHER}, before) == {"longest": "highest:output_length"}
-    assert _chosen_by({"mine": RULE}, {"strategies": ["mine"], "fitted_on": {}}) == {}
+    assert chosen_by({"mine": OTHER}, before) == {"longest": "highest:output_length"}
+    assert chosen_by({"mine": RULE}, {"strategies": ["mine"], "fitted_on": {}}) == {}
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)

@@ -31,9 +31,11 @@ def choose(scored, strategy, draw=(0,), **budget):
 
 
 def test_what_a_pool_allows_is_offered(scored):
-    assert list(usual_strategies(scored)) == [
-        "random", "longest", "lowest-perplexity", "highest-perplexity", "highest-ifd", "knn-diversity",
+    assert list(usual_strategies(scored.add_column("source", ["a", "b"] * 20))) == [
+        "random", "balanced-random", "longest", "lowest-perplexity", "highest-perplexity", "highest-ifd",
+        "knn-diversity",
     ]  # fmt: skip
+    assert "balanced-random" not in usual_strategies(scored)
     assert "highest-reward" in usual_strategies(scored.add_column("reward", [0.0] * 40))
 
 
@@ -47,6 +49,19 @@ def test_a_column_is_followed_from_its_end_and_nan_is_left_out(scored):
 def test_random_draws_differ_by_draw_and_not_by_call(scored):
     assert choose(scored, "random", (0, 1), size=10) == choose(scored, "random", (0, 1), size=10)
     assert choose(scored, "random", (0, 1), size=10) != choose(scored, "random", (0, 2), size=10)
+
+
+def test_a_balanced_choice_takes_as_much_of_each_source_at_random(scored):
+    pool = scored.add_column("source", ["many"] * 30 + ["few"] * 6 + ["one"] * 4)
+    lengths, sources = np.array(pool["output_length"][:]), np.array(pool["source"][:])
+    rows = choose(pool, "balanced:source", tokens=240)
+    taken = {name: lengths[rows][sources[rows] == name].sum() for name in ("many", "few", "one")}
+    assert max(taken.values()) - min(taken.values()) <= 2 * lengths.max()
+    assert choose(pool, "balanced:source", (0, 1), tokens=240) != choose(pool, "balanced:source", (0, 2), tokens=240)
+    rows = choose(pool, "balanced:source", size=30)  # a source that has less gives all
+    assert [sum(sources[rows] == name) for name in ("one", "few", "many")] == [4, 6, 20]
+    with pytest.raises(InstructMineError, match="needs the column 'origin'"):
+        check_strategy("mine", "balanced:origin", pool)
 
 
 def test_tokens_are_filled_to_less_than_the_shortest_row_left_out(scored):
@@ -70,8 +85,13 @@ def test_a_rule_a_selector_and_a_function_choose_too(scored):
     rule = LossEstimator.from_coefficients({"intercept": 1.0, "mine": -0.01})
     assert choose(scored, rule, size=3) == choose(scored, Selector(rule), size=3) == [37, 38, 39]
     assert choose(scored, lambda pool, size: [5, 3, 5], size=3) == [3, 5]
-    with pytest.raises(InstructMineError, match="outside the pool's 40"):
-        choose(scored, lambda pool, size: [40], size=1)
+    for rows, told in (
+        ([40], "row 40, and was given 40 rows"),
+        ([1, 2], "size=2 where size=1 was"),
+        ([], "no row"),
+    ):
+        with pytest.raises(InstructMineError, match=f"the strategy 'mine' chose {told}"):
+            choose(scored, lambda pool, size, rows=rows: rows, size=1)
 
 
 def test_copies_and_rows_without_a_response_are_not_usable():
@@ -83,7 +103,7 @@ def test_copies_and_rows_without_a_response_are_not_usable():
 def test_what_cannot_choose_is_refused(scored):
     for name, strategy, message in [
         ("a b", "random", "letters, digits"),
-        ("mine", "best", "write random, full, highest:COLUMN"),
+        ("mine", "best", "write random, balanced:COLUMN, full, highest:COLUMN"),
         ("mine", "highest:reward", "needs the column 'reward'"),
         ("mine", 3, "is a int, which cannot choose"),
     ]:

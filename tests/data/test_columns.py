@@ -53,7 +53,7 @@ def trials(losses) -> Dataset:
 
 
 def compare(scored, strategies, folder):
-    compare_strategies(scored, strategies, {}, {}, folder, tokens=[30])
+    compare_strategies(scored, strategies, {}, {}, folder, tokens=[30], parts=3)
 
 
 ENTRANCES = {

@@ -55,6 +55,16 @@ def test_no_two_selected_rows_are_more_alike_than_allowed(budget):
     assert selection.skipped == {"embeddings": 0, "max_similarity": selection.skipped["max_similarity"]}
 
 
+def test_a_selector_within_some_rows_knows_their_embeddings_and_keeps_its_own():
+    scored, embeddings = numbers(60), vectors(60)
+    selector, rows = Selector(RULE, embeddings=embeddings, max_similarity=0.5), np.arange(7, 60, 2)
+    within = selector.within(rows).select(scored.select(rows), size=5)
+    alone = Selector(RULE, embeddings=embeddings[rows], max_similarity=0.5).select(scored.select(rows), size=5)
+    assert within.indices.tolist() == alone.indices.tolist()
+    assert len(selector.select(scored, size=5).indices) == 5
+    assert Selector(RULE).within(rows).select(scored.select(rows), size=2).num_selected == 2
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 1000), st.integers(1, 12), st.floats(-0.5, 0.99))
 def test_it_is_the_greedy_walk(seed, size, bound):

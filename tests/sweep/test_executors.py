@@ -45,6 +45,31 @@ def test_a_run_after_others_equals_the_same_run_alone_bit_for_bit(model, tmp_pat
         assert comparable(found) == [row]
 
 
+@pytest.mark.parametrize("executor", ["inline", "local", "accelerate"])
+def test_a_mixture_may_ask_for_optimiser_steps_of_its_own(model, tmp_path, executor):
+    recipe = {**RECIPE, **LAST_LAYERS, "model_name_or_path": model}
+    asked = mixtures(2, 0).add_column("max_steps", [5, None])
+    runs = run_sweep(pool(), asked, recipe, evaluation_sets(), tmp_path, executor)
+    assert [(row["steps"], row["budget"], row["status"]) for row in runs] == [
+        (5, "steps", "done"),
+        (6, "epochs", "done"),
+    ]
+
+
+def test_optimiser_steps_belong_to_a_mixture(model, tmp_path, trained):
+    recipe = {**RECIPE, **LAST_LAYERS, "model_name_or_path": model}
+    for steps, told in (
+        (0, "max_steps of mixture 'mixture-000' is 0, not a whole number"),
+        (2.5, "is 2.5, not a whole"),
+    ):
+        with pytest.raises(InstructMineError, match=told):
+            run_sweep(pool(), mixtures(1, 0).add_column("max_steps", [steps]), recipe, evaluation_sets(), tmp_path)
+    run_sweep(pool(), mixtures(1, 0).add_column("max_steps", [2]), recipe, evaluation_sets(), tmp_path)
+    with pytest.raises(InstructMineError, match="a mixture 'mixture-000' of other steps"):
+        run_sweep(pool(), mixtures(1, 0).add_column("max_steps", [3]), recipe, evaluation_sets(), tmp_path)
+    assert trained == ["mixture-000-seed0"]
+
+
 @pytest.mark.parametrize("trained", [LAST_LAYERS, LORA], ids=["last layers", "LoRA"])
 def test_a_subprocess_gives_the_same_run_bit_for_bit(model, tmp_path, trained):
     recipe = {**RECIPE, **trained, "model_name_or_path": model}

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import tiny_sweep
+from datasets import concatenate_datasets
 from tiny_sweep import LAST_LAYERS, LORA, RECIPE, comparable, evaluation_sets, mixtures, pool
 
 from hf_instructmine import InstructMineError, compare_strategies, load_runs, run_sweep
@@ -201,12 +202,13 @@ def test_a_comparison_keeps_the_models_of_its_strategies(model, tmp_path):
     scored = pool().add_column("output_length", [len(text) for text in pool()["completion"]])
     compare_strategies(
         scored, {"longest": "highest:output_length"}, {**RECIPE, **LORA, "model_name_or_path": model},
-        evaluation_sets(),
-        tmp_path, sizes=[4], seeds=2, random_draws=2, keep_models=True,
+        {"single": concatenate_datasets([evaluation_sets()["single"]] * 4)},
+        tmp_path, sizes=[2], parts=3, random_at=[], keep_models=True,
     )  # fmt: skip
     assert {path.name for path in (tmp_path / "models").iterdir()} == {
-        "longest-size4-seed0", "longest-size4-seed1", "random-size4-draw0-seed0", "random-size4-draw1-seed1"
-    }  # fmt: skip
+        *(f"{name}-size2-part{k}-seed{k}" for name in ("longest", "random") for k in range(3)),
+        "longest-size2-whole-seed0",
+    }
 
 
 # Trackers

@@ -73,7 +73,7 @@ def add_options(verbs: Any) -> None:
         help="what is equal besides tokens or rows: optimiser steps (the default), or what the recipe fixes",
     )  # fmt: skip
     verb.add_argument(
-        "--random-at", nargs="*", type=float, default=[0.5, 2, 4], metavar="TIMES",
+        "--random-at", nargs="*", type=float, default=(0.5, 2, 4), metavar="TIMES",
         help="train random choices of so many times each amount too (0.5 2 4), to say how many random tokens a choice "
         "is worth; none after it trains none",
     )  # fmt: skip

@@ -5,6 +5,7 @@ Response tokens are the primary budget: with equal rows a strategy that picks lo
 
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,21 +104,20 @@ def compare_strategies(
     for name, examples in eval_sets.items():
         check_examples(len(examples.rows), name)
     execution = Execution(executor, accelerate_config, columns, retry_failed, workers, keep_models)
+    request = Request(Records(output_dir))
+    request.check(protocol)
+    choices = Choices(scored, protocol, columns)
+    chosen = choices.choose(strategies, budgets)
     with SweepSession(scored, recipe, eval_sets, output_dir, execution) as session:
-        request = Request(session.records)
-        request.check(protocol)
-        choices = Choices(scored, protocol, columns)
-        for given in budgets:
-            choices.check(given)
-        mixtures = choices.mixtures(strategies, budgets, _steps(session, protocol))
+        mixtures = choices.finetunes(chosen, _steps(session, protocol))
         tqdm.write(_outlook(session, mixtures, protocol, len(strategies) - 1), file=sys.stderr)
-        session.run(mixtures)
-        request.keep(strategies, protocol, eval_sets, choices)
+        # Noted down first: what was finished before a kill can be looked at.
+        session.run(mixtures, partial(request.keep, strategies, protocol, eval_sets, choices))
     return load_comparison(output_dir)
 
 
 def load_comparison(folder: str | Path) -> StrategyComparison:
-    """Opens the comparison that [`compare_strategies`] left in a folder.
+    """Opens the comparison that [`compare_strategies`] left in a folder, or what it has finished so far.
 
     Raises:
         [`InstructMineError`]: Where there is none.

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
+from datasets.table import InMemoryTable
 
 from ..data.columns import TOKENS, indicator_names, numeric_column
 from ..data.texts import usable_rows
@@ -71,7 +72,7 @@ class Choices:
         self.usable = usable[np.isfinite(self.lengths[usable])]
         self.parts = cut(self.usable, protocol.parts, protocol.seed)
         self.means = {name: numeric_column(scored, name) for name in indicator_names(scored)}
-        self._subsets = [scored.select(part) for part in self.parts]
+        self._subsets = [_rows_of(scored, part) for part in self.parts]
 
     def check(self, budget: Budget) -> None:
         """Looks whether each part can fill a budget.
@@ -95,7 +96,7 @@ class Choices:
             if min(self._amount(kind, part) for part in cut(self.usable, n, self.protocol.seed)) >= amount
         )
         most = next(fewer, 0)
-        mend = [f"ask for at most {kind}={held[least]:.0f}", *([f"for parts={most}"] if most > 1 else [])]
+        mend = [f"ask for at most {kind}={held[least]:.0f}", *([f"for parts={most}"] if most > 2 else [])]
         raise InstructMineError(
             f"{kind}={amount} is above the {held[least]:.0f} that part {least + 1} of {len(held)} can give: "
             f"{', '.join(mend)}, or give a larger pool"
@@ -107,21 +108,42 @@ class Choices:
         least = min(self._amount(kind, part) for part in self.parts)
         return [m for m in self.protocol.random_at if m != 1 and 1 <= round(m * amount) <= least]
 
-    def mixtures(self, strategies: Mapping[str, Strategy], budgets: Sequence[Budget], steps: Steps) -> Dataset:
-        """The finetunes as a table for [`run_sweep`], with the mean of each indicator: part by part, so that what was
-        finished before a kill can be paired; then the whole pool.
+    def _tell_of_multiples(self, budget: Budget) -> None:
+        left = {m for m in self.protocol.random_at if m != 1} - set(self.multiples(budget))
+        if left:
+            ((kind, amount),) = budget.items()
+            logger.warning(
+                "random_at: a part of the pool cannot give %s times %s=%d: left out",
+                " or ".join(f"{m:g}" for m in sorted(left)), kind, amount,
+            )  # fmt: skip
+
+    def choose(self, strategies: Mapping[str, Strategy], budgets: Sequence[Budget]) -> list[dict[str, Any]]:
+        """What is chosen: part by part, so that what was finished before a kill can be paired; then of the whole pool.
+
+        Returns:
+            `list[dict]`: Subsets with `strategy`, `amount`, `part`, `multiple`, `indices` and the mean of each
+            indicator.
 
         Raises:
-            [`InstructMineError`]: Where a strategy cannot choose.
+            [`InstructMineError`]: Where a strategy cannot choose, or a part cannot fill a budget.
         """
-        rows: list[dict[str, Any]] = []
         for budget in budgets:
-            rows += self._of_budget(strategies, budget, steps)
-        for name in (name for name, strategy in strategies.items() if strategy == FULL):
-            rows.append(self._row(name, FULL, self.usable) | {"seed": self.protocol.seed, "max_steps": None})
-        return Dataset.from_list(rows)
+            self.check(budget)
+            self._tell_of_multiples(budget)
+        found = [row for budget in budgets for row in self._of_budget(strategies, budget)]
+        full = (name for name, strategy in strategies.items() if strategy == FULL)
+        return [*found, *(self._row(name, FULL, self.usable) for name in full)]
 
-    def _of_budget(self, strategies: Mapping[str, Strategy], budget: Budget, steps: Steps) -> list[dict[str, Any]]:
+    def finetunes(self, chosen: Sequence[Mapping[str, Any]], steps: Steps) -> Dataset:
+        """The finetunes on what was chosen, as a table for [`run_sweep`]."""
+        rows: dict[str, list[int]] = {}  # of a random choice, by amount
+        for what in chosen:
+            if what["strategy"] == RANDOM and what["multiple"] == 1:
+                rows.setdefault(what["amount"], []).append(what["subset_size"])
+        alike = {amount: steps(float(np.mean(sizes))) for amount, sizes in rows.items()}
+        return Dataset.from_list([run for what in chosen for run in self._finetunes(what, alike.get(what["amount"]))])
+
+    def _of_budget(self, strategies: Mapping[str, Strategy], budget: Budget) -> list[dict[str, Any]]:
         ((kind, limit),) = budget.items()
         amount, protocol = f"{kind}={limit}", self.protocol
         choosing = {name: strategy for name, strategy in strategies.items() if strategy != FULL}
@@ -141,11 +163,9 @@ class Choices:
                     with told.of(name):
                         found.append(self._row(name, amount, self._in_pool(name, strategy, budget)))
         told.tell()
-        rows = [r["subset_size"] for r in found if r["strategy"] == RANDOM and r["multiple"] == 1]
-        alike = steps(float(np.mean(rows)))
-        return [row for what in found for row in self._finetunes(what, alike)]
+        return found
 
-    def _finetunes(self, what: dict[str, Any], steps: int | None) -> Iterator[dict[str, Any]]:
+    def _finetunes(self, what: Mapping[str, Any], steps: int | None) -> Iterator[dict[str, Any]]:
         """One for each seed: in a part the same seeds for all, in another part others."""
         first = self.protocol.seed + (what["part"] or 0)
         for k in range(self.protocol.seeds if what["part"] is not None else 1):
@@ -205,6 +225,11 @@ def cut(rows: np.ndarray, parts: int, seed: int) -> list[np.ndarray]:
     """Cuts rows at random into disjoint parts of equal size, give or take one."""
     shuffled = np.random.default_rng([seed, parts]).permutation(rows)
     return [np.sort(part) for part in np.array_split(shuffled, parts)]
+
+
+def _rows_of(scored: Dataset, rows: np.ndarray) -> Dataset:
+    """These rows as a table of their own: datasets shows a bar whenever a column joins a selection of another's."""
+    return Dataset(InMemoryTable(scored.with_format("arrow")[rows]), info=scored.info.copy())
 
 
 class _Told:

@@ -74,6 +74,7 @@ class Request:
             "protocol": asdict(protocol),
             "eval_bytes": sizes,
             "pool": {"rows": len(choices.usable), "tokens": int(choices.lengths[choices.usable].sum())},
+            "sweeps": {**before.get("sweeps", {}), **_sweeps(rules)},
             **({"chosen_by": told} if (told := chosen_by(rules, before)) else {}),
         }
         self.records.write(self.path, request)
@@ -86,6 +87,15 @@ def chosen_by(rules: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, 
     earlier = before.get("chosen_by", {})
     joined = {n for n in now if n in before["strategies"] and earlier.get(n) != now[n]}
     return {n: told for n, told in {**earlier, **now}.items() if n not in joined}
+
+
+def _sweeps(rules: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The finetunes that each rule was fitted to, and the response tokens of the shortest and the longest of them."""
+    return {
+        name: {"finetunes": rule.diagnostics.n, "train_tokens": rule.fitted.runs.get("train_tokens")}
+        for name, rule in rules.items()
+        if isinstance(rule, LossEstimator) and rule.diagnostics is not None and rule.fitted is not None
+    }
 
 
 def _bytes(examples: EvaluationSet) -> int:

@@ -26,7 +26,7 @@ from .statistics import (
     one_against_random,
 )
 from .strategies import FULL, RANDOM
-from .tables import sentence, table
+from .tables import sentence, table, unfinished
 from .worth import Worth, worth
 
 
@@ -49,6 +49,8 @@ class StrategyComparison:
         protocol (`dict[str, Any]`): As [`~parts.Protocol`]; empty for records of earlier versions.
         eval_bytes (`dict[str, int]`): By evaluation set, the UTF-8 bytes of its responses.
         pool (`dict[str, int]`): `rows` and response `tokens` that there were to choose from.
+        sweeps (`dict[str, dict]`): By strategy, how many `finetunes` its rule was fitted to, and the least and most
+            response tokens (`train_tokens`) of one.
         untrained (`dict`, *optional*): By evaluation set, each example's `nll` and `tokens` before any training.
     """
 
@@ -60,6 +62,7 @@ class StrategyComparison:
     protocol: dict[str, Any] = field(default_factory=dict)
     eval_bytes: dict[str, int] = field(default_factory=dict)
     pool: dict[str, int] = field(default_factory=dict)
+    sweeps: dict[str, Any] = field(default_factory=dict)
     untrained: dict[str, Any] | None = None
 
     def strategies_of(self, rule_digest: str) -> list[str] | None:
@@ -135,9 +138,10 @@ class StrategyComparison:
             for eval_set in self.eval_sets:
                 outcomes = self.outcomes(amount, eval_set, baseline, among)
                 mine = next((o for o in outcomes if o.strategy == strategy), None)
-                if mine is None or mine.difference is None:
-                    continue
-                lines.append(sentence(mine, baseline, self.fitted_on.get(strategy)))
+                if mine is not None and mine.difference is not None:
+                    lines.append(sentence(mine, baseline, self.fitted_on.get(strategy)))
+                elif self.in_parts and strategy not in (baseline, FULL):
+                    lines.append(unfinished(strategy, baseline, amount, eval_set))
         return lines
 
     def worth(self, strategy: str | None = None, amount: str | None = None, eval_set: str | None = None) -> Worth:
@@ -295,10 +299,12 @@ class StrategyComparison:
         """What a choice costs besides the finetunes on it; empty for records of earlier versions."""
         if not self.pool:
             return ""
-        return (
-            f"Charged beside it: a choice by scores reads the pool's {self.pool['tokens']:,} response tokens once for "
-            "each model that scores; a fitted rule had its sweep's finetunes."
-        )
+        parts = [f"a choice by scores reads the pool's {self.pool['tokens']:,} response tokens once for each model"]
+        for name, sweep in self.sweeps.items():
+            held = sweep.get("train_tokens")
+            each = f" of {held[0]:,} to {held[1]:,} response tokens" if held else ""
+            parts.append(f"{printable(name)} was fitted to {count(sweep['finetunes'], 'finetune')}{each}")
+        return f"Charged beside it: {'; '.join(parts)}."
 
     def __str__(self) -> str:
         return self.summary()
@@ -328,7 +334,7 @@ class StrategyComparison:
         if FULL in self.runs["amount"]:
             parts.append("The full pool is trained on whole, whatever the budget.")
         if charged := self.charged:
-            parts.append(charged)
+            parts.append(escape(charged, None))
         lines = [escape(line, None) for name in strategies or self.strategies[:1] for line in self.verdict(name)]
         parts.append("\n".join(f"- {line}" for line in lines))
         picture = io.BytesIO()

@@ -12,7 +12,7 @@ from itertools import combinations
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import gammaincinv, ndtr
+from scipy.special import gammaincinv, ndtr, stdtr, stdtrit
 from scipy.stats import norm, t
 
 
@@ -163,8 +163,8 @@ def paired(differences: np.ndarray, tokens: np.ndarray, confidence: float = 1 - 
         p, low, high = float(estimate == 0), estimate, estimate
     else:
         skew = float(((residuals - residuals.mean()) ** 3).mean()) / examples**2 / error**3  # of the estimate
-        score, bound = estimate / error, float(t.isf((1 - confidence) / 2, df))
-        p = 2 * float(t.sf(min(abs(score), abs(_hall(score, skew))), df))
+        score, bound = estimate / error, float(stdtrit(df, (1 + confidence) / 2))
+        p = 2 * float(stdtr(df, -min(abs(score), abs(_hall(score, skew)))))
         low = estimate - error * max(bound, _hall_inverse(bound, skew))
         high = estimate - error * min(-bound, _hall_inverse(-bound, skew))
     return PairedDifference(estimate, low, high, p, parts, parts_sd, examples_sd, examples, error, df, confidence)
@@ -198,7 +198,7 @@ def chance(ratio: float, df: float, level: float) -> float:
     some of these arguments.
     """
     known = np.sqrt(2 * gammaincinv(df / 2, (np.arange(1000) + 0.5) / 1000) / df)
-    bound = t.isf(level / 2, df) * known
+    bound = stdtrit(df, 1 - level / 2) * known
     return float((ndtr(ratio - bound) + ndtr(-ratio - bound)).mean())
 
 

@@ -36,6 +36,8 @@ def sentence(mine: Outcome, baseline: str, fitted: Sequence[str] | None) -> str:
     if isinstance(d, PairedDifference):
         told += f", over {d.parts} parts of the pool and {d.examples:,} evaluation examples"
     if mine.verdict == "no different":
+        if d.low == d.high == 0:
+            return f"{told}: it chose what {baseline} chose."
         return f"{told}; a difference below {_detectable(mine):.4f} would not have been seen."
     if mine.worth is not None and mine.worth.times is not None:
         told += f"; {mine.worth}"
@@ -44,6 +46,14 @@ def sentence(mine: Outcome, baseline: str, fitted: Sequence[str] | None) -> str:
     one, beyond = mine.as_set, "" if mine.as_set.p < LEVEL else ", which shows nothing of other choices"
     sets = f"as one set against {one.random_sets} random ones p = {one.p:.2g}{beyond}"
     return f"{told}, over finetunes on the one set that it chose; {sets}."
+
+
+def unfinished(strategy: str, baseline: str, amount: str, eval_set: str) -> str:
+    """Why there is no verdict where fewer than two parts have a finished finetune of both."""
+    return (
+        f"{printable(eval_set)}, {printable(amount)}: not known how {printable(strategy)} compares with "
+        f"{printable(baseline)}: fewer than two parts have finished finetunes of both."
+    )
 
 
 def _detectable(mine: Outcome) -> float:

@@ -1,7 +1,7 @@
 """How many random tokens is a choice worth? Its loss is read off the curve of random choices of several amounts."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -12,7 +12,8 @@ from ..errors import InstructMineError
 from .statistics import LEVEL, compare_parts, paired
 
 
-_STEPS = 64  # for each doubling: the ends of an interval are found within 1.1 %
+_STEPS = 8  # looked at for each doubling, before the ends of the interval are narrowed down
+_HALVINGS = 6  # of a step: the ends are found within 0.2 %
 
 
 @dataclass(frozen=True)
@@ -101,20 +102,29 @@ def worth(
         return Worth(None, None, None, least, most, confidence, unknown)
     nll = _falling(nll)
     positions = np.log2(multiples)
-    grid = np.union1d(np.linspace(positions[0], positions[-1], _points(positions)), positions)
-    signs = np.array([_compared(strategy - _between(nll, positions, x), tokens, confidence) for x in grid])
-    losses = nll.mean(axis=1).sum(axis=1)
-    times = _read(losses, positions, float(strategy.mean(axis=0).sum()))
-    alike = grid[signs == 0]
-    if not len(alike):  # better than the most, or worse than the least
+    times = _read(nll.mean(axis=1).sum(axis=1), positions, float(strategy.mean(axis=0).sum()))
+    grid = np.linspace(positions[0], positions[-1], 1 + math.ceil(_STEPS * (positions[-1] - positions[0])))
+    if 0 < times < math.inf:
+        grid = np.union1d(grid, np.log2(times))
+
+    def alike(x: float) -> bool:
+        found = paired(strategy - _between(nll, positions, x), tokens, confidence)
+        return found.low <= 0 <= found.high
+
+    inside = [k for k, x in enumerate(grid) if alike(x)]
+    if not inside:  # better than the most, or worse than the least
         return Worth(times, times, times, least, most, confidence)
-    low = 0.0 if signs[0] == 0 else float(2 ** alike[0])
-    high = math.inf if signs[-1] == 0 else float(2 ** alike[-1])
+    first, last = inside[0], inside[-1]
+    low = 0.0 if first == 0 else 2 ** _edge(alike, grid[first], grid[first - 1])
+    high = math.inf if last == len(grid) - 1 else 2 ** _edge(alike, grid[last], grid[last + 1])
     return Worth(times, low, high, least, most, confidence)
 
 
-def _points(positions: np.ndarray) -> int:
-    return 1 + math.ceil(_STEPS * (positions[-1] - positions[0]))
+def _edge(alike: Callable[[float], bool], inside: float, outside: float) -> float:
+    for _ in range(_HALVINGS):
+        middle = (inside + outside) / 2
+        inside, outside = (middle, outside) if alike(middle) else (inside, middle)
+    return float(inside)
 
 
 def _falling(nll: np.ndarray) -> np.ndarray:
@@ -129,12 +139,6 @@ def _between(nll: np.ndarray, positions: np.ndarray, x: float) -> np.ndarray:
     k = min(int(np.searchsorted(positions, x, side="right")) - 1, len(positions) - 2)
     share = (x - positions[k]) / (positions[k + 1] - positions[k])
     return (1 - share) * nll[k] + share * nll[k + 1]
-
-
-def _compared(differences: np.ndarray, tokens: np.ndarray, confidence: float) -> int:
-    """-1 where the strategy is better than random, 1 where it is worse, 0 where neither is shown."""
-    found = paired(differences, tokens, confidence)
-    return int(found.low > 0) - int(found.high < 0)
 
 
 def _read(losses: np.ndarray, positions: np.ndarray, loss: float) -> float:

@@ -27,14 +27,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SizeComparison:
-    """Selected against random rows at one size.
+    """Selected against random rows at one size: the selected set as one more draw beside the random ones.
+
+    Finetunes repeated on a set say nothing of another set. So the selected set counts once, whatever its seeds.
 
     Attributes:
         size (`int`): Rows.
         selected (`float`), random (`float`): Mean losses over the seeds, nats.
-        seeds (`tuple[int, int]`): Runs behind each.
+        seeds (`tuple[int, int]`): Runs behind each; every run on random rows has a set of its own.
         difference (`float`): Selected less random, nats: below 0 where the selection is better.
-        standard_error (`float`): Of the difference, from the spread of seeds pooled over the sizes; nats.
+        standard_error (`float`): Of the difference, of one set beside the mean of the random ones; nats. From the
+            spread of random sets and of seeds at all sizes.
         told_apart (`bool`): Whether 0 is outside the interval of the difference, at the report's confidence for all
             sizes together (Bonferroni).
     """
@@ -112,7 +115,7 @@ class SizeReport:
         lines += [
             f"Size search: {count(len(self.trials), 'run')}, {failed} failed; {tokens:,} response tokens, "
             f"{seconds:,.0f} s",
-            f"{self.target} in nats, mean over seeds; SE: standard error of the difference",
+            f"{self.target} in nats, mean over seeds; SE: of the difference, as one set against the random ones",
             "",
             *_table(self.comparisons),
         ]
@@ -144,7 +147,8 @@ class SizeReport:
         higher = [c for c in self.comparisons if c.told_apart and c.difference > 0]
         if self.comparisons:
             told = f"Selected rows give a lower loss than random ones at {len(lower)} of {len(self.comparisons)} sizes"
-            lines.append(told + (f", a higher one at {len(higher)}." if higher else "."))
+            told += f", a higher one at {len(higher)}" if higher else ""
+            lines.append(f"{told}, as one set against the random ones.")
         return "\n".join(lines)
 
     def _history(self) -> list[str]:
@@ -221,8 +225,8 @@ def size_report(
         target=target,
         curve=curve,
         incumbent=min(searched or selected, key=lambda row: row[target]),
-        comparisons=_compare(done, "grid", target, confidence),
-        equal_steps=_compare(done, "grid-steps", target, confidence),
+        comparisons=against_random(done, "grid", target, confidence),
+        equal_steps=against_random(done, "grid-steps", target, confidence),
         full_pool=full[0] if full else None,
         pure_error=spread,
         pure_error_df=freedom,
@@ -254,27 +258,48 @@ def _pure_error(groups: dict[int, np.ndarray]) -> tuple[float | None, int]:
     return (float(np.sqrt(squares / freedom)), freedom) if freedom else (None, 0)
 
 
-def _compare(rows: list[dict[str, Any]], kind: str, target: str, confidence: float) -> list[SizeComparison]:
+def against_random(rows: list[dict[str, Any]], kind: str, target: str, confidence: float) -> list[SizeComparison]:
+    """Compares the selected set with the random ones of each size, Bonferroni over the sizes.
+
+    Returns:
+        `list[SizeComparison]`: Empty where selected or random runs have no spread to know their noise by.
+    """
     from scipy.stats import t
 
     selected, random = (_groups(rows, kind, strategy, target) for strategy in ("selected", "random"))
-    (ours, our_df), (theirs, their_df) = _pure_error(selected), _pure_error(random)
     both = [size for size in selected if size in random]
-    if ours is None or theirs is None:
+    seeds = _pure_error(selected)[0]
+    if seeds is None or _pure_error(random)[0] is None:
         return []
+    pool = max((row["size"] for row in rows if row["kind"] == "full"), default=np.inf)
+    spread, freedom = _spread_of_sets(random, seeds, pool)
+    bound = t.ppf(1 - (1 - confidence) / 2 / len(both), freedom) if both else 0.0
     found = []
     for size in both:
         n, m = len(selected[size]), len(random[size])
-        a, b = ours**2 / n, theirs**2 / m
-        error = np.sqrt(a + b)
-        # Welch and Satterthwaite: random rows are drawn anew for each seed, so the two spreads differ.
-        freedom = (a + b) ** 2 / (a**2 / our_df + b**2 / their_df) if error else 1.0
-        bound = t.ppf(1 - (1 - confidence) / 2 / len(both), freedom)
+        error = float(np.sqrt(spread[size] * (1 + 1 / m)))
         means = float(selected[size].mean()), float(random[size].mean())
         difference = means[0] - means[1]
-        told_apart = bool(abs(difference) > bound * error)
-        found.append(SizeComparison(size, *means, (n, m), difference, float(error), told_apart))
+        found.append(SizeComparison(size, *means, (n, m), difference, error, bool(abs(difference) > bound * error)))
     return found
+
+
+def _spread_of_sets(random: dict[int, np.ndarray], seeds: float, pool: float) -> tuple[dict[int, float], float]:
+    """Variance of the loss between random sets of each size, and degrees of freedom.
+
+    It is that of seeds, which the selected rows show, and that of rows. The latter falls as 1 / size - 1 / pool: of a
+    mean of rows drawn without replacement. Random sets of one draw hold each other, so their spreads are correlated by
+    the ratio of their sizes, and count as fewer degrees of freedom (Satterthwaite 1946).
+    """
+    sizes = np.array(list(random), dtype=float)
+    freedom = np.array([len(losses) - 1 for losses in random.values()])
+    variances = np.array([losses.var(ddof=1) if len(losses) > 1 else 0.0 for losses in random.values()])
+    falls = 1 / sizes - 1 / pool
+    weights = freedom * sizes
+    of_rows = max(0.0, float((weights * (variances - seeds**2)).sum() / max((weights * falls).sum(), 1e-12)))
+    shared = np.minimum.outer(sizes, sizes) / np.maximum.outer(sizes, sizes) * np.minimum.outer(freedom, freedom)
+    spread = seeds**2 + of_rows * np.maximum(falls, 0)
+    return dict(zip(random, spread.tolist())), float(freedom.sum() ** 2 / shared.sum())
 
 
 def _table(comparisons: list[SizeComparison]) -> list[str]:

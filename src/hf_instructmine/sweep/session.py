@@ -154,11 +154,12 @@ class SweepSession:
             with self.records.lock("trunk", patience=-1):  # large, and of no use once all runs are done
                 shutil.rmtree(self.records.folder / "trunk", ignore_errors=True)
 
-    def run(self, mixtures: Dataset) -> Dataset:
+    def run(self, mixtures: Dataset, begun: Callable[[], None] | None = None) -> Dataset:
         """Runs what is not recorded yet.
 
         Args:
             mixtures (`Dataset`): As for [`run_sweep`]; they join those of earlier calls.
+            begun (`Callable`, *optional*): Called before the first run, when nothing can be refused any more.
 
         Returns:
             `Dataset`: One row per run in the folder, failed ones included; see [`load_runs`].
@@ -183,6 +184,8 @@ class SweepSession:
             logger.warning("%s", told[kind])
             self._doubted.add(kind)
         check_keeping(self.records, self.recipe, runs, len(due))
+        if begun is not None:
+            begun()
         self._finish(due, len(runs), recorder)
         self._tidy_up(runs, recorder)
         return load_runs(self.records.folder)
