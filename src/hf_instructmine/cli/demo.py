@@ -6,12 +6,13 @@ damaged on purpose, and no step reads which half: at the end it is counted what 
 """
 
 import argparse
+import io
 import json
 import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -243,10 +244,11 @@ def compare_demo_rule(
 ) -> "StrategyComparison":
     """Finetunes on what the rule chooses of each part of the pool, and on random rows of it: as many response tokens
     and optimiser steps."""
-    return him.compare_strategies(
-        scored, {RULE: rule}, _recipe(size.steps), _evaluation(), folder,
-        tokens=[size.tokens], parts=size.parts, random_at=(), whole_pool=False, seed=seed,
-    )  # fmt: skip
+    with redirect_stderr(io.StringIO()):  # which difference could be seen, were the noise that of another pool
+        return him.compare_strategies(
+            scored, {RULE: rule}, _recipe(size.steps), _evaluation(), folder,
+            tokens=[size.tokens], parts=size.parts, random_at=(), whole_pool=False, seed=seed,
+        )  # fmt: skip
 
 
 def _recipe(steps: int) -> dict[str, Any]:
