@@ -16,16 +16,12 @@ from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from textwrap import fill
+from textwrap import fill, indent, wrap
 from typing import TYPE_CHECKING, Any
 
 import hf_instructmine as him
 
-from ..comparison.strategies import RANDOM
-from ..data.provenance import get_provenance, set_provenance
 from ..data.sample_pool import DAMAGES, load_sample_evaluation, load_sample_pool
-from ..estimator.summary import WIDTH
-from ..estimator.verdict import paragraph
 from ..models.packaged import smollm2_135m
 from ..outputs.files import written_whole
 from .options import add_verb, pick
@@ -67,7 +63,7 @@ DAMAGE, NONE = "damage", "none"  # the truth about a row: read at the end alone
 RULE = "rule"  # its name in the comparison
 DESIGNED = ("nll", "ifd", "end_of_turn", "mtld")
 CANDIDATES, LOGGED, SQUARED = ("end_of_turn", "mtld"), ("end_of_turn", "mtld"), ("mtld",)
-_INDENT: dict[str, Any] = {"initial_indent": "    ", "subsequent_indent": "    "}
+WIDTH = 100
 RUNS, PROVENANCE = "demo_sweep.jsonl", "demo_sweep.json"  # under data/
 # What of a run is recorded: what a rule is fitted to, and what another machine can check.
 _KEPT = ("mixture_id", "seed", "indices", "subset_size", "subset_tokens", *DESIGNED, "status", TARGET,
@@ -192,7 +188,7 @@ def record_sweep(folder: Path) -> Path:
 def write_runs(runs: "Dataset", path: Path) -> None:
     """Writes the records of a sweep as they come with the package: one run a line, and beside them what made their
     indicators."""
-    made = get_provenance(runs)
+    made = him.get_provenance(runs)
     with written_whole(path) as partial:
         partial.write_text("".join(json.dumps({k: row[k] for k in _KEPT}) + "\n" for row in runs), encoding="utf-8")
     with written_whole(path.with_suffix(".json")) as partial:
@@ -214,6 +210,8 @@ def demo_pool(quick: bool = False) -> "Dataset":
 def recorded_runs() -> "Dataset":
     """The runs of the recorded sweep, with what made their indicators."""
     from datasets import Dataset
+
+    from ..data.provenance import set_provenance
 
     folder = files("hf_instructmine").joinpath("data")
     runs = [json.loads(line) for line in folder.joinpath(RUNS).read_text("utf-8").splitlines()]
@@ -270,9 +268,12 @@ def step(what: str) -> Iterator[None]:
 
 def rule_in_words(rule: "LossEstimator") -> str:
     """The rule as a formula, and what it is worth."""
+    from ..estimator.verdict import paragraph
+
     terms = " ".join(f"{weight:+.3g} {term.name}" for term, weight in zip(rule.terms, rule.weights))
     formula = f"log loss = {rule.intercept:.3g} {terms}"
-    return fill(formula, WIDTH, **_INDENT) + "\n" + fill(paragraph(rule), WIDTH, **_INDENT)
+    lines = [*wrap(formula, WIDTH - 4), *wrap(paragraph(rule), WIDTH - 4)]
+    return indent("\n".join(lines), "    ")
 
 
 def damage_report(pool: Sequence[str], selected: Sequence[str]) -> str:
@@ -299,6 +300,8 @@ def kept_out(pool: Sequence[str], selected: Sequence[str]) -> str:
 
 def losses_table(comparison: "StrategyComparison") -> str:
     """The loss on what either strategy chose of each part."""
+    from ..comparison.strategies import RANDOM
+
     losses = {(row["strategy"], row["part"]): row[TARGET] for row in comparison.runs if row["status"] == "done"}
     lines = [f"    {'part':<6} {'random':>8} {RULE:>8} {'difference':>11}"]
     for part in sorted({part for _, part in losses}):
