@@ -41,7 +41,8 @@ def main() -> None:
 def designed(scored: Dataset, strategies: dict[str, Strategy], size: demo.Size, seed: int) -> Dataset:
     """The finetunes that `compare_strategies(…, seed=seed)` makes, under names that tell the seed."""
     protocol = Protocol(size.parts, random_at=(), whole_pool=False, seed=seed)
-    made = Choices(scored, protocol).mixtures(strategies, [{"tokens": size.tokens}], lambda rows: size.steps)
+    choices = Choices(scored, protocol)
+    made = choices.finetunes(choices.choose(strategies, [{"tokens": size.tokens}]), lambda rows: size.steps)
     return made.map(lambda row: {"mixture_id": f"seed{seed}-{row['mixture_id']}", "comparison": seed})
 
 

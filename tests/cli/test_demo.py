@@ -30,7 +30,7 @@ def test_the_main_job_on_a_small_pool(smollm2, rule, tmp_path):
     selection = Selector(rule).select(scored, tokens=int(sum(scored["output_length"])) // 4)
     selection.save_to_disk(tmp_path / "curated")
     curated = load_dataset(str(tmp_path / "curated"), split="train")
-    assert {"output_length", "mtld", "nll", "ifd", "end_of_turn"} <= set(get_provenance(curated))
+    assert {"output_length", "mtld", "end_of_turn"} <= set(get_provenance(curated))
     assert demo.kept_out(scored["damage"], curated["damage"]).startswith("keeps out ")
     card = (tmp_path / "curated/README.md").read_text()
     assert "SmolLM2-135M-Instruct" in card

@@ -81,8 +81,8 @@ class Size:
     seconds: tuple[int, int, int]  # of steps 1, 2 and 4 on two quiet cores
 
 
-FULL = Size(parts=5, tokens=TOKENS, steps=24, minutes="4 minutes", seconds=(90, 5, 120))
-QUICK = Size(parts=4, tokens=800, steps=6, minutes="one minute", seconds=(25, 5, 35))
+FULL = Size(parts=5, tokens=TOKENS, steps=24, minutes="4 minutes", seconds=(60, 3, 120))
+QUICK = Size(parts=4, tokens=800, steps=6, minutes="one minute", seconds=(15, 3, 35))
 
 
 def add_options(verbs: Any) -> None:
@@ -159,7 +159,8 @@ def record_sweep(folder: Path) -> Path:
     """Makes the sweep anew that the demo's rule is fitted to: designed subsets of the pool, one finetune each.
 
     Args:
-        folder (`Path`): Gets `scored/`, `sweep/` and `demo_sweep.jsonl`. Run again, it goes on where it stopped.
+        folder (`Path`): Gets `scored-for-sweep/`, `sweep/` and `demo_sweep.jsonl`. Run again, it goes on where it
+            stopped.
 
     Returns:
         `Path`: Of the records.
@@ -168,7 +169,7 @@ def record_sweep(folder: Path) -> Path:
     print("goes on.\n")
     pool = demo_pool()
     with step("1/2 Score every row"):
-        scored = score_demo_pool(pool, folder / "scored")
+        scored = score_demo_pool(pool, folder / "scored-for-sweep", ("nll", "ifd", "end_of_turn"))
     with step("2/2 Finetune on designed subsets, and measure the loss on the bundled evaluation rows"):
         # Tilts spread over all of indicator space. A D-optimal design sits in its corners, where no selection is.
         mixtures = him.design_mixtures(
@@ -218,14 +219,13 @@ def recorded_runs() -> "Dataset":
     return set_provenance(Dataset.from_list(runs), json.loads(folder.joinpath(PROVENANCE).read_text("utf-8")))
 
 
-def score_demo_pool(pool: "Dataset", folder: Path) -> "Dataset":
-    """The scored pool."""
+def score_demo_pool(pool: "Dataset", folder: Path, also: Sequence[str] = ("end_of_turn",)) -> "Dataset":
+    """The scored pool, with what the rule reads of it; `also` as for [`Perplexity`]."""
     model = smollm2_135m()
     indicators = [
-        him.InputLength(tokenizer=model),
         him.OutputLength(tokenizer=model),
         him.MTLD(),
-        him.Perplexity(model=model, also=("nll", "ifd", "end_of_turn"), dtype="bfloat16"),
+        him.Perplexity(model=model, also=also, dtype="bfloat16"),
     ]
     return him.score(pool, indicators, folder)
 
@@ -261,9 +261,9 @@ def _evaluation() -> "dict[str, Dataset]":
 def step(what: str) -> Iterator[None]:
     """Says what is done, and how long it took."""
     started = time.perf_counter()
-    print(f"{what} …", flush=True)
+    print(f"{what} …", end="", flush=True)
     yield
-    print(f"    {time.perf_counter() - started:.0f} s", flush=True)
+    print(f" {time.perf_counter() - started:.0f} s", flush=True)
 
 
 def rule_in_words(rule: "LossEstimator") -> str:
