@@ -154,14 +154,15 @@ class StrategyComparison:
             eval_set (`str`, *optional*): By default the first.
 
         Raises:
-            [`InstructMineError`]: Where random was trained at one amount alone, or fewer than three parts have all runs.
+            [`InstructMineError`]: Where random was trained at one amount alone, or fewer than three parts are finished.
         """
         strategy, amount = strategy or self.strategies[0], amount or self.amounts[0]
         eval_set = eval_set or self.eval_sets[0]
         found = self._worth(strategy, amount, eval_set)
         if found is None:
             raise InstructMineError(
-                f"random was trained at {amount} alone, or fewer than {LEAST_PARTS} parts are finished: compare with random_at=[0.5, 2]"
+                f"random was trained at {amount} alone, or fewer than {LEAST_PARTS} parts are finished: compare with "
+                "random_at=[0.5, 2]"
             )
         return found
 
@@ -265,11 +266,11 @@ class StrategyComparison:
         tokens, nll = self._tokens(eval_set), np.array(measured["nll"])
         others = self._by_part(baseline, amount, eval_set)
         against = np.array(list(others.values()))
-        loss = float(nll.sum() / tokens.sum())
+        loss, parts = float(nll.sum() / tokens.sum()), len(against)
         return Outcome(
             amount=amount, eval_set=eval_set, strategy=UNTRAINED, runs=0, rows=0, tokens=0, steps=0, epochs=0.0,
             loss=loss, sd=None, bits_per_byte=self._bits_per_byte(loss, eval_set),
-            difference=compare_parts(np.tile(nll, (len(against), 1)), against, tokens) if len(against) >= LEAST_PARTS else None,
+            difference=compare_parts(np.tile(nll, (parts, 1)), against, tokens) if parts >= LEAST_PARTS else None,
         )  # fmt: skip
 
     def _bits_per_byte(self, loss: float, eval_set: str) -> float | None:
