@@ -154,7 +154,7 @@ class StrategyComparison:
             eval_set (`str`, *optional*): By default the first.
 
         Raises:
-            [`InstructMineError`]: Where random was trained at one amount alone, or fewer than three parts are finished.
+            [`InstructMineError`]: Where random was trained at one amount alone, or fewer than three parts finished.
         """
         strategy, amount = strategy or self.strategies[0], amount or self.amounts[0]
         eval_set = eval_set or self.eval_sets[0]
