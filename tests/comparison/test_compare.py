@@ -292,10 +292,10 @@ def test_the_verdict_is_what_the_data_say(effect, said):
 
 
 def test_where_too_few_parts_are_finished_nothing_is_claimed():
-    runs = simulated(0.05, parts=1).runs
+    runs = simulated(0.05, parts=2).runs
     (line,) = StrategyComparison(runs, ["rule", "random"]).verdict()
     assert line.endswith(
-        "not known how rule compares with random: fewer than two parts have finished finetunes of both."
+        "not known how rule compares with random: fewer than three parts have finished finetunes of both."
     )
 
 

@@ -31,6 +31,7 @@ from .worth import Worth, worth
 
 
 UNTRAINED = "untrained"
+LEAST_PARTS = 3  # where others failed or are still to come; before the first finetune more may be asked for
 
 
 @dataclass
@@ -153,14 +154,15 @@ class StrategyComparison:
             eval_set (`str`, *optional*): By default the first.
 
         Raises:
-            [`InstructMineError`]: Where random was trained at one amount alone, or fewer than two parts have all runs.
+            [`InstructMineError`]: Where random was trained at one amount alone, or fewer than three parts finished.
         """
         strategy, amount = strategy or self.strategies[0], amount or self.amounts[0]
         eval_set = eval_set or self.eval_sets[0]
         found = self._worth(strategy, amount, eval_set)
         if found is None:
             raise InstructMineError(
-                f"random was trained at {amount} alone, or two parts are not finished: compare with random_at=[0.5, 2]"
+                f"random was trained at {amount} alone, or fewer than {LEAST_PARTS} parts are finished: compare with "
+                "random_at=[0.5, 2]"
             )
         return found
 
@@ -222,7 +224,7 @@ class StrategyComparison:
             return compare_losses(nll, others, tokens, seed=self.seed)
         mine, theirs = (self._by_part(n, amount, eval_set) for n in (name, baseline))
         both = sorted(mine.keys() & theirs.keys())
-        if len(both) < 2:
+        if len(both) < LEAST_PARTS:
             return None
         return compare_parts(np.array([mine[k] for k in both]), np.array([theirs[k] for k in both]), tokens)
 
@@ -239,7 +241,7 @@ class StrategyComparison:
         curve = {m: self._by_part(RANDOM, amount, eval_set, m) for m in self._multiples(amount)}
         mine = self._by_part(name, amount, eval_set)
         parts = sorted(set.intersection(set(mine), *(set(nll) for nll in curve.values())))
-        if len(curve) < 2 or len(parts) < 2:
+        if len(curve) < 2 or len(parts) < LEAST_PARTS:
             return None
         at = {m: np.array([nll[k] for k in parts]) for m, nll in curve.items()}
         return worth(np.array([mine[k] for k in parts]), at, self._tokens(eval_set))
@@ -264,11 +266,11 @@ class StrategyComparison:
         tokens, nll = self._tokens(eval_set), np.array(measured["nll"])
         others = self._by_part(baseline, amount, eval_set)
         against = np.array(list(others.values()))
-        loss = float(nll.sum() / tokens.sum())
+        loss, parts = float(nll.sum() / tokens.sum()), len(against)
         return Outcome(
             amount=amount, eval_set=eval_set, strategy=UNTRAINED, runs=0, rows=0, tokens=0, steps=0, epochs=0.0,
             loss=loss, sd=None, bits_per_byte=self._bits_per_byte(loss, eval_set),
-            difference=compare_parts(np.tile(nll, (len(against), 1)), against, tokens) if len(against) > 1 else None,
+            difference=compare_parts(np.tile(nll, (parts, 1)), against, tokens) if parts >= LEAST_PARTS else None,
         )  # fmt: skip
 
     def _bits_per_byte(self, loss: float, eval_set: str) -> float | None:

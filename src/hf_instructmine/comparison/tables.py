@@ -49,10 +49,10 @@ def sentence(mine: Outcome, baseline: str, fitted: Sequence[str] | None) -> str:
 
 
 def unfinished(strategy: str, baseline: str, amount: str, eval_set: str) -> str:
-    """Why there is no verdict where fewer than two parts have a finished finetune of both."""
+    """Why there is no verdict where fewer than three parts have a finished finetune of both."""
     return (
         f"{printable(eval_set)}, {printable(amount)}: not known how {printable(strategy)} compares with "
-        f"{printable(baseline)}: fewer than two parts have finished finetunes of both."
+        f"{printable(baseline)}: fewer than three parts have finished finetunes of both."
     )
 
 
