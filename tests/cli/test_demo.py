@@ -3,9 +3,11 @@
 from importlib.resources import files
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from datasets import Dataset, load_dataset
 
+import hf_instructmine as him
 from hf_instructmine import InstructMineError, Selector, get_provenance
 from hf_instructmine.cli import demo
 from hf_instructmine.cli.main import main
@@ -63,6 +65,27 @@ def test_a_sweep_is_written_as_it_comes_with_the_package(runs, tmp_path):
     demo.write_runs(runs, tmp_path / "demo_sweep.jsonl")
     for name in ("demo_sweep.jsonl", "demo_sweep.json"):
         assert (tmp_path / name).read_text() == files("hf_instructmine").joinpath("data", name).read_text()
+
+
+def test_the_sweep_anew_is_designed_as_the_recorded_one_and_says_how_to_use_it(runs, tmp_path, monkeypatch, capsys):
+    def scored(pool, folder, also):
+        rng = np.random.default_rng(0)
+        for name in ("output_length", "mtld", "perplexity", *also):
+            pool = pool.add_column(name, rng.uniform(10, 90, len(pool)).round())
+        return pool
+
+    swept = []
+    monkeypatch.setattr(demo, "score_demo_pool", scored)
+    monkeypatch.setattr(demo, "_recipe", lambda steps: {"max_steps": steps})
+    monkeypatch.setattr(him, "run_sweep", lambda *given: swept.append(given) or runs, raising=False)
+    path = demo.record_sweep(tmp_path)
+    assert path.read_text() == files("hf_instructmine").joinpath("data", "demo_sweep.jsonl").read_text()
+    (_, mixtures, recipe, eval_sets, folder) = swept[0]
+    assert (len(mixtures), recipe["max_steps"], list(eval_sets)) == (len(runs), demo.FULL.steps, ["evaluation"])
+    assert set(mixtures["mixture_id"]) == set(runs["mixture_id"])
+    said = capsys.readouterr().out
+    assert f"instructmine fit {folder} --target loss_evaluation --indicators end_of_turn mtld --logged" in said
+    assert "instructmine demo --rule" in said
 
 
 def test_the_rule_says_itself_that_it_can_be_used(rule):

@@ -82,7 +82,7 @@ class Size:
 
 
 FULL = Size(parts=5, tokens=TOKENS, steps=24, minutes="4 minutes", seconds=(60, 3, 120))
-QUICK = Size(parts=4, tokens=800, steps=6, minutes="one minute", seconds=(15, 3, 35))
+QUICK = Size(parts=4, tokens=800, steps=6, minutes="2 minutes", seconds=(20, 3, 50))
 
 
 def add_options(verbs: Any) -> None:
