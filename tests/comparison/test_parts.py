@@ -96,8 +96,8 @@ def test_what_a_part_cannot_give_is_told(caplog):
     assert "a part of the pool cannot give 4 times size=5: left out" in caplog.text
     assert {row["multiple"] for row in chosen} == {0.5, 1.0, 2.0}
     caplog.clear()
-    choices.choose({"random": "random"}, [{"size": 8}])
-    assert "size=8 is more than half of what a part can give (15)" in caplog.text
+    choices.choose({"random": "random"}, [{"size": 11}])
+    assert "size=11 is more than two thirds of what a part can give (15)" in caplog.text
     with pytest.raises(InstructMineError, match="size=16 is above the 15 that part 1 of 4 can give: ask for at most "
                        "size=15, for parts=3, or give a larger pool"):  # fmt: skip
         choices.choose({"random": "random"}, [{"size": 16}])

@@ -24,7 +24,7 @@ from .strategies import FULL, RANDOM, Strategy, choose_rows, is_random
 
 logger = logging.getLogger(__name__)
 
-_CHOICE = 2  # a part of less than so many budgets leaves little to choose
+_CHOICE = 1.5  # a part of less than so many budgets leaves little to choose
 
 Budget = Mapping[str, int]
 # Given the mean number of rows of a random choice, the optimiser steps of all; None where the recipe decides.
@@ -85,7 +85,7 @@ class Choices:
         if min(held) >= amount:
             if min(held) < _CHOICE * amount:
                 logger.warning(
-                    "%s=%d is more than half of what a part can give (%.0f): all strategies choose much the same rows",
+                    "%s=%d is more than two thirds of what a part can give (%.0f): all choose much the same rows",
                     kind, amount, min(held),
                 )  # fmt: skip
             return
