@@ -17,7 +17,7 @@ def main() -> None:
     parser.add_argument("runs", type=Path)
     parser.add_argument("--figure", type=Path)
     parser.add_argument(
-        "--baseline", nargs="*", default=["random", "longest"], help="compared with, one after another"
+        "--baseline", nargs="*", default=["random", "longest", "untrained"], help="compared with, one after another"
     )
     args = parser.parse_args()
     comparison = read(args.runs)
@@ -26,7 +26,10 @@ def main() -> None:
             print(f"**{eval_set}, {amount}**\n\n{comparison.table(amount, eval_set)}\n")
     if comparison.failed:
         print("\n".join(["Failed:", *comparison.failed]))
-    for baseline in args.baseline:  # of the others than random it is asked whether the rules beat them, and no more
+    known = {*comparison.strategies, *(["untrained"] if comparison.untrained else [])}
+    for baseline in [
+        b for b in args.baseline if b in known
+    ]:  # of all but random it is asked whether the rules beat it, and no more
         among = None if baseline == "random" else list(comparison.fitted_on)
         for rule in comparison.fitted_on:
             print("\n".join(f"- {line}" for line in comparison.verdict(rule, baseline, among)))

@@ -114,7 +114,7 @@ class Encoder:
 def quick(monkeypatch, tmp_path):
     """No finetune is run, and nothing is found in an earlier cache."""
 
-    def reached(session, mixtures):
+    def reached(session, mixtures, begun=None):
         sets = {name: [turn.response for turn in examples.turns] for name, examples in session.eval_sets.items()}
         raise Reached(session.pool.to_list(), mixtures["indices"][:], sets)
 

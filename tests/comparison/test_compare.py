@@ -151,6 +151,8 @@ def test_the_untrained_model_is_in_the_table(finished):
     assert (untrained.steps, untrained.runs, untrained.p) == (0, 0, None)
     random = np.mean([r["loss_single"] for r in of(comparison.runs, strategy="random", amount="size=4", multiple=1.0)])
     assert untrained.difference.estimate == pytest.approx(untrained.loss - random, abs=1e-4)
+    mine = {o.strategy: o.difference for o in comparison.outcomes("size=4", "single", baseline="untrained")}
+    assert mine["random"].estimate == pytest.approx(random - untrained.loss, abs=1e-4) and mine["untrained"] is None
 
 
 def test_bits_per_byte_are_of_the_responses_bytes(finished):

@@ -109,14 +109,15 @@ class StrategyComparison:
         Args:
             amount (`str`): One of `amounts`.
             eval_set (`str`): One of `eval_sets`.
-            baseline (`str`, defaults to `"random"`): What the others are compared with.
+            baseline (`str`, defaults to `"random"`): What the others are compared with; `"untrained"` is the model
+                before any training.
             among (`Sequence[str]`, *optional*): The strategies to compare, where the question is not about all: p is
                 corrected for so many. To be chosen before the losses are seen.
 
         Raises:
             [`InstructMineError`]: Where the baseline has no finished run at this budget.
         """
-        if not self._rows_of(baseline, amount):
+        if not self._rows_of(baseline, amount) and not (baseline == UNTRAINED and self.untrained):
             raise InstructMineError(f"'{baseline}' has no finished run at {amount}: there is nothing to compare with")
         wanted = [name for name in self.strategies if among is None or name in among or name == baseline]
         found = {name: self._outcome(name, amount, eval_set, baseline) for name in wanted}
@@ -229,7 +230,10 @@ class StrategyComparison:
         return compare_parts(np.array([mine[k] for k in both]), np.array([theirs[k] for k in both]), tokens)
 
     def _by_part(self, name: str, amount: str, eval_set: str, multiple: float = 1.0) -> dict[int, np.ndarray]:
-        """Each example's NLL by part, the mean over its seeds."""
+        """Each example's NLL by part, the mean over its seeds; the untrained model's is the same in all."""
+        if name == UNTRAINED:
+            nll = np.array((self.untrained or {})[eval_set]["nll"])
+            return dict.fromkeys({row["part"] for row in self._light if row["part"] is not None}, nll)
         found: dict[int, list[np.ndarray]] = {}
         for number in self._rows_of(name, amount, multiple):
             part = self._light[number]["part"]
@@ -270,7 +274,8 @@ class StrategyComparison:
         return Outcome(
             amount=amount, eval_set=eval_set, strategy=UNTRAINED, runs=0, rows=0, tokens=0, steps=0, epochs=0.0,
             loss=loss, sd=None, bits_per_byte=self._bits_per_byte(loss, eval_set),
-            difference=compare_parts(np.tile(nll, (parts, 1)), against, tokens) if parts >= LEAST_PARTS else None,
+            difference=compare_parts(np.tile(nll, (parts, 1)), against, tokens)
+            if parts >= LEAST_PARTS and baseline != UNTRAINED else None,
         )  # fmt: skip
 
     def _bits_per_byte(self, loss: float, eval_set: str) -> float | None:
