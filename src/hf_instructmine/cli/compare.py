@@ -66,15 +66,15 @@ def add_options(verbs: Any) -> None:
         "--tokens", nargs="+", type=int, default=[], metavar="N", help="response tokens to choose; may be several"
     )
     verb.add_argument("--size", nargs="+", type=int, default=[], metavar="N", help="rows to choose; may be several")
-    verb.add_argument("--parts", type=int, default=8, metavar="N", help="disjoint random parts of the pool (8)")
-    verb.add_argument("--seeds", type=int, default=1, metavar="N", help="finetunes of each strategy in each part (1)")
+    verb.add_argument("--parts", type=int, default=8, metavar="N", help="disjoint random parts of the pool")
+    verb.add_argument("--seeds", type=int, default=1, metavar="N", help="finetunes of each strategy in each part")
     verb.add_argument(
         "--budget", choices=("steps", "recipe"), default="steps",
-        help="what is equal besides tokens or rows: optimiser steps (the default), or what the recipe fixes",
+        help="what is equal besides tokens or rows: optimiser steps, or what the recipe fixes",
     )  # fmt: skip
     verb.add_argument(
         "--random-at", nargs="*", type=float, default=(0.5, 2, 4), metavar="TIMES",
-        help="train random choices of so many times each amount too (0.5 2 4), to say how many random tokens a choice "
+        help="train random choices of so many times each amount too, to say how many random tokens a choice "
         "is worth; none after it trains none",
     )  # fmt: skip
     verb.add_argument(
