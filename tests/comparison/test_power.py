@@ -63,3 +63,11 @@ def test_what_compares_nothing_is_refused():
     for arguments, said in (((1, 20), "parts"), ((3, 1), "examples"), ((3, 20, 0), "comparisons"), ((2.5,), "parts")):
         with pytest.raises(InstructMineError, match=f"{said} must be a whole number of at least"):
             power(*arguments)
+
+
+def test_noise_and_level_are_looked_at():
+    for noise in ("small", Noise(-1.0, 0.1, "made up"), Noise(0.1, float("nan"), "made up")):
+        with pytest.raises(InstructMineError, match="noise is a Noise of two finite SDs"):
+            power(noise=noise)
+    with pytest.raises(InstructMineError, match="level is a share above 0 and below 1, not 2"):
+        power(level=2)

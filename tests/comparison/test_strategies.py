@@ -60,6 +60,8 @@ def test_a_balanced_choice_takes_as_much_of_each_source_at_random(scored):
     assert choose(pool, "balanced:source", (0, 1), tokens=240) != choose(pool, "balanced:source", (0, 2), tokens=240)
     rows = choose(pool, "balanced:source", size=30)  # a source that has less gives all
     assert [sum(sources[rows] == name) for name in ("one", "few", "many")] == [4, 6, 20]
+    with pytest.raises(InstructMineError, match="balances over 'tags', which holds no single values"):
+        check_strategy("mine", "balanced:tags", pool.add_column("tags", [["a"]] * 40))
     with pytest.raises(InstructMineError, match="needs the column 'origin'"):
         check_strategy("mine", "balanced:origin", pool)
 
@@ -85,6 +87,9 @@ def test_a_rule_a_selector_and_a_function_choose_too(scored):
     rule = LossEstimator.from_coefficients({"intercept": 1.0, "mine": -0.01})
     assert choose(scored, rule, size=3) == choose(scored, Selector(rule), size=3) == [37, 38, 39]
     assert choose(scored, lambda pool, size: [5, 3, 5], size=3) == [3, 5]
+    for rows in (None, ["a"], [1.5], [[1], [2, 3]]):
+        with pytest.raises(InstructMineError, match="the strategy 'mine' returned no row numbers"):
+            choose(scored, lambda pool, size, rows=rows: rows, size=1)
     for rows, told in (
         ([40], "row 40, and was given 40 rows"),
         ([1, 2], "size=2 where size=1 was"),

@@ -151,13 +151,13 @@ def _budgets(tokens: Sequence[int], sizes: Sequence[int]) -> list[dict[str, int]
         raise InstructMineError("give at least one budget: tokens=[…] (response tokens) or sizes=[…] (rows)")
     for budget in budgets:
         ((kind, amount),) = budget.items()
-        if not isinstance(amount, int) or amount < 1:
+        if not isinstance(amount, int) or isinstance(amount, bool) or amount < 1:
             raise InstructMineError(f"the budget {kind}={amount!r} must be a whole number of at least 1")
     return budgets
 
 
 def _multiples(random_at: Sequence[float]) -> tuple[float, ...]:
-    if isinstance(random_at, int | float) or not all(isinstance(m, int | float) and m > 0 for m in random_at):
+    if not isinstance(random_at, Sequence) or not all(isinstance(m, int | float) and m > 0 for m in random_at):
         raise InstructMineError("random_at is a list of multiples of the budget, above 0: write random_at=[0.5, 2, 4]")
     return tuple(sorted({float(m) for m in random_at}))
 
@@ -172,6 +172,8 @@ def _check_numbers(protocol: Protocol) -> None:
 
 
 def _check_pool(scored: Dataset, strategies: Mapping[str, Strategy]) -> None:
+    if not len(scored):
+        raise InstructMineError("the dataset is empty: there is no row to choose")
     if TOKENS not in scored.column_names:
         raise InstructMineError(f"a comparison needs the column '{TOKENS}': score the pool with OutputLength first")
     for name, strategy in strategies.items():

@@ -96,10 +96,12 @@ class Choices:
             if min(self._amount(kind, part) for part in cut(self.usable, n, self.protocol.seed)) >= amount
         )
         most = next(fewer, 0)
-        mend = [f"ask for at most {kind}={held[least]:.0f}", *([f"for parts={most}"] if most > 2 else [])]
+        mend = [f"for at most {kind}={held[least]:.0f}"] if held[least] >= 1 else []
+        mend += [f"for parts={most}"] if most > 2 else []
         raise InstructMineError(
             f"{kind}={amount} is above the {held[least]:.0f} that part {least + 1} of {len(held)} can give: "
-            f"{', '.join(mend)}, or give a larger pool"
+            + (f"ask {', '.join(mend)}, or " if mend else "")
+            + "give a larger pool"
         )
 
     def multiples(self, budget: Budget) -> list[float]:

@@ -1,5 +1,6 @@
 """Which difference can a comparison see? Said before the first finetune, from the noise of earlier ones."""
 
+import math
 from dataclasses import dataclass
 
 from ..errors import InstructMineError
@@ -103,6 +104,10 @@ def power(
     for name, value, least in (("parts", parts, 2), ("examples", examples, 2), ("comparisons", comparisons, 1)):
         if not isinstance(value, int) or value < least:
             raise InstructMineError(f"{name} must be a whole number of at least {least}, not {value!r}")
+    if not isinstance(noise, Noise) or not all(0 <= sd < math.inf for sd in (noise.parts_sd, noise.examples_sd)):
+        raise InstructMineError("noise is a Noise of two finite SDs, such as that of comparison.noise()")
+    if not 0 < level < 1:
+        raise InstructMineError(f"level is a share above 0 and below 1, not {level!r}")
     return Power(parts, examples, comparisons, noise, level)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, Value
 
 from ..data.columns import SOURCE, names_sources, numeric_column
 from ..data.containers import as_dataset
@@ -66,6 +66,8 @@ def check_strategy(name: str, strategy: Strategy, scored: Dataset) -> None:
             )
         if column not in scored.column_names:
             raise InstructMineError(f"the strategy '{name}' needs the column '{column}': score the pool with it first")
+        if _BALANCED.fullmatch(strategy) and not isinstance(scored.features[column], Value | ClassLabel):
+            raise InstructMineError(f"the strategy '{name}' balances over '{column}', which holds no single values")
     elif not isinstance(strategy, str | LossEstimator | Selector) and not callable(strategy):
         raise InstructMineError(f"the strategy '{name}' is a {type(strategy).__name__}, which cannot choose rows")
 
@@ -182,7 +184,12 @@ def _checked(name: str, rows: Sequence[int], given: int, costs: np.ndarray, budg
     Raises:
         [`InstructMineError`]: Where that is nothing, rows that it was not given, or more than the budget.
     """
-    chosen = np.unique(np.asarray(rows, dtype=np.int64))
+    try:
+        chosen = np.unique(np.asarray(rows))
+    except (TypeError, ValueError):  # of rows that have no order, or no shape
+        chosen = np.array([None])
+    if len(chosen) and chosen.dtype.kind not in "iu":
+        raise InstructMineError(f"the strategy '{name}' returned no row numbers: return a list of whole numbers")
     if not len(chosen):
         raise InstructMineError(f"the strategy '{name}' chose no row")
     outside = chosen[(chosen < 0) | (chosen >= given)]
