@@ -1,5 +1,6 @@
 """The demo's main job on rows of the bundled pool, what it is fitted to, and what its last lines say."""
 
+import sys
 from importlib.resources import files
 from types import SimpleNamespace
 
@@ -110,7 +111,9 @@ def test_the_last_lines_are_losses_by_part_and_the_verdict():
         for name, losses in (("rule", (3.1, 3.2)), ("random", (3.15, 3.19)))
         for part, loss in enumerate(losses)
     ]
-    found = SimpleNamespace(runs=Dataset.from_list(runs), verdict=lambda: ["rule is better than random. " * 5])
+    found = SimpleNamespace(
+        runs=Dataset.from_list(runs), failed=[], verdict=lambda: ["rule is better than random. " * 5]
+    )
     assert [line.split() for line in demo.losses_table(found).splitlines()[1:]] == [
         ["1", "3.1500", "3.1000", "-0.0500"],
         ["2", "3.1900", "3.2000", "+0.0100"],
@@ -138,3 +141,19 @@ def test_the_cache_folder_is_where_the_environment_says(tmp_path, monkeypatch):
     assert packaged_models.cache_dir() == tmp_path / "xdg" / "hf_instructmine"
     monkeypatch.setenv("HF_INSTRUCTMINE_CACHE", str(tmp_path / "own"))
     assert packaged_models.cache_dir() == tmp_path / "own"
+
+
+def test_a_finetune_that_failed_is_named_and_what_was_said_is_kept(monkeypatch, capsys, tmp_path):
+    def compared(*args, **options):
+        print("with 5 parts, a difference of 0.1 nats is seen in 80 % of comparisons", file=sys.stderr)
+        print("run random-part1 failed: no memory", file=sys.stderr)
+        raise InstructMineError("stopped")
+
+    monkeypatch.setattr(demo.him, "compare_strategies", compared)
+    monkeypatch.setattr(demo, "_recipe", lambda steps: {})
+    with pytest.raises(InstructMineError, match="stopped"):
+        demo.compare_demo_rule(None, None, tmp_path)
+    assert capsys.readouterr().err == "run random-part1 failed: no memory\n"
+    rows = [{"strategy": "rule", "part": 0, "status": "done", demo.TARGET: 3.0}]
+    found = SimpleNamespace(runs=rows, failed=["random-part0 seed 0: no memory"])
+    assert demo.losses_table(found).splitlines()[1:] == ["    failed: random-part0 seed 0: no memory"]
