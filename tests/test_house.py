@@ -28,7 +28,8 @@ WINGS = {
     "selection": "estimator regression models data outputs",
     "search": "selection sweep estimator regression finetuning models data outputs",
     "comparison": "selection sweep estimator regression finetuning models data outputs",
-    "cli": "comparison search selection sweep estimator regression finetuning indicators models data outputs",
+    "evaluation": "finetuning models data outputs",
+    "cli": "evaluation comparison search selection sweep estimator regression finetuning indicators models data outputs",
 }
 GROUND = {"", "errors", "versions"}
 MOST_LINES, MOST_CODE, MOST_ROOMS = 450, 60, 16
