@@ -36,6 +36,7 @@ class Regime:
     seed: int = 0  # of the parts and draws
     training_seed: int = 0
     alike: bool = False  # whether the oracle keeps to the pool's shares of the kinds of task
+    warmup: int = 0  # steps
 
 
 REGIMES = [
@@ -44,7 +45,12 @@ REGIMES = [
     Regime(4, 4000, 12, 4, 3e-4),
     Regime(4, 4000, 24, 2, 5e-4),
     Regime(4, 4000, 24, 2, 5e-4, seed=1, alike=True),
-    Regime(5, 3200, 24, 2, 5e-4, seed=2, alike=True),
+    Regime(8, 2000, 16, 2, 5e-4, seed=3, alike=True),
+    Regime(8, 2000, 8, 4, 5e-4, seed=3, alike=True),
+    Regime(8, 2000, 16, 2, 5e-4, seed=3, alike=True, warmup=4),
+    Regime(8, 2000, 24, 2, 5e-4, seed=3, alike=True),
+    Regime(10, 1600, 16, 2, 5e-4, seed=4, alike=True),
+    Regime(8, 1400, 16, 2, 5e-4, seed=5, alike=True),
 ]
 
 
@@ -57,7 +63,7 @@ def main() -> None:
     due = [what for what in due if key({**asdict(what[0]), "part": what[1], "rows_of": what[2]}) not in done]
     if due:
         engine = Inline(
-            Recipe.load(demo._recipe(24)), load_eval_sets(demo._evaluation()),
+            Recipe.load(demo._recipe()), load_eval_sets(demo._evaluation()),
             read_rows(scored, range(len(scored)), None), output,
         )  # fmt: skip
         for regime, part, name, rows in due:
@@ -112,6 +118,7 @@ def finetuned(
             "learning_rate": regime.learning_rate,
             "per_device_train_batch_size": each,
             "gradient_accumulation_steps": regime.batch // each,
+            "warmup_steps": regime.warmup,
         }
     )
     result = engine.run(rows, regime.training_seed + part, folder)
@@ -125,7 +132,7 @@ def finetuned(
 
 def key(row: dict) -> str:
     names = [*Regime.__dataclass_fields__, "part", "rows_of"]
-    return json.dumps([row[name] for name in names])
+    return json.dumps([row.get(name, 0) for name in names])
 
 
 def table(runs: list[dict]) -> str:
@@ -135,7 +142,7 @@ def table(runs: list[dict]) -> str:
         "|---:|---:|---:|---:|---|---:|---:|---:|---:|---|---:|",
     ]
     for regime in REGIMES:
-        mine = {(r["part"], r["rows_of"]): r for r in runs if all(r[k] == v for k, v in asdict(regime).items())}
+        mine = {(r["part"], r["rows_of"]): r for r in runs if all(r.get(k, 0) == v for k, v in asdict(regime).items())}
         both = [k for k in range(regime.parts) if {(k, "undamaged"), (k, "random")} <= mine.keys()]
         if len(both) < 2:
             continue
@@ -145,10 +152,16 @@ def table(runs: list[dict]) -> str:
         loss = {name: values.sum() / len(both) / tokens.sum() for name, values in nll.items()}
         lines.append(
             f"| {len(both)} | {regime.tokens:,} | {regime.steps} × {regime.batch} | {regime.learning_rate:g} | "
-            f"{'same kinds of task' if regime.alike else 'any'} | {loss['undamaged']:.4f} | {loss['random']:.4f} | "
+            f"{kind(regime)} | {loss['undamaged']:.4f} | {loss['random']:.4f} | "
             f"{found.estimate:+.4f} | {found.parts_sd:.4f} | {found.low:+.4f} … {found.high:+.4f} | {found.p:.2g} |"
         )
     return "\n".join(lines)
+
+
+def kind(regime: Regime) -> str:
+    """What the oracle keeps to, and how training begins where that is not at once."""
+    told = "same kinds of task" if regime.alike else "any"
+    return f"{told}; {regime.warmup} steps of warm-up" if regime.warmup else told
 
 
 def parse() -> argparse.Namespace:

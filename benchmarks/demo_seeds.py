@@ -92,9 +92,7 @@ def table(found: list[dict]) -> str:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", default="demo-seeds", help="keeps what is costly; not for the repository")
-    parser.add_argument(
-        "--results", help="the records; docs/results/demo-seeds.jsonl or demo-oracle.jsonl if not given"
-    )
+    parser.add_argument("--results", default="docs/results/demo-seeds.jsonl", help="the records")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(10)))
     return parser.parse_args()
 

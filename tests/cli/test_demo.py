@@ -53,12 +53,12 @@ def test_a_damaged_row_has_the_task_of_its_prompt_and_the_truth_stands_aside():
 def test_the_recorded_sweep_is_of_the_pool_and_the_recipe_that_the_demo_has(smollm2, runs):
     assert len(runs) >= 28
     assert set(runs["status"]) == {"done"}
-    assert set(runs["recipe_hash"]) == {Recipe.load(demo._recipe(demo.FULL.steps)).hash}
+    assert set(runs["recipe_hash"]) == {Recipe.load(demo._recipe()).hash}
     rows = len(load_sample_pool())
     for indices, size, tokens in zip(runs["indices"], runs["subset_size"], runs["subset_tokens"]):
         assert len(set(indices)) == size
         assert 0 <= min(indices) <= max(indices) < rows
-        assert 0.9 * demo.TOKENS < tokens <= demo.TOKENS
+        assert 0.9 * demo.SWEPT_TOKENS < tokens <= demo.SWEPT_TOKENS
     assert set(demo.CANDIDATES) <= set(get_provenance(runs))
 
 
@@ -77,12 +77,16 @@ def test_the_sweep_anew_is_designed_as_the_recorded_one_and_says_how_to_use_it(r
 
     swept = []
     monkeypatch.setattr(demo, "score_demo_pool", scored)
-    monkeypatch.setattr(demo, "_recipe", lambda steps: {"max_steps": steps})
+    monkeypatch.setattr(demo, "_recipe", lambda: {**demo.RECIPE})
     monkeypatch.setattr(him, "run_sweep", lambda *given: swept.append(given) or runs, raising=False)
     path = demo.record_sweep(tmp_path)
     assert path.read_text() == files("hf_instructmine").joinpath("data", "demo_sweep.jsonl").read_text()
     (_, mixtures, recipe, eval_sets, folder) = swept[0]
-    assert (len(mixtures), recipe["max_steps"], list(eval_sets)) == (len(runs), demo.FULL.steps, ["evaluation"])
+    assert (len(mixtures), recipe["max_steps"], list(eval_sets)) == (
+        len(runs),
+        demo.RECIPE["max_steps"],
+        ["evaluation"],
+    )
     assert set(mixtures["mixture_id"]) == set(runs["mixture_id"])
     said = capsys.readouterr().out
     assert f"instructmine fit {folder} --target loss_evaluation --indicators end_of_turn mtld --logged" in said

@@ -58,7 +58,7 @@ RECIPE: dict[str, Any] = {
     "save_strategy": "no",
     "logging_steps": 1,
 }
-TOKENS = 3200  # response tokens in each subset of the sweep, and in what each strategy chooses of a part
+SWEPT_TOKENS = 3200  # response tokens in each subset of the recorded sweep, which takes the recipe's steps
 TARGET = "loss_evaluation"
 DAMAGE, NONE = "damage", "none"  # the truth about a row: read at the end alone
 RULE = "rule"  # its name in the comparison
@@ -82,7 +82,7 @@ class Size:
     seconds: tuple[int, int, int]  # of steps 1, 2 and 4 on two quiet cores
 
 
-FULL = Size(parts=5, tokens=TOKENS, steps=24, minutes="4 minutes", seconds=(60, 3, 120))
+FULL = Size(parts=8, tokens=1400, steps=16, minutes="4 minutes", seconds=(60, 3, 140))
 QUICK = Size(parts=4, tokens=800, steps=6, minutes="2 minutes", seconds=(20, 3, 50))
 
 
@@ -174,10 +174,10 @@ def record_sweep(folder: Path) -> Path:
     with step("2/2 Finetune on designed subsets, and measure the loss on the bundled evaluation rows"):
         # Tilts spread over all of indicator space. A D-optimal design sits in its corners, where no selection is.
         mixtures = him.design_mixtures(
-            scored, 28, subset_tokens=TOKENS, replicates=4, method="tilted", source_column=None,
+            scored, 28, subset_tokens=SWEPT_TOKENS, replicates=4, method="tilted", source_column=None,
             indicators=DESIGNED, seed=0,
         )  # fmt: skip
-        runs = him.run_sweep(scored, mixtures, _recipe(FULL.steps), _evaluation(), folder / "sweep")
+        runs = him.run_sweep(scored, mixtures, _recipe(), _evaluation(), folder / "sweep")
     path = folder / RUNS
     write_runs(runs, path)
     options = f"--indicators {' '.join(CANDIDATES)} --logged {' '.join(LOGGED)} --squared {' '.join(SQUARED)}"
@@ -256,8 +256,9 @@ def compare_demo_rule(
         sys.stderr.write("".join(kept))
 
 
-def _recipe(steps: int) -> dict[str, Any]:
-    return {**RECIPE, "max_steps": steps, "model_name_or_path": smollm2_135m()}
+def _recipe(steps: int | None = None) -> dict[str, Any]:
+    own = {} if steps is None else {"max_steps": steps}
+    return {**RECIPE, **own, "model_name_or_path": smollm2_135m()}
 
 
 def _evaluation() -> "dict[str, Dataset]":
