@@ -18,8 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
+from hf_instructmine import InstructMineError
 from hf_instructmine.evaluation.calibration import Calibration, corrected
-from hf_instructmine.evaluation.intervals import Clusters, Estimate, clustered, codes_of, share
+from hf_instructmine.evaluation.intervals import Clusters, Estimate, clustered, codes_of, share, unknown
 from hf_instructmine.evaluation.pairs import Judged, agreement, preference
 
 
@@ -144,14 +145,18 @@ def of_pair(truth: People, scores: np.ndarray, chosen: np.ndarray) -> tuple[Clus
     return clustered(scores[both], codes), clustered(truth.majority[both], codes)
 
 
-def fitted(truth: People, scores: np.ndarray, chosen: np.ndarray) -> Calibration:
-    """How the judge follows people in the chosen rows."""
-    return Calibration.fit(scores[chosen], truth.majority[chosen], truth.questions[chosen])
+def by_people(said: Clusters, truth: People, scores: np.ndarray, chosen: np.ndarray) -> Estimate:
+    """The rate corrected by how the judge follows people in the chosen rows; not known where it does not."""
+    try:
+        follows = Calibration.fit(scores[chosen], truth.majority[chosen], truth.questions[chosen])
+        return corrected(said, follows)
+    except InstructMineError as error:
+        return unknown(str(error))
 
 
 def shown(estimate: Estimate) -> str:
     """A share with its interval."""
-    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
+    return "not known" if not estimate.known else f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
 
 
 def model_pairs(truth: People, judges: dict[str, np.ndarray]) -> None:
@@ -165,9 +170,7 @@ def model_pairs(truth: People, judges: dict[str, np.ndarray]) -> None:
             for scores in judges.values():
                 said, _ = of_pair(truth, scores, chosen)
                 cells.append(shown(share(said, 0.95)))
-                cells.append(
-                    shown(corrected(said, fitted(truth, scores, (truth.pairs != number) & (truth.pairs >= 0))))
-                )
+                cells.append(shown(by_people(said, truth, scores, (truth.pairs != number) & (truth.pairs >= 0))))
             yield cells
 
     print("Win rates, ties half; the correction is learnt on the nine other model pairs.\n")
@@ -192,10 +195,14 @@ def tried(
         return None
     _, people_there = of_pair(truth, scores, there)
     found = []
-    for estimate in (share(said, 0.95), corrected(said, fitted(truth, scores, learn & (truth.pairs != pair) | there))):
+    for estimate in (share(said, 0.95), by_people(said, truth, scores, learn & (truth.pairs != pair) | there)):
         error = abs(estimate.value - people_here.mean)
-        held = estimate.low <= people_here.mean <= estimate.high
-        agree = not apart(estimate, share(people_there, 0.95)) if people_there.counts.sum() >= FEWEST else np.nan
+        held = estimate.low <= people_here.mean <= estimate.high if estimate.known else np.nan
+        agree = (
+            not apart(estimate, share(people_there, 0.95))
+            if people_there.counts.sum() >= FEWEST and estimate.known
+            else np.nan
+        )
         found.append([error, held, agree, estimate.high - estimate.low])
     return found
 
@@ -238,11 +245,10 @@ def left_out(truth: People, judges: dict[str, np.ndarray]) -> None:
             for number in range(len(MODEL_PAIRS)):
                 chosen = truth.pairs == number
                 said, of_people = of_pair(truth, scores, chosen)
-                follows = fitted(truth, scores, (truth.pairs >= 0) & ~chosen)
-                both = share(said, 0.95), corrected(said, follows)
+                both = share(said, 0.95), by_people(said, truth, scores, (truth.pairs >= 0) & ~chosen)
                 errors.append([abs(estimate.value - of_people.mean) for estimate in both])
                 held.append([estimate.low <= of_people.mean <= estimate.high for estimate in both])
-            for kind, error, hits in zip(("raw", "corrected"), np.mean(errors, axis=0), np.sum(held, axis=0)):
+            for kind, error, hits in zip(("raw", "corrected"), np.nanmean(errors, axis=0), np.sum(held, axis=0)):
                 yield [f"{name}, {kind}", f"{error:.3f}", f"{hits} of {len(MODEL_PAIRS)}"]
 
     print("Learnt on the nine other model pairs.\n")
