@@ -78,8 +78,13 @@ def report(pairs: list[dict], verdicts: list[dict]) -> None:
     chance = np.array([(rng.permutation(both)[decided] == people[decided]).mean() for _ in range(1000)])
     print(f"majority of people: {Counter(people.tolist())}; nan is three ways")
     known = np.isfinite(people)
+    # Where both verdicts are "A": in which order that was the likelier.
+    shares = np.array([[v["forward_share"], v["backward_share"]] for v in verdicts], dtype=float)
+    always = np.array([v["forward"] == 1 and v["backward"] == 0 for v in verdicts])
+    print(f"always the first: {always.sum()} pairs, with a probability of {shares[always].mean():.3f}")
     for name, scores in {
         "both orders": both,
+        "always the first, by its probability": np.where(always, shares[:, 0] > shares[:, 1], np.nan),
         "forward": np.array([v["forward"] for v in verdicts], dtype=float),
         "backward": np.array([v["backward"] for v in verdicts], dtype=float),
         "the longer answer": longer,
@@ -96,8 +101,8 @@ def report(pairs: list[dict], verdicts: list[dict]) -> None:
     )
 
 
-def _score(label: int) -> float:
-    return {1: 1.0, 2: 0.0, 0: 0.5}[label]
+def _score(label: int | None) -> float:
+    return {1: 1.0, 2: 0.0, 0: 0.5}.get(label, float("nan"))  # of some pairs there is no verdict
 
 
 def _majority(labels: list[int]) -> float:
