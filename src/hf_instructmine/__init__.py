@@ -35,6 +35,8 @@ _PUBLIC = {
     "power": "comparison.power",
     "Noise": "comparison.power",
     "usual_strategies": "comparison.strategies",
+    "judge": "evaluation.judge",
+    "Judgement": "evaluation.judgement",
     "search_size": "search.search",
     "size_report": "search.report",
     "InstructMineError": "errors",
