@@ -35,6 +35,7 @@ _PUBLIC = {
     "power": "comparison.power",
     "Noise": "comparison.power",
     "usual_strategies": "comparison.strategies",
+    "evaluate_models": "evaluation.models",
     "search_size": "search.search",
     "size_report": "search.report",
     "InstructMineError": "errors",
