@@ -36,6 +36,8 @@ _PUBLIC = {
     "Noise": "comparison.power",
     "usual_strategies": "comparison.strategies",
     "evaluate_models": "evaluation.models",
+    "judge": "evaluation.judge",
+    "Judgement": "evaluation.judgement",
     "search_size": "search.search",
     "size_report": "search.report",
     "InstructMineError": "errors",

@@ -15,7 +15,7 @@ from hf_instructmine import MTLD, LossEstimator, __version__, get_provenance
 from hf_instructmine.cli.main import main
 
 
-VERBS = ("score", "sweep", "fit", "search-size", "select", "compare", "push", "demo")
+VERBS = ("score", "sweep", "fit", "search-size", "select", "compare", "judge", "push", "demo")
 
 
 def run(*arguments) -> int:

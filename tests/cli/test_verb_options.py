@@ -27,6 +27,7 @@ BEHIND = {
     "search-size": [him.search_size, him.size_report],
     "compare": [him.compare_strategies, him.usual_strategies],
     "evaluate": [him.evaluate_models],
+    "judge": [him.judge],
     "push": [him.push_runs, Selection.push_to_hub],
     "demo": [run_demo],
 }

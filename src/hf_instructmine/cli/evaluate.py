@@ -58,7 +58,12 @@ def add_options(verbs: Any) -> None:
     )  # fmt: skip
     verb.add_argument("--max-length", type=int, default=2048, metavar="N", help="tokens that losses are measured on")
     verb.add_argument("--judge", metavar="MODEL", help="judge of the models' answers; see `instructmine judge`")
-    verb.add_argument("--prompts", metavar="FILE", help=f"what the models answer for the judge: a {SOURCE}")
+    verb.add_argument("--prompts", metavar="SOURCE", help=f"what the models answer for the judge: a {SOURCE}")
+    verb.add_argument(
+        "--judge-options",
+        metavar="OPTION=VALUE,…",
+        help="of `instructmine judge`, such as max_new_tokens=128,mode=single",
+    )
     verb.add_argument("--dtype", default="float32", help="precision of the models")
     verb.add_argument("--trust-remote-code", action="store_true", help="run code that comes with a model")
     verb.add_argument("--seed", type=int, default=0, help="seed of solved examples and bootstraps")
@@ -71,6 +76,8 @@ def add_options(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Runs the verb."""
+    from ..data.inputs import parse_mapping
+
     if args.dry_run:
         return _dry_run(args)
     if not args.models:
@@ -80,7 +87,8 @@ def run(args: argparse.Namespace) -> None:
     if (args.judge is None) != (args.prompts is None):
         raise InstructMineError("--judge and --prompts go together: the judge, and what the models answer for it")
     models, references = _pairs(args.models, "the model"), _pairs(args.references, "--references")
-    judge = None if args.judge is None else {"judge": args.judge, "prompts": args.prompts}
+    options = parse_mapping(args.judge_options) or {}
+    judge = None if args.judge is None else {"judge": args.judge, "prompts": args.prompts, **options}
     selection = None if args.attach is None else him.Selection.load(args.attach)
     function = him.evaluate_models
     given = pick(args, function, models=models, eval_sets=args.eval_set, references=references, judge=judge)

@@ -1,6 +1,7 @@
 """Several models by the same measures: losses, benchmarks and a judge, each measured once and for all."""
 
 import gc
+import inspect
 import re
 import sys
 import time
@@ -25,7 +26,7 @@ from .tasks import Benchmark, resolve
 
 
 if TYPE_CHECKING:
-    from .judge import Judgement
+    from .judgement import Judgement
 
 REQUEST = "evaluation.json"
 JUDGE = "judge"
@@ -95,7 +96,11 @@ def evaluate_models(
         "asked": told(chat_template, limit, samples), "samples": None if samples is None else digest(samples),
         "max_length": max_length, "seed": seed,
     }  # fmt: skip
+    first = baseline or next(iter(models))
+    ask = partial(_judge, models, judge or {}, first, records.folder / JUDGE, dtype)
     records.check_unclaimed(REQUEST)
+    if judge:
+        tqdm.write(f"Judge: {ask(dry_run=True).plan}", file=sys.stderr)
     stages: dict[str, Stage] = {}
     for name, held in sets.items():
         stages[f"loss-{name}"] = partial(measure, held=held, max_length=max_length)
@@ -106,8 +111,7 @@ def evaluate_models(
         )  # fmt: skip
     records.claim(REQUEST, request, "evaluation")
     _measure(records, {name: source for name, (source, _) in sources.items()}, stages)
-    first = baseline or next(iter(models))
-    judgement = None if judge is None else _judge(models, sources, judge, first, records.folder / JUDGE)
+    judgement = ask(dry_run=False) if judge else None
     return _read(records, list(models), first, named, sets, told(chat_template, limit, samples), seed, judgement)
 
 
@@ -205,11 +209,17 @@ def _measure(records: Records, sources: Mapping[str, ModelSource], stages: Mappi
 
 
 def _judge(
-    models: Mapping[str, Any], sources: Mapping[str, Any], judge: Mapping[str, Any], baseline: str, folder: Path
+    models: Mapping[str, Any], given: Mapping[str, Any], baseline: str, folder: Path, dtype: str, dry_run: bool
 ) -> "Judgement":
+    """Lets a judge compare the models' answers; of a dry run, looks whether it can."""
     from .judge import judge as ask
 
-    return ask(models, output_dir=folder, baseline=baseline, **judge)
+    known = inspect.signature(ask).parameters.keys() - {"models", "output_dir", "baseline", "dry_run"}
+    if unknown := sorted(given.keys() - known):
+        raise InstructMineError(f"judge has no option '{unknown[0]}': known are {', '.join(sorted(known))}")
+    if absent := [name for name in ("judge", "prompts") if name not in given]:
+        raise InstructMineError(f"judge needs '{absent[0]}': the judge, and what the models answer for it")
+    return ask(models, output_dir=folder, baseline=baseline, dry_run=dry_run, **{"dtype": dtype, **given})
 
 
 def _read(

@@ -14,7 +14,7 @@ from .paired import ScoreDifference, paired_scores
 
 
 if TYPE_CHECKING:
-    from .judge import Judgement
+    from .judgement import Judgement
 
 TITLE = "Losses, benchmarks and a judge"
 HEADER = ("measure", "model", "n", "value", "95 %", "bits/byte", "to {}", "95 %", "p")

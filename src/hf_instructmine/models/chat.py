@@ -125,6 +125,27 @@ class Chat:
         stop = next((i + 1 for i in range(close, len(ids)) if ids[i] in controls), len(ids))
         return Turn(ids, start, close, stop, writer.unwritten(conversation, prompt, whole))
 
+    def encode_prompt(self, conversation: Conversation) -> list[int]:
+        """What a model goes on from to answer, in token ids: the messages with the generation prompt after them.
+
+        Raises:
+            [`RefusedByTemplateError`]: Where the template refuses the messages.
+        """
+        if self.tokenizer.chat_template is None:
+            texts = "".join(f"{message['content']}\n\n" for message in conversation.prompt)
+            return added_bos(self.tokenizer) + encode_data(self.tokenizer, texts)
+        writer = Writer.of(self.tokenizer, self.kwargs, conversation)
+        return writer.encode(writer.write(conversation.prompt, True))
+
+    def stop_ids(self) -> set[int]:
+        """The tokens that end a model's answer: the tokenizer's EOS, and the special token in which the template ends
+        a turn, which may be another one."""
+        found = {self.tokenizer.eos_token_id} - {None}
+        if self.tokenizer.chat_template is None:
+            return found
+        turn = self.encode(Conversation([{"role": "user", "content": "Which?"}], "This one."))
+        return found | ({*turn.ids[turn.close : turn.stop]} & control_ids(self.tokenizer))
+
     def check(self, conversation: Conversation) -> None:
         """Renders a conversation.
 

@@ -1,0 +1,199 @@
+"""What a judge's verdicts on several models come to."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..errors import InstructMineError
+from ..outputs.markdown import count, fenced
+from .intervals import bootstrap, clustered, codes_of, objects
+from .paired import ScoreDifference, paired_scores
+from .pairs import Preference
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a judgement takes, before the first of it.
+
+    Attributes:
+        answers (`int`): That the models still have to write.
+        calls (`int`): Of the judge, that are still to be made; each refused or unreadable verdict adds one.
+        input_tokens (`int`): That the judge reads, at 4 characters a token. An answer that is not yet written counts
+            with all tokens that it may have.
+        output_tokens (`int`): That it writes, at 100 a verdict.
+        cost (`float`, *optional*): Of the two, where prices are given; in their currency.
+    """
+
+    answers: int
+    calls: int
+    input_tokens: int
+    output_tokens: int
+    cost: float | None = None
+
+    def __str__(self) -> str:
+        money = "" if self.cost is None else f", which costs about {self.cost:,.2f}"
+        return (
+            f"{count(self.answers, 'answer')} to write; {count(self.calls, 'call')} of the judge, about "
+            f"{self.input_tokens:,} tokens in and {self.output_tokens:,} out{money}"
+        )
+
+
+@dataclass(frozen=True)
+class Score:
+    """A model's ratings from 1 to 10.
+
+    Attributes:
+        mean (`float`): Over all answers, as MT-Bench has it.
+        low (`float`): Lower end of the bootstrap interval over questions.
+        high (`float`): Upper end of it.
+        turns (`list[float]`): Mean of each turn; NaN where none has a rating.
+        answers (`int`): Rated answers.
+        unusable (`int`): Answers without a rating; they are in no number.
+        confidence (`float`): Of the interval.
+    """
+
+    mean: float
+    low: float
+    high: float
+    turns: list[float]
+    answers: int
+    unusable: int
+    confidence: float = 0.95
+
+    @classmethod
+    def of(cls, questions: Sequence[Any], turns: Sequence[int], ratings: Sequence[float], seed: int = 0) -> "Score":
+        """Sums up ratings, NaN where there is none.
+
+        Args:
+            questions (`Sequence` of length `answers`): What intervals are clustered by.
+            turns (`Sequence[int]` of length `answers`): From 0.
+            ratings (`Sequence[float]` of length `answers`): From 1 to 10.
+            seed (`int`, defaults to 0): Of the bootstrap.
+
+        Raises:
+            [`InstructMineError`]: Where no answer has a rating.
+        """
+        values, turn_of = np.asarray(ratings, dtype=float), np.asarray(turns)
+        known = np.isfinite(values)
+        if not known.any():
+            raise InstructMineError("the judge gave no rating; see its answers")
+        sums = clustered(values[known], codes_of(objects(questions)[known]))
+        low, high = 1.0, 10.0
+        if sums.df >= 1:
+            ends = bootstrap(
+                lambda drawn: (drawn @ sums.sums) / (drawn @ sums.counts),
+                len(sums.sums), np.random.default_rng(seed), 0.95, 5000,
+            )  # fmt: skip
+            low, high = max(low, ends[0]), min(high, ends[1])
+        means = [values[known & (turn_of == turn)] for turn in range(int(turn_of.max()) + 1)]
+        by_turn = [float(found.mean()) if len(found) else float("nan") for found in means]
+        return cls(sums.mean, low, high, by_turn, int(known.sum()), int((~known).sum()))
+
+    def __str__(self) -> str:
+        turns = (
+            ", ".join(f"turn {i}: {mean:.2f}" for i, mean in enumerate(self.turns, 1)) if len(self.turns) > 1 else ""
+        )
+        missing = f"; {count(self.unusable, 'answer')} without a rating" if self.unusable else ""
+        return f"{self.mean:.2f} [{self.low:.2f}, {self.high:.2f}]{f' ({turns})' if turns else ''}{missing}"
+
+
+@dataclass
+class Judgement:
+    """What a judge thinks of models.
+
+    Attributes:
+        judge (`str`): Its name.
+        mode (`str`): `"pair"` or `"single"`.
+        baseline (`str`): The model that others are compared with.
+        preferences (`dict[str, Preference]`): Of mode `"pair"`: each other model against the baseline; a win is the
+            other model's.
+        scores (`dict[str, Score]`): Of mode `"single"`: the ratings of each model.
+        differences (`dict[str, ScoreDifference]`): Of mode `"single"`: each other model less the baseline.
+        problems (`dict[str, int]`): Verdicts that there are not, by reason: `refused`, `malformed`, `cut`, `too long`,
+            `no answer`.
+        asked_again (`int`): Verdicts that were asked for twice.
+        cut_answers (`dict[str, int]`): Of each model, answers that were cut at `max_new_tokens`.
+        usage (`tuple[int, int]`, *optional*): Tokens that the server says it has read and written, of all replies in
+            the folder; None where it does not say, or the judge is local.
+        plan ([`Plan`], *optional*): What it takes, of a dry run, which has nothing else.
+    """
+
+    judge: str
+    mode: str
+    baseline: str
+    preferences: dict[str, Preference] = field(default_factory=dict)
+    scores: dict[str, Score] = field(default_factory=dict)
+    differences: dict[str, ScoreDifference] = field(default_factory=dict)
+    problems: dict[str, int] = field(default_factory=dict)
+    asked_again: int = 0
+    cut_answers: dict[str, int] = field(default_factory=dict)
+    usage: tuple[int, int] | None = None
+    plan: Plan | None = None
+
+    def summary(self) -> str:
+        """The numbers as lines of plain text."""
+        if self.plan is not None:
+            return f"Dry run: {self.plan}."
+        parts = [f"{name} against {self.baseline}\n{_indented(p.summary())}" for name, p in self.preferences.items()]
+        parts += [f"{name}  {score}" for name, score in self.scores.items()]
+        parts += [f"{name} less {self.baseline}  {found}" for name, found in self.differences.items()]
+        how = "each pair in both orders" if self.mode == "pair" else "each answer from 1 to 10"
+        return "\n\n".join([f"Judge: {self.judge}, {how}", *parts, *self._doubts()])
+
+    def _doubts(self) -> list[str]:
+        """What else has to be known to read the numbers."""
+        found = []
+        if self.problems:
+            told = ", ".join(f"{number} {reason}" for reason, number in sorted(self.problems.items()))
+            found.append(f"Verdicts that there are not: {told}.")
+        if self.asked_again:
+            found.append(f"Asked twice: {count(self.asked_again, 'verdict')}.")
+        if any(self.cut_answers.values()):
+            told = ", ".join(f"{name} {number}" for name, number in self.cut_answers.items())
+            found.append(f"Answers cut at max_new_tokens: {told}.")
+        if self.usage is not None:
+            found.append(f"Tokens of the judge: {self.usage[0]:,} in, {self.usage[1]:,} out.")
+        return ["\n".join(found)] if found else []
+
+    __str__ = summary
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        plain: dict[str, Any] = {
+            "judge": self.judge, "mode": self.mode, "baseline": self.baseline, "problems": self.problems,
+            "asked_again": self.asked_again, "cut_answers": self.cut_answers, "usage": self.usage,
+        }  # fmt: skip
+        plain["preferences"] = {name: found.to_dict() for name, found in self.preferences.items()}
+        plain["scores"] = {name: _without_nan(asdict(found)) for name, found in self.scores.items()}
+        plain["differences"] = {name: found.to_dict() for name, found in self.differences.items()}
+        return plain
+
+    def markdown(self) -> str:
+        """The summary as a page of Markdown."""
+        return f"# Judgement\n\n{fenced(self.summary())}\n"
+
+
+def differences_of(
+    ratings: Mapping[str, Sequence[float]], questions: Sequence[Any], baseline: str, seed: int
+) -> dict[str, ScoreDifference]:
+    """Each model's ratings less the baseline's, where both have two at the least."""
+    found = {}
+    for name, values in ratings.items():
+        both = np.isfinite(values) & np.isfinite(ratings[baseline])
+        if name != baseline and both.sum() >= 2:
+            found[name] = paired_scores(values, ratings[baseline], questions, seed)
+    return found
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.split("\n"))
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and value != value else value
