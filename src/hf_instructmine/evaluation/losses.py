@@ -112,6 +112,8 @@ def _open(name: str, source: Any, references: Any) -> LossSet:
         dataset = from_hub(source)
     else:
         dataset = as_dataset(source, f"eval_sets[{name!r}]")
+    if not len(dataset):
+        raise InstructMineError(f"the evaluation set '{name}' is empty: give one with rows")
     if references is not None:
         dataset = with_references(dataset, name, references)
     examples = load_eval_sets({name: dataset})[name]

@@ -95,7 +95,8 @@ def resolve(names: Sequence[str], include_path: str | Path | None = None) -> lis
     """
     if isinstance(names, str):
         raise InstructMineError(f"benchmarks is a list of names: write benchmarks=['{names}']")
-    _need_lm_eval()
+    if names:
+        _need_lm_eval()
     found: dict[str, Benchmark] = {}
     for name in names:
         wanted = COLLECTIONS.get(name)
