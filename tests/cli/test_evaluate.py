@@ -50,12 +50,21 @@ def test_the_table_is_printed_and_written(folder, tmp_path, capsys):
     assert "the first 4 questions of each task, without the chat template" in said
 
 
-def test_killed_twice_it_measures_nothing_twice(folder, tmp_path):
-    """Each record keeps the moment at which it was written, and is there once for each model and measure."""
+def test_killed_again_and_again_it_measures_nothing_twice(folder, tmp_path):
+    """Losses, a task of lm-eval and a local judge: each record keeps the moment at which it was written, and answers
+    and verdicts only grow, one for each question."""
     output = tmp_path / "out"
+    judge = [
+        "--judge",
+        str(folder / "rule"),
+        "--prompts",
+        f"{folder}/mine.jsonl",
+        "--judge-options",
+        "max_new_tokens=3",
+    ]
     source = Path(him.__file__).parents[1]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(source)}
-    program = [sys.executable, "-m", "hf_instructmine.cli", *command(folder, output)]
+    program = [sys.executable, "-m", "hf_instructmine.cli", *command(folder, output), *judge]
     written: dict[str, int] = {}
     for kills in (1, 3):
         process = subprocess.Popen(program, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -67,11 +76,25 @@ def test_killed_twice_it_measures_nothing_twice(folder, tmp_path):
         now = {path.name: path.stat().st_mtime_ns for path in output.glob("runs/*.json")}
         assert written.items() <= now.items() and kills <= len(now) < 6
         written = now
+    answers = output / "judge" / "answers-base.jsonl"
+    process = subprocess.Popen(program, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until = time.time() + 120
+    while not (answers.exists() and answers.stat().st_size) and time.time() < until and process.poll() is None:
+        time.sleep(0.005)
+    process.kill()
+    assert process.wait() == -9, "it was done before it was killed"
+    written = {path.name: path.stat().st_mtime_ns for path in output.glob("runs/*.json")}
+    before = {path: path.read_text() for path in (output / "judge").glob("*.jsonl")}
+    assert len(written) == 6
     done = subprocess.run(program, env=environment, check=True, capture_output=True, text=True, timeout=300)
     assert f"{len(written)} of 6 measurements are recorded already" in done.stderr
     after = {path.name: path.stat().st_mtime_ns for path in output.glob("runs/*.json")}
-    assert written.items() <= after.items() and len(after) == 6
-    assert main(command(folder, tmp_path / "uninterrupted")) == 0
+    assert after == written
+    for path, text in before.items():
+        assert path.read_text().startswith(text[: text.rfind("\n") + 1])
+    lines = [json.loads(line) for line in answers.read_text().splitlines()]
+    assert sorted(line["row"] for line in lines) == [0, 1]
+    assert main([*command(folder, tmp_path / "uninterrupted"), *judge]) == 0
     assert (output / "evaluation.md").read_text() == (tmp_path / "uninterrupted" / "evaluation.md").read_text()
 
 
