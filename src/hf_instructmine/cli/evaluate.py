@@ -53,7 +53,7 @@ def add_options(verbs: Any) -> None:
         help=f"mt_bench or self_instruct (of the Hub), or NAME=SOURCE, each a {SOURCE}",
     )  # fmt: skip
     verb.add_argument(
-        "--references", nargs="+", default=[], metavar="NAME=FILE",
+        "--references", nargs="+", metavar="NAME=FILE",
         help="other reference answers for an evaluation set, by its questions' ids; or NAME=column:COLUMN",
     )  # fmt: skip
     verb.add_argument("--max-length", type=int, default=2048, metavar="N", help="tokens that losses are measured on")
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> None:
         raise InstructMineError("--output-dir is missing: the folder for the records and the table")
     if (args.judge is None) != (args.prompts is None):
         raise InstructMineError("--judge and --prompts go together: the judge, and what the models answer for it")
-    models, references = _pairs(args.models, "the model"), _pairs(args.references, "--references")
+    models, references = _pairs(args.models, "the model"), _pairs(args.references or (), "--references")
     options = parse_mapping(args.judge_options) or {}
     judge = None if args.judge is None else {"judge": args.judge, "prompts": args.prompts, **options}
     selection = None if args.attach is None else him.Selection.load(args.attach)
