@@ -1,15 +1,16 @@
 """Estimates with intervals over questions: pairs and turns of one question are one cluster."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import ndtr, stdtrit
+from scipy.special import betaincinv, ndtr, stdtrit
 
 
 _CHUNK = 1000  # resamples held at a time
+_FEW = 5  # scores on one side below which Wilson's interval can be too short
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,18 @@ def wilson(mean: float, count: float, quantile: float) -> tuple[float, float]:
     return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
+def _interval(mean: float, count: float, quantile: float) -> tuple[float, float]:
+    """Wilson's interval, but for an end with few scores beyond it: that is Clopper & Pearson's (1934). Wilson's alone
+    covers as little as 84 % where the mean is next to 0 or 1 (Brown, Cai & DasGupta 2001)."""
+    low, high = wilson(mean, count, quantile)
+    tail, for_it, against = float(ndtr(-quantile)), count * mean, count * (1 - mean)
+    if for_it < _FEW:
+        low = min(low, float(betaincinv(for_it, against + 1, tail))) if for_it > 0 else 0.0
+    if against < _FEW:
+        high = max(high, float(betaincinv(for_it + 1, against, 1 - tail))) if against > 0 else 1.0
+    return low, high
+
+
 def effective_count(clusters: Clusters) -> float:
     """How many independent 0/1 scores would tell the mean as well as these (Korn & Graubard 1998).
 
@@ -119,37 +132,45 @@ def effective_count(clusters: Clusters) -> float:
 def share(clusters: Clusters, confidence: float) -> Estimate:
     """A mean of scores from 0 to 1, with Wilson's interval at the effective number of scores and Student's t.
 
-    It stays within 0 and 1, and it has a width where all scores are alike.
+    It stays within 0 and 1, and it has a width where all scores are alike. Percentiles of a bootstrap over questions
+    have neither: near 1 they miss the truth in most draws (`benchmarks/judge_simulations.py`).
     """
     if clusters.df < 1:
         return Estimate(clusters.mean, 0.0, 1.0, "one question")
     quantile = float(stdtrit(clusters.df, (1 + confidence) / 2))
-    return Estimate(clusters.mean, *wilson(clusters.mean, effective_count(clusters), quantile))
+    return Estimate(clusters.mean, *_interval(clusters.mean, effective_count(clusters), quantile))
 
 
 def bootstrap(
-    statistic: Callable[[np.ndarray], np.ndarray],
-    clusters: int,
-    rng: np.random.Generator,
+    clusters: Clusters,
+    seed: int,
     confidence: float,
     resamples: int,
+    added: Sequence[tuple[float, float]] = (),
 ) -> tuple[float, float]:
-    """Percentiles of a bootstrap over clusters, expanded as Student's t asks (Hesterberg 2015).
+    """Percentiles of the mean in a bootstrap over questions, expanded as Student's t asks (Hesterberg 2015).
 
     Args:
-        statistic (`Callable`): Takes how often each cluster was drawn, of shape `(resamples, clusters)`, and gives the
-            statistic, of shape `(resamples,)`.
-        clusters (`int`): How many there are, at least 2.
-        rng (`np.random.Generator`): Draws them.
+        clusters ([`Clusters`]): The scores by question, of two questions at the least.
+        seed (`int`): Of the draws.
         confidence (`float`): Of the interval.
-        resamples (`int`): How many times.
+        resamples (`int`): How many times as many questions are drawn with replacement.
+        added (`Sequence[tuple[float, float]]`, *optional*): Questions that are thought of as seen besides: the score
+            of their pairs, and how many such questions. Without them, what was not seen is taken to be impossible.
 
     Returns:
         `tuple[float, float]`: The ends of the interval.
     """
-    even = np.full(clusters, 1 / clusters)
-    sizes = [min(_CHUNK, resamples - start) for start in range(0, resamples, _CHUNK)]
-    drawn = np.concatenate([statistic(rng.multinomial(clusters, even, size=size)) for size in sizes])
-    quantile = stdtrit(clusters - 1, (1 + confidence) / 2) * math.sqrt(clusters / (clusters - 1))
-    low, high = np.quantile(drawn, [ndtr(-quantile), ndtr(quantile)])
+    rng, questions = np.random.default_rng(seed), len(clusters.sums)
+    usual = clusters.counts.mean()
+    sums = np.concatenate([clusters.sums, [score * usual for score, _ in added]])
+    counts = np.concatenate([clusters.counts, np.full(len(added), usual)])
+    weights = np.concatenate([np.ones(questions), [weight for _, weight in added]])
+    size = round(weights.sum())
+    means = []
+    for start in range(0, resamples, _CHUNK):
+        drawn = rng.multinomial(size, weights / weights.sum(), size=min(_CHUNK, resamples - start))
+        means.append((drawn @ sums) / (drawn @ counts))
+    quantile = stdtrit(questions - 1, (1 + confidence) / 2) * math.sqrt(questions / (questions - 1))
+    low, high = np.quantile(np.concatenate(means), [ndtr(-quantile), ndtr(quantile)])
     return float(low), float(high)

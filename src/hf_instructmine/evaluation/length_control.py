@@ -1,12 +1,14 @@
 """The win rate at equal length: a logistic regression on the difference in length."""
 
 import math
-import warnings
 
 import numpy as np
 from scipy.special import expit, stdtrit
 
 from .intervals import Estimate, unknown
+
+
+ENOUGH = 10  # questions on either side: ten events a regressor (Peduzzi et al. 1996)
 
 
 def length_controlled(
@@ -16,7 +18,7 @@ def length_controlled(
 
     A logistic regression of the score on tanh of the difference in length over its SD, predicted at difference 0:
     AlpacaEval 2's without the difficulties of its own prompts (Dubois et al. 2024, arXiv 2404.04475). A tie is half a
-    win. The interval is by the regression's covariance between questions, with Student's t.
+    win. The interval is of the regression's covariance between questions, with Student's t.
 
     Args:
         scores (`np.ndarray` of shape `(pairs,)`): 1 where A is better, 0 where B is, 0.5 for a tie.
@@ -26,23 +28,24 @@ def length_controlled(
         confidence (`float`, defaults to 0.95): Of the interval.
 
     Returns:
-        [`Estimate`]: Not known where lengths are missing or their differences all alike, where there are fewer than
-        three questions, and where one side of a length always has the same verdict (separation).
+        [`Estimate`]: Not known where lengths are missing or their differences all alike, where A or B wins or ties on
+        fewer than ten questions, and where length alone separates wins from losses.
     """
     difference = np.asarray(length_a, dtype=float) - np.asarray(length_b, dtype=float)
-    questions = len(set(codes.tolist()))
     if not np.isfinite(difference).all():
         return unknown(f"{int((~np.isfinite(difference)).sum())} pairs have no lengths")
-    if questions < 3:
-        return unknown("fewer than three questions")
     spread = difference.std()
     if not spread > 0:
         return unknown("all pairs have the same difference in length")
     longer = np.tanh(difference / spread)
+    for name, chosen in (("A", scores > 0), ("B", scores < 1)):
+        questions = len(set(codes[chosen].tolist()))
+        if questions < ENOUGH:
+            return unknown(f"{name} wins or ties on {questions} questions, {ENOUGH} are needed")
     if not _overlap(longer[scores > 0], longer[scores < 1]):
-        return unknown("the verdicts are separated by length, or all alike")
+        return unknown("length alone separates wins from losses")
     intercept, error = _intercept(scores, longer, codes)
-    half = float(stdtrit(questions - 1, (1 + confidence) / 2)) * error
+    half = float(stdtrit(int(codes.max()), (1 + confidence) / 2)) * error
     apart = longer.min() > 0 or longer.max() < 0
     note = f"extrapolated: {'A' if longer.min() > 0 else 'B'} is longer in every pair" if apart else ""
     value, low, high = (float(expit(x)) for x in (intercept, intercept - half, intercept + half))
@@ -61,14 +64,21 @@ def _overlap(won: np.ndarray, lost: np.ndarray) -> bool:
 
 
 def _intercept(scores: np.ndarray, longer: np.ndarray, codes: np.ndarray) -> tuple[float, float]:
-    """Log odds at equal length and their standard error between questions."""
+    """Log odds at equal length, and their standard error by leaving out one question at a time.
+
+    Each is left out by one Newton step, which is the covariance CR3 (Bell & McCaffrey 2002): the usual one of clusters
+    is too small where few questions decide.
+    """
     import statsmodels.api as sm
 
     regressors = np.column_stack([np.ones_like(longer), longer])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a covariance that is not of full rank: its error is what is looked at
-        fit = sm.GLM(scores, regressors, family=sm.families.Binomial()).fit(
-            cov_type="cluster", cov_kwds={"groups": codes}
-        )
-    error = float(fit.bse[0])
-    return float(fit.params[0]), error if math.isfinite(error) else math.inf
+    fit = sm.GLM(scores, regressors, family=sm.families.Binomial()).fit()
+    residuals, weights = scores - fit.fittedvalues, fit.fittedvalues * (1 - fit.fittedvalues)
+    questions = int(codes.max()) + 1
+    scored = np.column_stack([np.bincount(codes, residuals * column) for column in regressors.T])
+    known = np.empty((questions, 2, 2))
+    for i, one in enumerate(regressors.T):
+        for j, other in enumerate(regressors.T):
+            known[:, i, j] = np.bincount(codes, weights * one * other)
+    moved = np.linalg.solve(known.sum(axis=0) - known, scored[:, :, None])[:, 0, 0]
+    return float(fit.params[0]), math.sqrt((questions - 1) / questions * float((moved**2).sum()))

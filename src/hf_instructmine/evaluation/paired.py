@@ -12,6 +12,9 @@ from .intervals import Clusters, bootstrap, clustered, codes_of, objects
 
 
 RESAMPLES = 5000
+# Half a question in each cell of right and wrong (Agresti & Min 2005): else the interval is far too short where few
+# questions tell the models apart.
+_ADDED = ((1.0, 0.5), (-1.0, 0.5), (0.0, 1.0))
 
 
 @dataclass(frozen=True)
@@ -89,8 +92,8 @@ def paired_scores(
     codes = codes_of((np.arange(len(one)) if clusters is None else objects(clusters))[both])
     one, other = one[both], other[both]
     sums = clustered(one - other, codes)
-    low, high, p = _interval(sums, seed, resamples, confidence)
     binary = bool(np.isin([one, other], (0, 1)).all())
+    low, high, p = _interval(sums, binary, seed, resamples, confidence)
     only_a, only_b = (int(((x == 1) & (y == 0)).sum()) for x, y in ((one, other), (other, one)))
     return ScoreDifference(
         a=float(one.mean()),
@@ -109,17 +112,15 @@ def paired_scores(
     )
 
 
-def _interval(sums: Clusters, seed: int, resamples: int, confidence: float) -> tuple[float, float, float]:
-    if sums.df < 1:
+def _interval(
+    sums: Clusters, binary: bool, seed: int, resamples: int, confidence: float
+) -> tuple[float, float, float]:
+    """Ends of the interval, and p. Where nothing is known of the spread, the interval is infinite and p is 1."""
+    error = math.sqrt(sums.variance) if sums.df >= 1 else 0.0
+    if not error and (sums.df < 1 or sums.mean):
         return -math.inf, math.inf, 1.0
-    error = math.sqrt(sums.variance)
-    p = 2 * float(stdtr(sums.df, -abs(sums.mean) / error)) if error else float(sums.mean == 0)
-
-    def statistic(drawn: np.ndarray) -> np.ndarray:
-        return (drawn @ sums.sums) / (drawn @ sums.counts)
-
-    low, high = bootstrap(statistic, len(sums.sums), np.random.default_rng(seed), confidence, resamples)
-    return low, high, p
+    low, high = bootstrap(sums, seed, confidence, resamples, _ADDED if binary else ())
+    return low, high, 2 * float(stdtr(sums.df, -abs(sums.mean) / error)) if error else 1.0
 
 
 def _mcnemar(only_a: int, only_b: int) -> float:

@@ -15,6 +15,7 @@ from .length_control import length_controlled
 
 RESAMPLES = 5000
 VERDICTS = (0.0, 0.5, 1.0)
+_ADDED = ((0.0, 2.0), (1.0, 2.0))  # two of either (Agresti & Coull 1998)
 
 
 @dataclass(frozen=True)
@@ -231,12 +232,7 @@ def preference(
 def _bootstrapped(clusters: Clusters, seed: int, resamples: int, confidence: float) -> Estimate:
     if clusters.df < 1:
         return Estimate(clusters.mean, 0.0, 1.0, "one question")
-
-    def statistic(drawn: np.ndarray) -> np.ndarray:
-        return (drawn @ clusters.sums) / (drawn @ clusters.counts)
-
-    ends = bootstrap(statistic, len(clusters.sums), np.random.default_rng(seed), confidence, resamples)
-    return Estimate(clusters.mean, *ends)
+    return Estimate(clusters.mean, *bootstrap(clusters, seed, confidence, resamples, _ADDED))
 
 
 def _position_bias(moved: np.ndarray, codes: np.ndarray, confidence: float) -> PositionBias:
