@@ -3,11 +3,14 @@
     python benchmarks/evaluate_models.py --data ../shared/data --output-dir sweep-output
 
 Two finetunes of SmolLM2-135M: on what the rule chooses of the pool, and on a random choice of as many response tokens,
-for the same optimiser steps. Both models are kept. Killed and started again, it goes on where it stopped.
-`instructmine evaluate` measures them and the untrained model then; the script prints its command line.
+for the same optimiser steps. Both models are kept, and measured beside the untrained one: losses, `own_response` with
+and without the chat template, and SmolLM2 itself as a judge of 36 answers. Killed and started again, it goes on where it
+stopped. The records go to docs/results, numbers alone.
 """
 
 import argparse
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +29,8 @@ STEPS = 18  # two epochs of the random choice, as in the comparison in parts
 
 def main() -> None:
     args = parse()
-    eval_sets = him.load_eval_sets([f"{name}={args.data}/eval/{file}.jsonl" for name, file in EVAL_SETS.items()])
+    named = [f"{name}={args.data}/eval/{file}.jsonl" for name, file in EVAL_SETS.items()]
+    eval_sets = him.load_eval_sets(named)
     scored = Dataset.from_parquet(str(Path(args.scored, "data", "*.parquet")))
     contaminated = him.find_contaminated(scored, eval_sets)
     scored = scored.select(np.setdiff1d(np.arange(len(scored)), contaminated.rows))
@@ -49,8 +53,41 @@ def main() -> None:
     for run in runs:
         losses = {name: round(run[f"loss_{name}"], 4) for name in EVAL_SETS}
         print(run["mixture_id"], len(run["indices"]), "rows", run["train_tokens"], "tokens", run["steps"], losses)
-    kept = " ".join(f"{name}={folder}/models/{name}-seed{args.seed}" for name in ("random", "rule"))
-    print(f"instructmine evaluate base={him.smollm2_135m()} {kept} …")
+    kept = {name: str(folder / "models" / f"{name}-seed{args.seed}") for name in ("random", "rule")}
+    evaluate({"base": him.smollm2_135m(), **kept}, args, named)
+
+
+def evaluate(models: dict[str, str], args: argparse.Namespace, eval_sets: list[str]) -> None:
+    """Prints the tables against the untrained model and against random, and keeps the records."""
+    output = Path(args.output_dir)
+    options = {"benchmarks": ["own_response"], "batch_size": 4, "dtype": "bfloat16"}
+    tasks = Dataset.from_json(f"{args.data}/eval/self_instruct_252.jsonl")
+    prompts = tasks.select(range(0, len(tasks), 7))
+    judge = {"judge": models["base"], "prompts": prompts, "max_new_tokens": 96, "batch_size": 12}
+    plain = him.evaluate_models(models, eval_sets=eval_sets, judge=judge, output_dir=output / "evaluated", **options)
+    chat = him.evaluate_models(models, chat_template=True, output_dir=output / "evaluated-chat", **options)
+    print(f"{plain}\n\n{chat}\n")
+    for found in (plain, chat):
+        print("\n".join(replace(found, baseline="random").verdict()))
+    write_results([plain, chat], Path(args.results))
+
+
+def write_results(evaluations: list, path: Path) -> None:
+    """Keeps every number that a table is made of, one record a line; no text."""
+    with path.open("w") as file:
+        for found in evaluations:
+            for kind, records in (("loss", found.losses), ("benchmark", found.benchmarks)):
+                for name, by_model in records.items():
+                    for model, record in by_model.items():
+                        line = {"kind": kind, "name": name, "model": model, "how": found.how, **record}
+                        file.write(json.dumps({k: _short(v) for k, v in line.items()}) + "\n")
+            if found.judgement is not None:
+                file.write(json.dumps({"kind": "judge", **found.judgement.to_dict()}) + "\n")
+    print(f"Wrote {path}")
+
+
+def _short(value: object) -> object:
+    return [round(v, 3) if isinstance(v, float) else v for v in value] if isinstance(value, list) else value
 
 
 def parse() -> argparse.Namespace:
@@ -60,6 +97,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--output-dir", default="sweep-output", help="keeps the models; not for the repository")
     parser.add_argument("--recipe", default="smollm2-135m-cpu-last-layers")
     parser.add_argument("--runs", default="docs/results/sweep.jsonl", help="what the rule is fitted to")
+    parser.add_argument("--results", default="docs/results/evaluation.jsonl", help="where the records go")
     parser.add_argument("--tokens", type=int, default=8000, help="response tokens of either choice")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
