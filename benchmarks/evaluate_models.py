@@ -4,8 +4,8 @@
 
 Two finetunes of SmolLM2-135M: on what the rule chooses of the pool, and on a random choice of as many response tokens,
 for the same optimiser steps. Both models are kept, and measured beside the untrained one: losses, `own_response` with
-and without the chat template, and SmolLM2 itself as a judge of 36 answers. Killed and started again, it goes on where it
-stopped. The records go to docs/results, numbers alone.
+and without the chat template, and SmolLM2 itself as a judge of 36 answers. Killed and started again, it goes on where
+it stopped. Records go to docs/results, numbers alone.
 """
 
 import argparse

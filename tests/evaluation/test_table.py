@@ -66,8 +66,9 @@ def test_few_discordant_questions_show_nothing_and_p_is_mcnemars():
     assert (line.value, line.difference.only_a, line.difference.only_b) == (0.55, 3, 0)
     assert line.difference.mcnemar == 0.25 and "| 0.25 |" in evaluation().table()
     found = evaluation(benchmarks={"task": {"base": score(30), "rule": score(30)}})
-    assert found.verdict()[1] == "task: rule is not shown to differ from base: the same value in each of 60 questions."
-    assert "| +0.0000 | none differs | 1 |" in found.table()
+    difference = found.lines()[3].difference
+    assert "task: rule is not shown to differ from base" in found.verdict()[1]
+    assert difference.low < 0 < difference.high  # that none of these questions tells them apart is no certainty
 
 
 def test_the_interval_is_over_groups_where_questions_come_in_groups():

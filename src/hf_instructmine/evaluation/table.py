@@ -207,17 +207,11 @@ def _cells(line: Line, show: Callable[[Any], str]) -> list[str]:
     told = ["", "", ""]
     if difference is not None:
         p = difference.p if difference.mcnemar is None else difference.mcnemar
-        interval = "none differs" if _alike(difference) else f"{difference.low:+.4f} … {difference.high:+.4f}"
-        told = [f"{difference.estimate:+.4f}", interval, f"{p:.3g}"]
+        told = [f"{difference.estimate:+.4f}", f"{difference.low:+.4f} … {difference.high:+.4f}", f"{p:.3g}"]
     own = "" if line.low is None else f"{line.low:.4f} … {line.high:.4f}"
     bits = "" if line.bits is None else f"{line.bits:.4f}"
     measure = f"{show(line.measure)} ({show(line.unit)})"
     return [measure, show(line.model), str(line.examples), f"{line.value:.4f}", own, bits, *told]
-
-
-def _alike(difference: ScoreDifference) -> bool:
-    """Whether no question tells the models apart: a bootstrap knows of no other questions, and has no width."""
-    return difference.estimate == difference.low == difference.high == 0
 
 
 def _sentence(line: Line, baseline: str) -> str:
@@ -226,10 +220,6 @@ def _sentence(line: Line, baseline: str) -> str:
     over = count(difference.questions, "example" if line.lower_is_better else "question")
     if difference.clusters < difference.questions:
         over += f" in {count(difference.clusters, 'group')}"
-    if _alike(difference):
-        return (
-            f"{line.measure}: {line.model} is not shown to differ from {baseline}: the same value in each of {over}."
-        )
     interval = f"interval {difference.low:+.4f} to {difference.high:+.4f}"
     told = f"{difference.estimate:+.4f} {line.unit}, {interval}, over {over}"
     if difference.low <= 0 <= difference.high:
