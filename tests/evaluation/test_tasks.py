@@ -75,6 +75,7 @@ def test_intervals_are_over_the_tasks_of_a_group_that_has_enough_of_them():
         ("own_respons", "did you mean own_response?"),
         ("absent.yaml", "there is no file 'absent.yaml' with a task of lm-eval"),
         ("..", "lm-eval has no task '..'"),
+        ("wikitext", "the task 'wikitext' measures perplexity, which is no score of a question"),
     ],
 )
 def test_an_unknown_task_is_named_with_the_nearest(name, told):

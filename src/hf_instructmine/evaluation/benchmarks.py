@@ -157,6 +157,10 @@ def _scores(leaf: Leaf, asked: Sequence[Mapping[str, Any]], grouped: bool) -> It
         if leaf.metric not in one:
             metrics = ", ".join(one["metrics"])
             raise InstructMineError(f"the task '{leaf.name}' gives no '{leaf.metric}' for a question, but {metrics}")
+        if isinstance(one[leaf.metric], tuple):  # what a number over all questions is made of
+            raise InstructMineError(
+                f"the task '{leaf.name}' gives no '{leaf.metric}' of a single question: leave it out"
+            )
         cluster = one["doc"].get(CLUSTER) if isinstance(one["doc"], Mapping) else None
         told = leaf.name if grouped else None if cluster is None else digest(str(cluster), 8)
         # Some tasks give several numbers a question, such as one for each instruction in it.

@@ -224,6 +224,10 @@ def _leaf(
     if known is not None:
         overrides["num_fewshot"] = known[0]
     merged = {**config, **overrides}
+    if merged.get("output_type") == "loglikelihood_rolling":
+        raise InstructMineError(
+            f"the task '{name}' measures perplexity, which is no score of a question: make its rows an evaluation set"
+        )
     files = _absolute_files(merged, yaml)
     if files is not None:
         overrides["dataset_kwargs"] = {**merged["dataset_kwargs"], "data_files": files}
