@@ -195,20 +195,21 @@ class Endpoint:
         import openai
 
         while True:
-            sent = self._accepted(body)
+            sent, refusal = self._accepted(body), None
             try:
                 raw = self._opened().chat.completions.with_raw_response.create(model=self.model, **sent)
             except openai.APIStatusError as error:
-                found = self._judged(error, sent)
-                if found is None:
-                    continue
-                return found
+                refusal = error
             except openai.APITimeoutError:
                 raise _TransientError(f"did not answer within {self.timeout:g} seconds") from None
             except openai.APIConnectionError as error:
                 cause = self._clean(one_line(error.__cause__ or error, first=True))
                 raise _TransientError(f"cannot be reached ({cause})") from None
-            return self._parsed(raw.text, raw.headers.get("content-type") or "")
+            if refusal is None:
+                return self._parsed(raw.text, raw.headers.get("content-type") or "")
+            # Outside of `except`: a traceback would show the library's own error, which may quote the key.
+            if (found := self._judged(refusal, sent)) is not None:
+                return found
 
     def _accepted(self, body: Mapping[str, Any]) -> dict[str, Any]:
         with self._lock:
