@@ -132,8 +132,7 @@ def effective_count(clusters: Clusters) -> float:
 def share(clusters: Clusters, confidence: float) -> Estimate:
     """A mean of scores from 0 to 1, with Wilson's interval at the effective number of scores and Student's t.
 
-    It stays within 0 and 1, and it has a width where all scores are alike. Percentiles of a bootstrap over questions
-    have neither: near 1 they miss the truth in most draws (`benchmarks/judge_simulations.py`).
+    It stays within 0 and 1, and it has a width where all scores are alike. docs/judge.md says how often it holds.
     """
     if clusters.df < 1:
         return Estimate(clusters.mean, 0.0, 1.0, "one question")

@@ -1,6 +1,7 @@
 """The win rate at equal length: a logistic regression on the difference in length."""
 
 import math
+import warnings
 
 import numpy as np
 from scipy.special import expit, stdtrit
@@ -72,7 +73,9 @@ def _intercept(scores: np.ndarray, longer: np.ndarray, codes: np.ndarray) -> tup
     import statsmodels.api as sm
 
     regressors = np.column_stack([np.ones_like(longer), longer])
-    fit = sm.GLM(scores, regressors, family=sm.families.Binomial()).fit()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of separation, which is looked at before
+        fit = sm.GLM(scores, regressors, family=sm.families.Binomial()).fit()
     residuals, weights = scores - fit.fittedvalues, fit.fittedvalues * (1 - fit.fittedvalues)
     questions = int(codes.max()) + 1
     scored = np.column_stack([np.bincount(codes, residuals * column) for column in regressors.T])
