@@ -276,7 +276,8 @@ def test_options_without_sense_are_refused(tiny, tmp_path, options, told):
 
 
 def test_a_prompt_that_the_template_refuses_is_told_before_the_first_answer(tmp_path):
-    refusing = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no') }}{% endif %}{% endfor %}"
+    refusal = "{% if m.role == 'system' %}{{ raise_exception('no') }}{% endif %}"
+    refusing = "{% for m in messages %}" + refusal + "{{ m.content }}<|im_end|>{% endfor %}"
     tokenizer = byte_tokenizer(chat_template=refusing)
     model = causal_model("llama", tokenizer)
     rows = [

@@ -56,7 +56,7 @@ def test_a_judge_that_always_takes_the_first_gives_ties_alone(stub, models, tmp_
     stub.reply = lambda body: '{"explanation": "", "verdict": "A"}'
     rule = him.judge(models, PROMPTS, "openai:judge-1", tmp_path / "out").preferences["rule"]
     assert (rule.win, rule.tie, rule.lose, rule.disagreements) == (0, 4, 0, 4)
-    assert rule.position_bias.first.value == 1.0 and rule.position_bias.favoured == "first"
+    assert (rule.position_bias.first.value, rule.position_bias.second.value) == (1.0, 0.0)
 
 
 def test_turns_are_clustered_by_question_and_references_shown_in_maths_alone(stub, answer_file, tmp_path):

@@ -82,10 +82,7 @@ class Score:
         sums = clustered(values[known], codes_of(objects(questions)[known]))
         low, high = 1.0, 10.0
         if sums.df >= 1:
-            ends = bootstrap(
-                lambda drawn: (drawn @ sums.sums) / (drawn @ sums.counts),
-                len(sums.sums), np.random.default_rng(seed), 0.95, 5000,
-            )  # fmt: skip
+            ends = bootstrap(sums, seed, 0.95, 5000)
             low, high = max(low, ends[0]), min(high, ends[1])
         means = [values[known & (turn_of == turn)] for turn in range(int(turn_of.max()) + 1)]
         by_turn = [float(found.mean()) if len(found) else float("nan") for found in means]
