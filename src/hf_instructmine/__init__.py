@@ -35,6 +35,7 @@ _PUBLIC = {
     "power": "comparison.power",
     "Noise": "comparison.power",
     "usual_strategies": "comparison.strategies",
+    "evaluate_models": "evaluation.models",
     "judge": "evaluation.judge",
     "Judgement": "evaluation.judgement",
     "search_size": "search.search",

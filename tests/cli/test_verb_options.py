@@ -26,6 +26,7 @@ BEHIND = {
     "select": [him.Selector, him.Selector.select, Selection.save_to_disk],
     "search-size": [him.search_size, him.size_report],
     "compare": [him.compare_strategies, him.usual_strategies],
+    "evaluate": [him.evaluate_models],
     "judge": [him.judge],
     "push": [him.push_runs, Selection.push_to_hub],
     "demo": [run_demo],

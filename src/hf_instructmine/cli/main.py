@@ -14,10 +14,11 @@ from typing import Any
 
 from .. import __version__
 from ..errors import InstructMineError, one_line
-from . import compare, demo, finetune, fit, judge, push, score, search_size, select, sweep
+from . import compare, demo, evaluate, finetune, fit, judge, push, score, search_size, select, sweep
 
 
-VERBS = (score, finetune, sweep, fit, select, search_size, compare, judge, push, demo)  # in the order of a user's way
+# In the order of a user's way.
+VERBS = (score, finetune, sweep, fit, select, search_size, compare, evaluate, judge, push, demo)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

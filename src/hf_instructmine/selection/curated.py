@@ -60,7 +60,8 @@ class Selection(SelectionRecord):
 
         Args:
             evidence ([`StrategyComparison`]): Of this rule with a random choice, and with other
-                strategies: from [`~comparison.compare_strategies`] or [`~comparison.load_comparison`].
+                strategies: from [`~comparison.compare_strategies`] or [`~comparison.load_comparison`]. An
+                [`Evaluation`] of models joins it, with a warning: on what these were trained is not recorded.
 
         Raises:
             [`InstructMineError`]: Where no strategy of the comparison is this rule.
