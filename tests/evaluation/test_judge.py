@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,60 @@ def test_each_answer_may_be_rated(stub, models, tmp_path):
     assert found.differences["rule"].estimate == 4.5
     assert len(stub.bodies) == 8 and "rule less base" in found.summary()
     assert json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_a_judge_asked_again_agrees_with_itself_and_another_may_not(stub, models, tmp_path):
+    one = him.judge(models, PROMPTS, "openai:judge-1", tmp_path / "one")
+    again = him.judge(models, PROMPTS, "openai:judge-1", tmp_path / "again", seed=1)
+    assert (one.agreement(again)["rule"].raw, one.agreement(again)["rule"].pairs) == (1.0, 4)
+    stub.reply = lambda body: '{"explanation": "", "verdict": "A"}'
+    other = him.judge(models, PROMPTS, "openai:judge-1", tmp_path / "other", seed=2)
+    assert one.agreement(other)["rule"].raw == 0.25
+    with pytest.raises(InstructMineError, match="are of other prompts"):
+        one.agreement(replace(other, places=other.places[:3]))
+
+
+# --- People ---------------------------------------------------------------------------------------------------------
+
+
+def test_people_tell_what_the_judge_is_worth(stub, models, tmp_path):
+    people = [{"row": 0, "score": 1}, {"row": 0, "score": 1}, {"row": 0, "score": 0}, {"row": 1, "score": 1},
+              {"row": 2, "score": 0}]  # fmt: skip
+    found = him.judge(models, PROMPTS, "openai:judge-1", tmp_path / "out", people=people)
+    assert (found.people["rule"].raw, found.people["rule"].pairs) == (pytest.approx(2 / 3), 3)
+    # It is right where people hold the rule's answer better, and wrong where they do not: it tells nothing.
+    assert found.preferences["rule"].corrected is None
+    assert "'rule' has no corrected win rate: no correction by this judge" in found.summary()
+    assert "People on rule: the same verdict in 67% of 3 pairs" in found.summary()
+    assert json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_people_correct_a_judge_that_follows_them(stub, answer_file, tmp_path):
+    models = {
+        "base": answer_file("base", "bad", "good", "bad", "good"),
+        "rule": answer_file("rule", *["good", "bad"] * 2),
+    }
+    people = [{"row": row, "score": 1 - row % 2} for row in range(4)]
+    found = him.judge(models, PROMPTS, "openai:judge-1", tmp_path / "out", people=people)
+    assert found.preferences["rule"].corrected.value == found.preferences["rule"].win_rate.value == 0.5
+    assert not found.notes
+
+
+@pytest.mark.parametrize(
+    ("people", "told"),
+    [
+        ([{"row": 9, "score": 1}], "row 0 of people's verdicts: the prompts have no row 9, turn 0"),
+        ([{"row": 0, "score": 2}], "row 0 of people's verdicts: score must be 1, 0.5 or 0, not 2"),
+        ([{"row": 0, "score": 1, "model": "gpt"}], "row 0 of people's verdicts is of 'gpt': the models are rule"),
+        ([{"line": 0, "score": 1}], "people's verdicts have no column 'row': they need row, score"),
+        ([{"row": 0, "score": 1}], "people's verdicts on 'rule' are all on one side"),
+    ],
+)
+def test_verdicts_of_people_that_are_of_no_use_are_told_before_any_call(stub, models, tmp_path, people, told):
+    with pytest.raises(InstructMineError) as error:
+        him.judge(models, PROMPTS, "openai:judge-1", tmp_path / "out", people=people)
+    assert told in str(error.value) and "\n" not in str(error.value)
+    assert not stub.bodies and not (tmp_path / "out").exists()
 
 
 # --- What goes wrong on the way -----------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from .options import SOURCE, add_verb, pick
 OTHERWISE = {
     "models": "from model",
     "columns": "from --columns",
-    "calibration": "is fitted to people's verdicts in Python",
+    "calibration": "known from elsewhere, in Python alone; --people gives one",
 }
 
 
@@ -69,6 +69,11 @@ def add_options(verbs: Any) -> None:
     verb.add_argument(
         "--prices", nargs=2, type=float, metavar=("IN", "OUT"), help="of a million tokens: tells what it will cost"
     )
+    verb.add_argument(
+        "--people", metavar="SOURCE",
+        help="people's verdicts on some of the pairs (row, score, and turn and model where there are several): tells "
+        "how the judge agrees with them, and corrects its win rate",
+    )  # fmt: skip
     verb.add_argument("--seed", type=int, default=0, help="of all draws")
     verb.add_argument("--dry-run", action="store_true", help="say what it takes; write and ask nothing")
     verb.add_argument("--output-dir", metavar="DIR", help="folder for answers, verdicts and the summary")

@@ -18,6 +18,7 @@ from .journal import Journal
 from .judgement import Judgement
 from .judging import REPLIES, Judging
 from .local_judge import LocalJudge
+from .people import read_people
 from .questions import Question, read_questions
 
 
@@ -48,6 +49,7 @@ def judge(
     timeout: float = 120.0,
     retry_delays: Sequence[float] = RETRY_DELAYS,
     prices: Sequence[float] | None = None,
+    people: Any = None,
     calibration: Calibration | None = None,
     seed: int = 0,
     dry_run: bool = False,
@@ -84,7 +86,10 @@ def judge(
         timeout (`float`, defaults to 120): Seconds to wait for an answer of the server.
         retry_delays (`Sequence[float]`): Seconds before each further attempt, where a server is busy.
         prices (`Sequence[float]`, *optional*): Of a million tokens in, and out: the estimate then tells the cost.
-        calibration ([`Calibration`], *optional*): How the judge follows people; gives a corrected win rate.
+        people (*optional*): People's verdicts on some of the pairs, in whatever [`as_dataset`] takes: `row`, `score`
+            (1 where the model is better, 0 where the baseline is, 0.5 for a tie), and `turn` and `model` where there
+            are several. Tells how the judge agrees with them, and gives a corrected win rate.
+        calibration ([`Calibration`], *optional*): How the judge follows people, known from elsewhere, in their place.
         seed (`int`, defaults to 0): Of all draws.
         dry_run (`bool`, defaults to `False`): Says what it takes, and writes and asks nothing.
 
@@ -97,7 +102,10 @@ def judge(
     """
     decoding = Decoding(max_new_tokens, temperature, seed, batch_size)
     names = _check_names(models, baseline, mode)
+    if people is not None and (mode == "single" or calibration is not None):
+        raise InstructMineError("people's verdicts are on pairs, and give a calibration: leave out the other")
     questions = _with_shown(read_questions(prompts, columns, references), references is not None)
+    labels = None if people is None else read_people(people, questions, names[1:])
     records = Records(output_dir)
     if judge.startswith("openai:"):
         cache = Journal(records.folder / REPLIES)
@@ -117,7 +125,7 @@ def judge(
         if not is_free:
             raise InstructMineError(f"another process judges in '{output_dir}': let it, or name another folder")
         session.run()
-    found = session.judgement(named, calibration)
+    found = session.judgement(named, calibration, labels)
     with written_whole(records.folder / _PAGE) as partial:
         partial.write_text(found.markdown(), encoding="utf-8")
     return found

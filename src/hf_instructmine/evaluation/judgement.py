@@ -10,7 +10,7 @@ from ..errors import InstructMineError
 from ..outputs.markdown import count, fenced
 from .intervals import bootstrap, clustered, codes_of, objects
 from .paired import ScoreDifference, paired_scores
-from .pairs import Preference
+from .pairs import Agreement, Preference, agreement
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,11 @@ class Judgement:
         usage (`tuple[int, int]`, *optional*): Tokens that the server says it has read and written, of all replies in
             the folder; None where it does not say, or the judge is local.
         plan ([`Plan`], *optional*): What it takes, of a dry run, which has nothing else.
+        places (`list[tuple[int, int]]`): Row of the prompts and turn of each verdict.
+        verdicts (`dict[str, list[float]]`): By model, its score in both orders together, or its rating, at each place;
+            NaN where there is none.
+        people (`dict[str, Agreement]`): By model, how the judge agrees with people, where their verdicts were given.
+        notes (`list[str]`): What else is to be known.
     """
 
     judge: str
@@ -128,6 +133,28 @@ class Judgement:
     cut_answers: dict[str, int] = field(default_factory=dict)
     usage: tuple[int, int] | None = None
     plan: Plan | None = None
+    places: list[tuple[int, int]] = field(default_factory=list)
+    verdicts: dict[str, list[float]] = field(default_factory=dict)
+    people: dict[str, Agreement] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def agreement(self, other: "Judgement") -> dict[str, Agreement]:
+        """How two judgements of the same models agree: the same judge asked again with another seed, or another judge.
+
+        Args:
+            other ([`Judgement`]): Of the same prompts, mode and baseline.
+
+        Returns:
+            `dict[str, Agreement]`: By model: the share of equal verdicts, and Cohen's kappa.
+
+        Raises:
+            [`InstructMineError`]: Where the two are of other prompts, modes, baselines or models.
+        """
+        mine, its = ((j.mode, j.baseline, j.places, sorted(j.verdicts)) for j in (self, other))
+        for name, one, another in zip(("mode", "baseline", "prompts", "models"), mine, its):
+            if one != another:
+                raise InstructMineError(f"the two judgements are of other {name}: judge the same with both")
+        return {name: agreement(scores, other.verdicts[name]) for name, scores in self.verdicts.items()}
 
     def summary(self) -> str:
         """The numbers as lines of plain text."""
@@ -141,7 +168,7 @@ class Judgement:
 
     def _doubts(self) -> list[str]:
         """What else has to be known to read the numbers."""
-        found = []
+        found = [f"People on {name}: {told}." for name, told in self.people.items()] + self.notes
         if self.problems:
             told = ", ".join(f"{number} {reason}" for reason, number in sorted(self.problems.items()))
             found.append(f"Verdicts that there are not: {told}.")
@@ -162,6 +189,7 @@ class Judgement:
             "judge": self.judge, "mode": self.mode, "baseline": self.baseline, "problems": self.problems,
             "asked_again": self.asked_again, "cut_answers": self.cut_answers, "usage": self.usage,
         }  # fmt: skip
+        plain["people"] = {name: _without_nan(asdict(found)) for name, found in self.people.items()}
         plain["preferences"] = {name: found.to_dict() for name, found in self.preferences.items()}
         plain["scores"] = {name: _without_nan(asdict(found)) for name, found in self.scores.items()}
         plain["differences"] = {name: found.to_dict() for name, found in self.differences.items()}

@@ -9,6 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm.auto import tqdm
 
 from ..errors import InstructMineError
@@ -30,7 +31,8 @@ from .generation import (
 from .journal import Journal
 from .judgement import Judgement, Plan, Score, differences_of
 from .local_judge import LocalJudge
-from .pairs import Judged, preference
+from .pairs import Judged, Preference, agreement, preference
+from .people import Labels, placed
 from .prompts import Inquiry, ask_pair, ask_single
 from .prompts import prompts_digest as words_digest
 from .questions import Question
@@ -206,8 +208,8 @@ class Judging:
         answers = Answers(self.records.folder, name, self.questions)
         return answers.missing() - (len(answers.journal.read()) if answers.journal.path.exists() else 0)
 
-    def judgement(self, named: str, calibration: Calibration | None) -> Judgement:
-        """What the verdicts come to.
+    def judgement(self, named: str, calibration: Calibration | None, labels: Labels | None = None) -> Judgement:
+        """What the verdicts come to; `labels` are people's, of [`read_people`].
 
         Raises:
             [`InstructMineError`]: Where there is no usable verdict at all.
@@ -221,11 +223,12 @@ class Judging:
             asked_again=sum(line["asked"] > 1 for line in lines),
             cut_answers={n: sum(not a.stopped for turns in rows for a in turns) for n, rows in self.answers.items()},
             usage=self._usage(),
+            places=[(question.row, turn) for question, turn in self._places()],
         )
         if self.mode == "single":
             self._rate(found)
         else:
-            self._compare(found, calibration)
+            self._compare(found, calibration, labels or {})
         if not found.preferences and not found.scores:
             told = ", ".join(f"{number} {reason}" for reason, number in found.problems.items())
             raise InstructMineError(f"the judge gave no usable verdict ({told}): name another judge, or see {REPLIES}")
@@ -244,7 +247,7 @@ class Judging:
         found = [self.lines[name, question.row, turn, order]["score"] for question, turn in self._places()]
         return [float("nan") if score is None else score for score in found]
 
-    def _compare(self, found: Judgement, calibration: Calibration | None) -> None:
+    def _compare(self, found: Judgement, calibration: Calibration | None, labels: Labels) -> None:
         questions = [question.name for question, _ in self._places()]
         categories = [question.category or "none" for question, _ in self._places()]
         for name in self.sources:
@@ -260,10 +263,25 @@ class Judging:
                 unit="characters",
                 categories=categories if set(categories) != {"none"} else None,
             )
+            found.verdicts[name] = judged.scores.tolist()
             if judged.usable.any():
-                found.preferences[name] = preference(judged, calibration=calibration, seed=self.seed)
+                people = placed(labels[name], found.places) if name in labels else None
+                found.preferences[name] = self._preference(found, name, judged, calibration, people)
             else:
                 logger.warning("'%s' is left out: no pair has a verdict in both orders", name)
+
+    def _preference(
+        self, found: Judgement, name: str, judged: Judged, calibration: Calibration | None, people: np.ndarray | None
+    ) -> Preference:
+        """Corrected by what the judge is worth, where that is known; a judge that guesses corrects nothing."""
+        try:
+            if people is not None:
+                found.people[name] = agreement(judged.scores, people)
+                calibration = Calibration.fit(judged.scores, people, judged.questions)
+            return preference(judged, calibration=calibration, seed=self.seed)
+        except InstructMineError as error:  # hours of verdicts are not lost for it
+            found.notes.append(f"'{name}' has no corrected win rate: {error}.")
+            return preference(judged, seed=self.seed)
 
     def _lengths(self, name: str) -> list[float]:
         texts = [self.answers[name][question.row][turn].text for question, turn in self._places()]
@@ -272,6 +290,7 @@ class Judging:
     def _rate(self, found: Judgement) -> None:
         questions, turns = [q.name for q, _ in self._places()], [turn for _, turn in self._places()]
         ratings = {name: self._scores(name, "forward") for name in self.sources}
+        found.verdicts = ratings
         for name, values in ratings.items():
             if all(value != value for value in values):
                 logger.warning("'%s' is left out: none of its answers has a rating", name)

@@ -272,6 +272,10 @@ class Agreement:
     kappa: float
     pairs: int
 
+    def __str__(self) -> str:
+        kappa = "not known" if self.kappa != self.kappa else f"{self.kappa:.2f}"
+        return f"the same verdict in {self.raw:.0%} of {self.pairs} pairs, kappa {kappa}" if self.pairs else "no pair"
+
 
 def agreement(first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray) -> Agreement:
     """Compares two series of verdicts, of shape `(pairs,)`: 1, 0.5, 0, or NaN for none."""
