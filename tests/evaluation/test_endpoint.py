@@ -74,7 +74,10 @@ LASTING = {
     "405": (status(405), "refuses the request"),
     "a web page": (page(), "answers with a web page, not as an API: check base_url"),
     "a long wait": (status(429, Retry_After="7200"), "asks to wait for 7200 seconds"),
-    "a wait until a date": (status(503, Retry_After=http_date(9000)), "asks to wait for (89|90)"),
+    "a wait until a date": (
+        lambda *asked: status(503, Retry_After=http_date(9000))(*asked),  # the date is of when it is asked
+        "asks to wait for (89|90)",
+    ),
 }
 
 

@@ -127,9 +127,9 @@ def test_llama_2_is_finetuned_as_in_the_paper():
 
 @pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: path.stem)
 def test_no_recipe_reports_anywhere_or_runs_code_from_the_hub_unasked(path):
-    settings = yaml.safe_load(path.read_text())
-    assert settings.get("report_to", "none") == "none"
-    assert "trust_remote_code" not in settings
+    assert "trust_remote_code" not in path.read_text()
+    if path.parent.name != "tasks":  # which are lm-eval's, with tags of its own
+        assert yaml.safe_load(path.read_text()).get("report_to", "none") == "none"
 
 
 # Accelerate's configurations
