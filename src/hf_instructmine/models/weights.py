@@ -144,6 +144,8 @@ def unavailable(what: str, name: str, error: Exception) -> InstructMineError:
         )
     if isinstance(error, ImportError) or any(words in said for words in ("unexpected keyword", "memory")):
         return InstructMineError(cannot + said)
+    if name.startswith(("/", "./", "../", "~")) and not Path(name).exists():
+        return InstructMineError(f"{cannot}there is no such folder")
     if isinstance(error, (OSError, ValueError)) and not isinstance(error, (json.JSONDecodeError, UnicodeError)):
         return InstructMineError(f"{cannot}{said}; give a Hub id (with a network) or a folder that holds it")
     if "ignore_mismatched_sizes" in said:
