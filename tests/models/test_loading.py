@@ -70,7 +70,8 @@ def test_nothing_is_loaded_before_the_first_batch_and_what_is_absent_is_named_in
 
 
 def test_a_folder_that_is_not_there_is_named_in_one_line(tmp_path):
-    with pytest.raises(InstructMineError, match=r"cannot load the tokenizer '.*/absent': there is no such folder") as error:
+    told = r"cannot load the tokenizer '.*/absent': there is no such folder"
+    with pytest.raises(InstructMineError, match=told) as error:
         Perplexity(str(tmp_path / "absent"))(BATCH)
     assert "\n" not in str(error.value)
 
