@@ -83,6 +83,20 @@ def test_mistakes_are_told_in_one_line(files, options, message, capsys):
     assert not (files / "curated").exists()
 
 
+def test_a_pool_is_never_overwritten_by_what_is_chosen_of_it(files, capsys):
+    scored = files / "scored"
+    (scored / "data").mkdir(parents=True)
+    rows = (files / "pool.parquet").read_bytes()
+    (scored / "data/train-00000-of-00001.parquet").write_bytes(rows)
+    for verb, options in {
+        "select": ["--rule", files / "rule", "--size", 2, "--overwrite"],
+        "score": ["--indicator", "OutputLength", "--sample", 3, "--overwrite"],
+    }.items():
+        assert main([str(given) for given in (verb, scored, *options, "--output-dir", scored)]) == 1
+        assert "is where the rows are read from: name another output folder" in capsys.readouterr().err
+    assert (scored / "data/train-00000-of-00001.parquet").read_bytes() == rows
+
+
 def test_quotas_are_read():
     assert parse_quotas(None) is None
     assert parse_quotas(["a=0.1:0.5", "b=:1", "c=0.2:", "d=e=0:"]) == {

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from hf_instructmine import InstructMineError
-from hf_instructmine.outputs.folder import check_output_folder, staged_folder
+from hf_instructmine.outputs.folder import check_output_folder, refuse_foreign, refuse_input, staged_folder
 
 
 def write(folder, text="new"):
@@ -95,3 +95,43 @@ def test_where_another_process_was_first_the_files_are_there_once(tmp_path):
             write(other)
     assert os.listdir(tmp_path) == ["out"]
     assert sorted(os.listdir(target)) == ["README.md", "data"]
+
+
+def test_what_a_killed_process_left_neither_counts_nor_stays_for_ever(tmp_path):
+    for target in (tmp_path / "held", tmp_path / "new"):
+        (tmp_path / "held").mkdir(exist_ok=True)
+        parent = target if target.exists() else tmp_path
+        old, young = (parent / f".{target.name}.{digits}.tmp" for digits in ("0123abcd", "4567abcd"))
+        for stage in (old, young):
+            stage.mkdir()
+        os.utime(old, (0, 0))
+        with staged_folder(target) as stage:
+            write(stage)
+        assert (target / "README.md").exists()
+        assert young.exists() and not old.exists()
+
+
+def test_a_name_with_a_zero_byte_is_refused_in_one_line(tmp_path):
+    with pytest.raises(InstructMineError, match="holds a zero byte"), staged_folder(f"{tmp_path}/a\0b"):
+        pass
+
+
+@pytest.mark.parametrize("source", ["pool", "pool:train", "pool/data/train-00000-of-00001.parquet"])
+def test_where_rows_are_read_from_nothing_is_written(tmp_path, monkeypatch, source):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pool").mkdir()
+    write(tmp_path / "pool")
+    (tmp_path / "pool/data/train-00000-of-00001.parquet").touch()
+    with pytest.raises(InstructMineError, match="is where the rows are read from: name another output folder"):
+        refuse_input(tmp_path / "pool", [source])
+    refuse_input(tmp_path, [source])
+    refuse_input(tmp_path / "pool/scored", [source])
+
+
+def test_a_readme_of_something_else_is_not_replaced(tmp_path):
+    refuse_foreign(tmp_path / "absent", "estimator.json", "rule")
+    (tmp_path / "README.md").write_text("my project")
+    with pytest.raises(InstructMineError, match=r"holds a README\.md that is of no rule: name another folder"):
+        refuse_foreign(tmp_path, "estimator.json", "rule")
+    (tmp_path / "estimator.json").touch()
+    refuse_foreign(tmp_path, "estimator.json", "rule")

@@ -7,7 +7,7 @@ from typing import Any
 import hf_instructmine as him
 
 from ..errors import InstructMineError
-from ..outputs.folder import check_output_folder
+from ..outputs.folder import check_output_folder, refuse_foreign
 from .options import add_verb, pick
 
 
@@ -56,8 +56,10 @@ def add_options(verbs: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Runs the verb."""
     from ..data.inputs import load_pool
+    from ..estimator.file import FILE_NAME
 
     check_output_folder(args.output_dir, overwrite=True)
+    refuse_foreign(args.output_dir, FILE_NAME, "rule")
     runs = him.load_runs(args.runs) if Path(args.runs, "sweep.json").is_file() else load_pool([args.runs])
     targets = args.target or [name for name in runs.column_names if name.startswith("loss_")][:1]
     if not targets:

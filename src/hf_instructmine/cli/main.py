@@ -14,6 +14,7 @@ from typing import Any
 
 from .. import __version__
 from ..errors import InstructMineError, one_line
+from ..outputs.folder import refuse_input
 from . import compare, demo, evaluate, finetune, fit, judge, push, score, search_size, select, sweep
 
 
@@ -26,6 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     args = _parse(argv)
     try:
+        if getattr(args, "input", None) and getattr(args, "output_dir", None):
+            refuse_input(args.output_dir, args.input)
         return args.run(args) or 0
     except InstructMineError as error:
         print(f"instructmine {args.verb}: {error}", file=sys.stderr)

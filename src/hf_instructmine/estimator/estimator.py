@@ -14,7 +14,7 @@ import numpy as np
 
 from ..data.containers import as_table
 from ..errors import InstructMineError
-from ..outputs.folder import staged_folder
+from ..outputs.folder import refuse_foreign, staged_folder
 from ..regression.fit import FitOptions, fit_rule
 from ..regression.runs import read_runs
 from ..regression.terms import Term
@@ -206,8 +206,10 @@ class LossEstimator(Rule):
         """Writes `estimator.json` and a model card with figures to a folder, which is made where absent.
 
         Raises:
-            [`InstructMineError`]: Where the folder cannot be written, or for an AutoML rule.
+            [`InstructMineError`]: Where the folder cannot be written or holds a README of something else, or for an
+                AutoML rule.
         """
+        refuse_foreign(save_directory, estimator_file.FILE_NAME, "rule")
         with staged_folder(save_directory, overwrite=True) as stage:
             self._write(stage)
 

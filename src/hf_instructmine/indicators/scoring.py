@@ -25,7 +25,8 @@ from ..data.unread import describe_unread, unread_columns
 from ..errors import InstructMineError
 from ..models.rendering import RefusedByTemplateError
 from ..outputs.digests import fast_digest
-from ..outputs.files import written_whole
+from ..outputs.files import write_parquet, written_whole
+from ..outputs.folder import refuse_input, resolved
 from ..outputs.records import Records
 from .base import Indicator
 
@@ -74,6 +75,7 @@ def score(
             or the model of any indicator is not there.
     """
     indicators = _checked_indicators(indicators)
+    folder = None if output_dir is None else _folder_beside(pool, output_dir)
     if num_proc < 1:
         raise InstructMineError(f"num_proc={num_proc} scores nothing: it is the number of processes, 1 or more")
     pool = as_dataset(pool, "pool", columns=next((i.columns for i in indicators if i.columns is not None), None))
@@ -81,7 +83,6 @@ def score(
     unread = _find_unread(pool, indicators)
     for indicator in indicators:
         indicator.check_available()
-    folder = None if output_dir is None else Path(output_dir)
     work = None if folder is None else _open_work(folder, pool, overwrite)
     earlier = {} if folder is None or overwrite else _earlier_run(folder)
     for indicator in indicators:
@@ -113,6 +114,12 @@ def score(
         if counts["nan"] or counts["notes"]:
             logger.warning("%s", describe_counts(name, counts))
     return scored
+
+
+def _folder_beside(pool: Any, output_dir: str | Path) -> Path:
+    if isinstance(pool, str | Path):
+        refuse_input(output_dir, [pool])
+    return resolved(output_dir)
 
 
 def describe_counts(name: str, counts: Mapping[str, Any]) -> str:
@@ -336,7 +343,7 @@ def _write_output(scored: Dataset, provenance: Mapping, report: Mapping, folder:
     written = [folder / "data" / f"train-{i:05d}-of-{files:05d}.parquet" for i in range(files)]
     for i, path in enumerate(written):
         with written_whole(path) as partial:
-            scored.shard(files, i, contiguous=True).to_parquet(str(partial))
+            write_parquet(scored.shard(files, i, contiguous=True), partial)
     for path in set(_data_files(folder)) - set(written):
         path.unlink()
     # `indicators.json` comes last: where it is, the rest is complete.

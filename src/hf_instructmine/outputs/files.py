@@ -4,8 +4,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import InstructMineError
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 @contextmanager
@@ -41,6 +46,19 @@ def writing(path: Path) -> Iterator[None]:
         raise InstructMineError(
             f"cannot write '{path}': {error.strerror or error}; what is finished is kept: mend it and start again"
         ) from error
+
+
+def write_parquet(dataset: "Dataset", path: Path, batch_size: int | None = None) -> None:
+    """Writes a table as Parquet, so that a full disk is an `OSError`.
+
+    Content-defined chunking, the default of `to_parquet`, ends the whole process on one (pyarrow 21 to 26).
+
+    Args:
+        dataset (`Dataset`): The table.
+        path (`Path`): Of the file.
+        batch_size (`int`, *optional*): Rows of a group.
+    """
+    dataset.to_parquet(str(path), batch_size=batch_size, use_content_defined_chunking=False)
 
 
 def sync(path: Path) -> None:

@@ -1,14 +1,19 @@
 """Output folders that are either complete or absent."""
 
 import os
+import re
 import shutil
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import InstructMineError
 from .files import sync
+
+
+_OLD = 24 * 3600.0  # seconds
 
 
 def check_output_folder(folder: str | Path, overwrite: bool = False) -> None:
@@ -18,11 +23,45 @@ def check_output_folder(folder: str | Path, overwrite: bool = False) -> None:
         [`InstructMineError`]: Where the folder cannot be written, is a file, or holds files already and `overwrite` is
             `False`.
     """
-    target = _resolve(folder)
+    target = resolved(folder)
     absent = [parent for parent in target.parents if not parent.exists()]
     _make_stage(target, overwrite).rmdir()
     for parent in absent:
         parent.rmdir()
+
+
+def refuse_input(folder: str | Path, inputs: Sequence[str | Path]) -> None:
+    """Refuses to write where the rows are read from: what is written would take their place.
+
+    Args:
+        folder (`str` or `Path`): Where it is to be written.
+        inputs (`Sequence` of `str` or `Path`): Files, folders or Hub ids that are read, with `:split` or without.
+
+    Raises:
+        [`InstructMineError`]: Where one of them is the folder, or is in its `data`.
+    """
+    target = resolved(folder).resolve()
+    for name in map(str, inputs):
+        for path in (name, name.partition(":")[0]):
+            place = resolved(path).resolve()
+            if place.exists() and (place == target or target / "data" in (place, *place.parents)):
+                raise InstructMineError(f"'{folder}' is where the rows are read from: name another output folder")
+
+
+def refuse_foreign(folder: str | Path, file: str, kind: str) -> None:
+    """Refuses to replace a README that is of something else.
+
+    Args:
+        folder (`str` or `Path`): Where a README and `file` are to be written.
+        file (`str`): What stands beside a README of ours.
+        kind (`str`): What that is, such as `"rule"`.
+
+    Raises:
+        [`InstructMineError`]: Where there is a README without that file.
+    """
+    target = resolved(folder)
+    if (target / "README.md").exists() and not (target / file).exists():
+        raise InstructMineError(f"'{folder}' holds a README.md that is of no {kind}: name another folder")
 
 
 @contextmanager
@@ -40,7 +79,7 @@ def staged_folder(folder: str | Path, overwrite: bool = False) -> Iterator[Path]
     Raises:
         [`InstructMineError`]: As [`check_output_folder`] does, before the block is entered; and where writing fails.
     """
-    target = _resolve(folder)
+    target = resolved(folder)
     stage = _make_stage(target, overwrite)
     try:
         yield stage
@@ -58,7 +97,14 @@ def staged_folder(folder: str | Path, overwrite: bool = False) -> Iterator[Path]
         shutil.rmtree(stage, ignore_errors=True)
 
 
-def _resolve(folder: str | Path) -> Path:
+def resolved(folder: str | Path) -> Path:
+    """Where a folder is, with `~` for the home folder.
+
+    Raises:
+        [`InstructMineError`]: Where its name holds a zero byte.
+    """
+    if "\0" in str(folder):
+        raise InstructMineError(f"{str(folder)!r:.80} holds a zero byte, which no name of a file may: name another")
     return Path(folder).expanduser().absolute()
 
 
@@ -89,11 +135,26 @@ def _refuse_mixture(stage: Path, target: Path) -> None:
         )
 
 
+def _is_stage(name: str, target: Path) -> bool:
+    return re.fullmatch(rf"\.{re.escape(target.name)}\.[0-9a-f]{{8}}\.tmp", name) is not None
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Removes what a killed process left, once it is so old that no process can still write to it."""
+    for folder in (target, target.parent):
+        found = [entry for entry in folder.iterdir() if _is_stage(entry.name, target)] if folder.is_dir() else []
+        for stage in found:
+            if time.time() - stage.stat().st_mtime > _OLD:
+                shutil.rmtree(stage, ignore_errors=True)
+
+
 def _make_stage(target: Path, overwrite: bool) -> Path:
     try:
         if target.exists() and not target.is_dir():
             raise InstructMineError(f"'{target}' is a file: name a folder, for files cannot be written into it")
+        _remove_leftovers(target)
         held = sorted(entry.name for entry in target.iterdir()) if target.is_dir() else []
+        held = [name for name in held if not _is_stage(name, target)]
         if held and not overwrite:
             some = ", ".join(held[:3]) + (", …" if len(held) > 3 else "")
             raise InstructMineError(

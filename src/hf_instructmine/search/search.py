@@ -18,7 +18,7 @@ from ..errors import InstructMineError
 from ..estimator.estimator import LossEstimator
 from ..finetuning.recipe import Recipe
 from ..outputs.digests import digest
-from ..outputs.files import written_whole
+from ..outputs.files import write_parquet, written_whole
 from ..outputs.records import Records
 from ..selection.selector import Selector
 from ..sweep.executors import Execution
@@ -160,7 +160,7 @@ def search_size(
                 search.run(search.grid("grid-steps", steps))
         table = search.table()
         with written_whole(folder / TRIALS) as unfinished:
-            table.to_parquet(str(unfinished))
+            write_parquet(table, unfinished)
     return table
 
 

@@ -17,6 +17,7 @@ from ..errors import InstructMineError, one_line
 from ..estimator import file as estimator_file
 from ..estimator.estimator import LossEstimator
 from ..outputs.digests import digest
+from ..outputs.files import write_parquet
 from ..outputs.markdown import PARQUET_FILE, CardSection
 from .record import LOG_LOSS, SelectionRecord, SourceCount
 
@@ -40,7 +41,7 @@ def write(record: SelectionRecord, folder: Path) -> None:
     import pyarrow.parquet as pq
 
     (folder / PARQUET_FILE).parent.mkdir()
-    record.dataset.to_parquet(folder / PARQUET_FILE, batch_size=ROWS_IN_GROUP)
+    write_parquet(record.dataset, folder / PARQUET_FILE, ROWS_IN_GROUP)
     # The rule alone: its own card would be in the way of the selection's.
     (folder / estimator_file.FILE_NAME).write_text(
         estimator_file.dumps(estimator_file.content_of(record.estimator)), "utf-8"

@@ -11,6 +11,7 @@ from datasets import Dataset
 from ..data.provenance import get_provenance
 from ..errors import InstructMineError
 from ..finetuning.recipe import Recipe
+from ..outputs.files import write_parquet
 from ..outputs.hub import push_folder
 from ..outputs.markdown import PARQUET_FILE, count, escape, size_category, table, without_paths
 from ..outputs.records import Records
@@ -50,7 +51,7 @@ def push_runs(folder: str | Path, repo_id: str, private: bool = False, token: st
     with tempfile.TemporaryDirectory() as stage:
         data = Path(stage, PARQUET_FILE)
         data.parent.mkdir()
-        runs.to_parquet(data)
+        write_parquet(runs, data)
         build_runs_card(runs, manifest).save(Path(stage, "README.md"))
         return push_folder(
             stage,

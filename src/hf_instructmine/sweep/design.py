@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from ..data.texts import pool_digest
 from ..errors import InstructMineError
-from ..outputs.files import written_whole
+from ..outputs.files import write_parquet, written_whole
 from ..outputs.records import Records, differences
 from .design_report import design_report
 from .manifest import DESIGN, MANIFEST, MIXTURES
@@ -60,7 +60,7 @@ def design_once(
         mixtures = design_mixtures(scored, embeddings=embeddings, source_column=source_column, **request)
     report = str(design_report(mixtures, scored, embeddings=embeddings, source_column=source_column))
     with written_whole(records.folder / MIXTURES) as partial:
-        mixtures.to_parquet(str(partial))
+        write_parquet(mixtures, partial)
     records.write(records.folder / DESIGN, {"request": asked})
     told = [f"warning: {w.message}" for w in noted if issubclass(w.category, UserWarning)]
     return mixtures, "\n".join([report, *told])
