@@ -94,6 +94,11 @@ def test_a_sample_must_fit_the_pool(tmp_path, rows, sample):
         load_pool([str(tmp_path / "p.parquet")], sample=sample)
 
 
+def test_a_name_that_no_file_can_have_is_one_short_line():
+    with pytest.raises(InstructMineError, match=r"x…' is the name of no file and no dataset: File name too long$"):
+        load_pool("x" * 300)
+
+
 def test_a_split_is_chosen_or_named_among_those_there_are(tmp_path, rows):
     DatasetDict(good=rows, bad=rows.select([0])).save_to_disk(tmp_path / "saved")
     assert len(load_pool([str(tmp_path / "saved")], split="bad")) == 1

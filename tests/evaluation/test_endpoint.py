@@ -280,6 +280,17 @@ def test_what_cannot_be_a_key_is_refused_without_quoting_it(endpoint, monkeypatc
     assert key not in str(told.value)
 
 
+@pytest.mark.parametrize("key", [None, "A", "EMPTY"])
+def test_a_word_in_place_of_a_key_is_left_in_replies(stub, endpoint, tmp_path, monkeypatch, key):
+    monkeypatch.delenv("OPENAI_API_KEY")
+    if key is not None:
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+    stub.key = key or "none"
+    stub.reply = lambda body: '{"explanation": "none is EMPTY", "verdict": "A"}'
+    assert [verdict.value for _, verdict in endpoint().verdicts([pair()])] == [1.0]
+    assert "none is EMPTY" in (tmp_path / "replies.jsonl").read_text()
+
+
 def test_only_a_server_of_ones_own_needs_no_key(endpoint, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY")
     endpoint()  # at the stub's address

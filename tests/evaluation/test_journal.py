@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from hf_instructmine import InstructMineError
-from hf_instructmine.evaluation.journal import Journal
+from hf_instructmine.evaluation.journal import Journal, read_lines
 
 
 def test_lines_are_read_as_they_were_written(tmp_path):
@@ -34,6 +34,18 @@ def test_a_damaged_line_is_told_and_counts_as_missing(tmp_path, caplog):
     journal.path.write_bytes(journal.path.read_bytes().replace(b'{"b"', b'\x00\xff"'))
     assert journal.read() == [{"a": 1}, {"c": 3}]
     assert "'lines.jsonl', line 2 is damaged" in caplog.text
+
+
+@pytest.mark.parametrize("end", ["\n", ""])
+def test_a_file_of_somebody_elses_is_read_to_its_end_and_stays_as_it_is(tmp_path, end):
+    path = tmp_path / "answers.jsonl"
+    path.write_text('{"row": 0}\n{"row": 1}' + end)
+    assert read_lines(path) == [{"row": 0}, {"row": 1}]
+    assert path.read_text() == '{"row": 0}\n{"row": 1}' + end
+    path.write_text("")
+    assert read_lines(path) == []
+    with pytest.raises(InstructMineError, match="cannot read"):
+        read_lines(tmp_path / "absent.jsonl")
 
 
 def test_several_threads_may_append(tmp_path):

@@ -100,6 +100,18 @@ def test_a_judge_asked_again_agrees_with_itself_and_another_may_not(stub, models
         one.agreement(replace(other, places=other.places[:3]))
 
 
+def test_a_mistake_in_a_file_of_answers_leaves_it_and_the_folder_as_they_were(stub, models, tmp_path):
+    with models["rule"].open("a") as file:
+        file.write('{"row": 4, "turn": 0, "answer": "one too many"}')
+    given = models["rule"].read_text()
+    with pytest.raises(InstructMineError, match=r"'rule\.jsonl' has one too many \(row 4, turn 0\)"):
+        him.judge(models, PROMPTS, "openai:judge-1", tmp_path / "out")
+    assert models["rule"].read_text() == given
+    assert not stub.bodies and not (tmp_path / "out").exists()
+    with pytest.raises(InstructMineError, match=r"the model 'rule': there is no file '.*absent\.jsonl' of answers"):
+        him.judge({**models, "rule": tmp_path / "absent.jsonl"}, PROMPTS, "openai:judge-1", tmp_path / "out")
+
+
 # --- People ---------------------------------------------------------------------------------------------------------
 
 

@@ -60,8 +60,8 @@ def test_the_standard_error_is_that_of_leaving_questions_out():
 @pytest.mark.parametrize(
     ("scores", "difference", "reason"),
     [
-        ([1.0] * 30, range(30), "B wins or ties on 0 questions"),
-        ([0.0] * 5 + [1.0] * 25, range(30), "B wins or ties on 5 questions, 10 are needed"),
+        ([1.0] * 30, range(30), "the baseline wins or ties on 0 questions"),
+        ([0.0] * 5 + [1.0] * 25, range(30), "the baseline wins or ties on 5 questions, 10 are needed"),
         ([0.0] * 15 + [1.0] * 15, range(30), "length alone separates wins from losses"),
         ([0.0, 1.0] * 15, [7] * 30, "all pairs have the same difference in length"),
         ([0.0, 1.0] * 15, [float("nan"), *range(29)], "1 pairs have no lengths"),

@@ -104,6 +104,8 @@ def test_a_yaml_of_the_users_by_file_and_by_folder(local):
 
 def test_its_data_files_are_found_beside_it(local):
     (leaf,) = resolve(["sums"], include_path=local)[0].leaves
+    with pytest.raises(InstructMineError, match="include_path: there is no folder"):
+        resolve(["own_response"], include_path=local / "absent")
     assert leaf.overrides["dataset_kwargs"]["data_files"] == {"test": str(local / "questions.jsonl")}
 
 

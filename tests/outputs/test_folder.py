@@ -116,6 +116,17 @@ def test_a_name_with_a_zero_byte_is_refused_in_one_line(tmp_path):
         pass
 
 
+def test_a_home_folder_of_nobody_is_refused_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with (
+        pytest.raises(InstructMineError, match="in the home folder of nobody here"),
+        staged_folder("~nobody-here/out"),
+    ):
+        pass
+    refuse_input(tmp_path / "out", ["~nobody-here/pool", "x" * 300, "a\0b"])
+    assert os.listdir(tmp_path) == []
+
+
 @pytest.mark.parametrize("source", ["pool", "pool:train", "pool/data/train-00000-of-00001.parquet"])
 def test_where_rows_are_read_from_nothing_is_written(tmp_path, monkeypatch, source):
     monkeypatch.chdir(tmp_path)

@@ -99,6 +99,12 @@ def test_a_folder_of_other_files_is_refused_and_left_as_it_is(records):
     assert [path.name for path in records.folder.iterdir()] == ["thesis.tex"]
 
 
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "taken").touch()
+    with pytest.raises(InstructMineError, match="taken' is a file: choose another output_dir"):
+        Records(tmp_path / "taken").claim("sweep.json", {}, "sweep")
+
+
 def test_what_a_kill_leaves_of_the_first_instant_is_no_other_file(records):
     with records.lock("run"):
         (records.folder / ".sweep.json.4711").write_text('{"checks')

@@ -32,8 +32,17 @@ class Source:
 
     @classmethod
     def parse(cls, text: str) -> "Source":
-        """Reads `path`, `path:split` or `path:config:split`; a file or folder of that very name goes first."""
-        found = None if Path(text).exists() else _SOURCE.fullmatch(text)
+        """Reads `path`, `path:split` or `path:config:split`; a file or folder of that very name goes first.
+
+        Raises:
+            [`InstructMineError`]: Where no file can have that name.
+        """
+        try:
+            found = None if Path(text).exists() else _SOURCE.fullmatch(text)
+        except OSError as error:  # too long
+            raise InstructMineError(
+                f"'{text:.60}…' is the name of no file and no dataset: {error.strerror}"
+            ) from error
         return cls(text) if found is None else cls(**found.groupdict())
 
     @property

@@ -29,6 +29,8 @@ RETRY_DELAYS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 _LONGEST_WAIT = 600.0
 # Tokens of a verdict with its explanation, and of what a judge may think before.
 REPLY_TOKENS = 2048
+# Shorter keys are words that a server of one's own is given, such as "none" or "EMPTY", and stand in replies.
+_LEAST_SECRET = 8
 _OPTIONAL = ("response_format", "temperature", "seed", "max_tokens")
 _TOO_LONG = ("context_length_exceeded", "string_above_max_length")
 _FILTERED = ("content_filter", "content_policy_violation")
@@ -338,6 +340,8 @@ class Endpoint:
 
     def _hidden(self, text: str) -> str:
         """A text without the key: a server may echo what it was sent."""
+        if len(self._key) < _LEAST_SECRET:
+            return text
         for secret in {self._key, quote(self._key, safe="")}:
             text = text.replace(secret, "[key]")
         return text

@@ -16,7 +16,7 @@ from ..models.loading import LoadedModel, ModelSource, describe_source
 from ..models.weights import adapted_model
 from ..outputs.digests import digest
 from ..outputs.records import Records
-from .journal import Journal
+from .journal import Journal, read_lines
 from .questions import Question, read_questions
 
 
@@ -370,7 +370,7 @@ def read_answers(path: Path, name: str, questions: Sequence[Question]) -> list[l
     if before is not None and before.get("prompts") != prompts_digest(questions):
         raise InstructMineError(f"the answers of '{name}' are to other prompts: name those, or another file")
     found: dict[tuple[Any, Any], Answer] = {}
-    for number, line in enumerate(Journal(path).read()):
+    for number, line in enumerate(read_lines(path)):
         text = line.get("answer")
         if not isinstance(text, str) and not line.get("problem"):
             raise InstructMineError(f"line {number + 1} of the answers of '{name}' has no text 'answer'")

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..errors import InstructMineError
 from ..outputs.files import sync, writing
 
 
@@ -40,11 +41,7 @@ class Journal:
                 with self.path.open("r+b") as file:
                     file.truncate(whole)
                 sync(self.path)
-        lines = [(number, _parsed(line)) for number, line in enumerate(content[:whole].split(b"\n")[:-1], 1)]
-        for number, value in lines:
-            if value is None:
-                logger.warning("'%s', line %d is damaged: it counts as missing", self.path.name, number)
-        return [value for _, value in lines if value is not None]
+        return _sound(content[:whole], self.path)
 
     def append(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """Writes lines in one piece and waits until they are on the disk.
@@ -62,6 +59,26 @@ class Journal:
                 os.fsync(file.fileno())
             if is_new:
                 sync(self.path.parent)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Every sound line of a file of somebody else's, which stays as it is: its last line may have no line break.
+
+    Raises:
+        [`InstructMineError`]: Where the file cannot be read.
+    """
+    try:
+        return _sound(path.read_bytes(), path)
+    except OSError as error:
+        raise InstructMineError(f"cannot read '{path}': {error.strerror}") from error
+
+
+def _sound(content: bytes, path: Path) -> list[dict[str, Any]]:
+    lines = [(number, _parsed(line)) for number, line in enumerate(content.removesuffix(b"\n").split(b"\n"), 1)]
+    for number, value in lines if content else ():
+        if value is None:
+            logger.warning("'%s', line %d is damaged: it counts as missing", path.name, number)
+    return [value for _, value in lines if value is not None]
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

@@ -164,6 +164,8 @@ def _source(model: Any, name: str, dtype: str, device: str | None) -> ModelSourc
         raise InstructMineError(f"the model '{name}' is {type(model).__name__}: give a folder, a Hub id or a file")
     if Path(model).is_file():
         return Path(model)
+    if Path(model).suffix == ".jsonl":
+        raise InstructMineError(f"the model '{name}': there is no file '{model}' of answers")
     source, _ = ModelSource.of(str(model), None, "AutoModelForCausalLM", None, dtype=dtype, device=device)
     check_model(source)
     return source

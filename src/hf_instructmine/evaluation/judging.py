@@ -20,7 +20,6 @@ from .calibration import Calibration
 from .endpoint import Endpoint
 from .generation import (
     BESIDE,
-    Answer,
     Answers,
     Decoding,
     model_identity,
@@ -79,7 +78,9 @@ class Judging:
         self.decoding, self.mode, self.ties, self.seed = decoding, mode, ties, seed
         self.baseline = next(iter(sources))
         self.journal = Journal(records.folder / VERDICTS)
-        self.answers: dict[str, list[list[Answer]]] = {}
+        # Before the folder is claimed, so that a mistake in a file can be mended.
+        files = {name: source for name, source in sources.items() if isinstance(source, Path)}
+        self.answers = {name: read_answers(path, name, questions) for name, path in files.items()}
         self.lines: dict[tuple[str, int, int, str], dict[str, Any]] = {}
 
     def claim(self, prices: Sequence[float] | None) -> None:
@@ -125,9 +126,7 @@ class Judging:
         """Answers, then verdicts; what is there already is not made again."""
         self._read_verdicts()
         for name, source in self.sources.items():
-            if isinstance(source, Path):
-                self.answers[name] = read_answers(source, name, self.questions)
-            else:
+            if not isinstance(source, Path):
                 folder = self.records.folder
                 self.answers[name] = write_answers(folder, name, source, self.questions, self.decoding)
         missing = [item for item in self._items() if item.key not in self.lines]

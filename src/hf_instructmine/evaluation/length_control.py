@@ -39,7 +39,7 @@ def length_controlled(
     if not spread > 0:
         return unknown("all pairs have the same difference in length")
     longer = np.tanh(difference / spread)
-    for name, chosen in (("A", scores > 0), ("B", scores < 1)):
+    for name, chosen in (("the model", scores > 0), ("the baseline", scores < 1)):
         questions = len(set(codes[chosen].tolist()))
         if questions < ENOUGH:
             return unknown(f"{name} wins or ties on {questions} questions, {ENOUGH} are needed")

@@ -95,6 +95,8 @@ def resolve(names: Sequence[str], include_path: str | Path | None = None) -> lis
     """
     if isinstance(names, str):
         raise InstructMineError(f"benchmarks is a list of names: write benchmarks=['{names}']")
+    if include_path is not None and not Path(include_path).is_dir():
+        raise InstructMineError(f"include_path: there is no folder '{include_path}'")
     if names:
         _need_lm_eval()
     found: dict[str, Benchmark] = {}
@@ -160,8 +162,6 @@ def _index_of(name: str, include_path: str | Path | None) -> dict[str, Any]:
     import lm_eval.tasks
 
     theirs = Path(lm_eval.tasks.__file__).parent
-    if include_path is not None and not Path(include_path).is_dir():
-        raise InstructMineError(f"include_path: there is no folder '{include_path}'")
     own = {} if include_path is None else _index(Path(include_path).resolve())
     words = name.split("_")
     for length in range(len(words), 0, -1):

@@ -117,8 +117,8 @@ def score(
 
 
 def _folder_beside(pool: Any, output_dir: str | Path) -> Path:
-    if isinstance(pool, str | Path):
-        refuse_input(output_dir, [pool])
+    listed = pool if isinstance(pool, list | tuple) else [pool]
+    refuse_input(output_dir, [source for source in listed if isinstance(source, str | Path)])
     return resolved(output_dir)
 
 

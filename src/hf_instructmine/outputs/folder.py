@@ -6,7 +6,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import InstructMineError
@@ -41,10 +41,9 @@ def refuse_input(folder: str | Path, inputs: Sequence[str | Path]) -> None:
         [`InstructMineError`]: Where one of them is the folder, or is in its `data`.
     """
     target = resolved(folder).resolve()
-    for name in map(str, inputs):
-        for path in (name, name.partition(":")[0]):
-            place = resolved(path).resolve()
-            if place.exists() and (place == target or target / "data" in (place, *place.parents)):
+    for name in [str(name) for name in inputs if "\0" not in str(name)]:  # which no file has
+        for place in (Path(os.path.realpath(os.path.expanduser(path))) for path in (name, name.partition(":")[0])):
+            if os.path.exists(place) and (place == target or target / "data" in (place, *place.parents)):
                 raise InstructMineError(f"'{folder}' is where the rows are read from: name another output folder")
 
 
@@ -101,11 +100,16 @@ def resolved(folder: str | Path) -> Path:
     """Where a folder is, with `~` for the home folder.
 
     Raises:
-        [`InstructMineError`]: Where its name holds a zero byte.
+        [`InstructMineError`]: Where its name holds a zero byte, or there is no such home folder.
     """
     if "\0" in str(folder):
         raise InstructMineError(f"{str(folder)!r:.80} holds a zero byte, which no name of a file may: name another")
-    return Path(folder).expanduser().absolute()
+    found = os.path.expanduser(folder)
+    if found.startswith("~"):
+        raise InstructMineError(
+            f"'{folder}' is in the home folder of nobody here: name another, or write './{folder}'"
+        )
+    return Path(found).absolute()
 
 
 def _files(folder: Path) -> list[Path]:
@@ -144,8 +148,9 @@ def _remove_leftovers(target: Path) -> None:
     for folder in (target, target.parent):
         found = [entry for entry in folder.iterdir() if _is_stage(entry.name, target)] if folder.is_dir() else []
         for stage in found:
-            if time.time() - stage.stat().st_mtime > _OLD:
-                shutil.rmtree(stage, ignore_errors=True)
+            with suppress(FileNotFoundError):  # of a process that has just ended well
+                if time.time() - stage.stat().st_mtime > _OLD:
+                    shutil.rmtree(stage, ignore_errors=True)
 
 
 def _make_stage(target: Path, overwrite: bool) -> Path:

@@ -83,8 +83,10 @@ class Records:
             beside (`Sequence[str]`, *optional*): Files that may be there before it.
 
         Raises:
-            [`InstructMineError`]: Where the folder holds other files.
+            [`InstructMineError`]: Where the folder holds other files, or is a file itself.
         """
+        if self.folder.exists() and not self.folder.is_dir():
+            raise InstructMineError(f"'{self.folder}' is a file: choose another output_dir")
         if not self.folder.exists() or (self.folder / name).exists():
             return
         # What a kill may have left of the first instants, half written files included.
