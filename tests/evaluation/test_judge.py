@@ -330,7 +330,8 @@ def test_nothing_is_written_or_judged_twice_after_two_kills(stub, tmp_path):
     run_until(lambda: first.exists() and Path(log).read_text().count("\n") >= 7)
     answered = {name: _answered(out, name) for name in folders}
     kept = {name: (out / f"answers-{name}.jsonl").read_bytes() for name in folders}
-    run_until(stub.held.is_set)
+    told = out / "verdicts.jsonl"
+    run_until(lambda: stub.held.is_set() and told.exists() and told.read_text().count("\n") == 5)
     judged = len(verdicts(out))
     assert judged == 5
     stub.hold = None
