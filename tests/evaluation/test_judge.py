@@ -326,20 +326,25 @@ def test_nothing_is_written_or_judged_twice_after_two_kills(stub, tmp_path):
             process.kill()
 
     first = out / "answers-rule.jsonl"
-    stub.hold = 5
+    stub.hold = 0  # a verdict that a kill takes on its way is asked for again, as it should be
     run_until(lambda: first.exists() and Path(log).read_text().count("\n") >= 7)
     answered = {name: _answered(out, name) for name in folders}
     kept = {name: (out / f"answers-{name}.jsonl").read_bytes() for name in folders}
+    stub.hold = 5
+    stub.held.clear()
+
+    def sent() -> int:
+        return sum(stub.answered.values())
+
     told = out / "verdicts.jsonl"
-    run_until(lambda: stub.held.is_set() and told.exists() and told.read_text().count("\n") == 5)
-    judged = len(verdicts(out))
-    assert judged == 5
+    run_until(lambda: stub.held.is_set() and told.exists() and told.read_text().count("\n") == sent())
+    assert 5 <= len(verdicts(out)) == sent() <= 6  # two are asked at a time
     stub.hold = None
     stub.go.set()
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "rule against base" in done.stdout
-    assert set(stub.answered.values()) == {1} and sum(stub.answered.values()) == 12
+    assert set(stub.answered.values()) == {1} and sent() == 12
     assert len(verdicts(out)) == 12
     for name in folders:
         assert (out / f"answers-{name}.jsonl").read_bytes().startswith(kept[name].rpartition(b"\n")[0])
