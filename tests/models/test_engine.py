@@ -13,6 +13,9 @@ from tiny_models import byte_tokenizer, causal_model
 from hf_instructmine import InstructMineError
 from hf_instructmine.models.beginning import cache_argument
 from hf_instructmine.models.engine import (
+    LOGIT_ROWS,
+    any_shape,
+    logit_rows,
     own_forward,
     pad_with_mask,
     response_nll,
@@ -23,7 +26,7 @@ from hf_instructmine.models.loading import LoadedModel
 
 
 def budget_of(tokens):
-    return SimpleNamespace(token_budget=tokens, alone_from=float("inf"))
+    return SimpleNamespace(token_budget=tokens, alone_from=float("inf"), device=torch.device("cpu"))
 
 
 @given(st.lists(st.integers(1, 60), max_size=40), st.integers(1, 200))
@@ -85,6 +88,28 @@ def test_token_nll_is_the_log_softmax_of_the_target_in_blocks_of_any_size():
     logits, targets = torch.randn(1300, 17), torch.randint(17, (1300,))
     expected = -logits.double().log_softmax(-1)[torch.arange(1300), targets]
     torch.testing.assert_close(token_nll(logits, targets).double(), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_blocks_of_logits_fit_a_cpus_cache_and_fill_a_gpu():
+    assert logit_rows(torch.zeros(1, 49152)) == LOGIT_ROWS
+    elsewhere = logit_rows(torch.zeros(1, 49152, device="meta"))
+    assert elsewhere * 49152 * 4 <= 2**29 < 2 * elsewhere * 49152 * 4
+    assert logit_rows(torch.zeros(1, 2**28, device="meta")) == 1
+
+
+@pytest.mark.parametrize("preferred", [True, False])
+def test_a_gpu_prepares_no_attention_for_each_shape_and_is_left_as_it_was(preferred):
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(preferred)
+    try:
+        with pytest.raises(KeyError), any_shape(torch.device("cuda")):
+            assert not torch.backends.cuda.cudnn_sdp_enabled()
+            raise KeyError
+        assert torch.backends.cuda.cudnn_sdp_enabled() is preferred
+        with any_shape(torch.device("cpu")):
+            assert torch.backends.cuda.cudnn_sdp_enabled() is preferred
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
 
 
 def test_token_nll_of_half_precision_logits_is_computed_in_single():

@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from ..errors import InstructMineError
-from ..models.engine import LOGIT_ROWS, head_on, own_forward, token_nll
+from ..models.engine import any_shape, head_on, logit_rows, own_forward, token_nll
 from ..versions import check_versions
 from .evaluation import EvaluationLoss
 from .training_data import MASKED
@@ -39,8 +39,8 @@ class ResponseNLL(torch.autograd.Function):
         logits, targets, nll = ctx.saved_tensors
         targets = targets[:, None]
         log_normalizers = nll[:, None] + logits.gather(1, targets)
-        parts = (values.split(LOGIT_ROWS) for values in (logits, targets, log_normalizers, gradient[:, None]))
-        for rows, wanted, log_normalizer, weight in zip(*parts):
+        split = (values.split(logit_rows(logits)) for values in (logits, targets, log_normalizers, gradient[:, None]))
+        for rows, wanted, log_normalizer, weight in zip(*split):
             gradient_here = (rows - log_normalizer).exp_().mul_(weight)
             rows.copy_(gradient_here.scatter_add_(1, wanted, -weight))
         return logits, None
@@ -195,7 +195,8 @@ class Trainer(SFTTrainer):
         """The mean loss of a batch's labels. On a CPU TRL's fused head scores every position, prompts and padding
         included; this is the same loss from the responses alone."""
         if return_outputs or not self.is_plain_nll or inputs["labels"].device.type != "cpu":
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            with any_shape(inputs["labels"].device):
+                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         labels = inputs.pop("labels")
         inputs.pop("attention_mask", None)  # padding is on the right, where a causal model does not look
         predicted = (labels != MASKED).roll(-1, dims=1)

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
     from .loading import LoadedModel
 
-# Rows of logits turned to log-probabilities at a time: bounds the fp32 copies, which then stay in a CPU's cache.
+# Rows of logits turned to log-probabilities at a time on a CPU: the fp32 copies stay in its cache.
 LOGIT_ROWS = 16
+# Logits so turned at a time elsewhere: 512 MiB in fp32. A GPU has no such cache, and each block costs it four kernels.
+_LOGITS = 2**27
 # Up to so many tokens plain products beat PyTorch's fused attention in bfloat16 on a CPU, by 3 times at 60 tokens.
 _SHORT = 192
 # How far the NLL of texts may move, on average over their tokens, where their beginning is read from a cache: a share
@@ -55,7 +57,8 @@ def run_sorted(
         batch = waiting[:size]
         _forget_longer_texts(loaded)
         try:
-            outputs = forward(batch)
+            with any_shape(loaded.device):
+                outputs = forward(batch)
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
@@ -233,12 +236,18 @@ def token_nll(logits: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor"
 
     if logits.shape[:-1] != targets.shape:
         raise ValueError(f"logits of shape {tuple(logits.shape)} for {len(targets)} targets")
+    rows = logit_rows(logits)
     return torch.cat(
         [
-            torch.nn.functional.cross_entropy(rows.float(), wanted, reduction="none")
-            for rows, wanted in zip(logits.split(LOGIT_ROWS), targets.split(LOGIT_ROWS))
+            torch.nn.functional.cross_entropy(part.float(), wanted, reduction="none")
+            for part, wanted in zip(logits.split(rows), targets.split(rows))
         ]
     )
+
+
+def logit_rows(logits: "torch.Tensor") -> int:
+    """Rows of logits `(n, vocabulary)` that are turned to fp32 at a time on the device that they are on."""
+    return LOGIT_ROWS if logits.device.type == "cpu" else max(1, _LOGITS // logits.shape[-1])
 
 
 @contextmanager
@@ -273,6 +282,24 @@ def own_forward(model: "torch.nn.Module") -> Iterator[None]:
     finally:
         if prepared is not None:
             model.forward = prepared
+
+
+@contextmanager
+def any_shape(device: "torch.device") -> Iterator[None]:
+    """Within the context a GPU's attention is none that has to be prepared for each shape of a batch.
+
+    PyTorch prefers cuDNN's on Hopper and Blackwell, which builds a plan for every new shape. Batches of texts hardly
+    ever have the same shape twice: on an H100 the plans took 60 % of the time of a first pass over 1,024 rows.
+    """
+    import torch
+
+    preferred = torch.backends.cuda.cudnn_sdp_enabled()
+    if device.type == "cuda":
+        torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(preferred)
 
 
 @contextmanager
