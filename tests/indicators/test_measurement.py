@@ -12,6 +12,7 @@ from datasets import Dataset
 from tiny_models import CHATML, byte_tokenizer, reward_classifier, save, t5_model, unigram_tokenizer
 
 import hf_instructmine
+from hf_instructmine.indicators import space
 
 
 METRICS = Path(__file__).parents[2] / "metrics"
@@ -315,8 +316,12 @@ def test_the_examples_of_the_card_are_true(name, arguments_of):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_app_opens_a_module_that_needs_only_rows(name, monkeypatch):
     opened = []
-    monkeypatch.setattr(evaluate.utils, "launch_gradio_widget", opened.append)
+    monkeypatch.setattr(
+        space, "metric_space", lambda folder, rows, **arguments: opened.append((folder, rows, arguments))
+    )
     runpy.run_path(str(METRICS / name / "app.py"))
-    (module,) = opened
+    ((folder, rows, arguments),) = opened
+    module = evaluate.load(str(folder / f"{name}.py"), **arguments)
     required = {key for key, parameter in module._parameters().items() if parameter.default is parameter.empty}
     assert module.name == name and required <= set(module._defaults)
+    assert all(isinstance(text, str) for row in rows for text in row)
