@@ -12,7 +12,6 @@ import re
 import socket
 import struct
 import threading
-
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer

@@ -213,7 +213,7 @@ def _merge_value(name: str, theirs: Any, ours: Any, base: Any) -> Any:
 def _merge_configs(name: str, theirs: Any, ours: Any, base: Any) -> Any:
     """Entries of other names stay; that of the name "default" is ours."""
     entries, new, written = (
-        [value] if isinstance(value, dict) else list(value or []) for value in (theirs, ours, base)
+        value if isinstance(value, list) else [value] if value else [] for value in (theirs, ours, base)
     )
     if not new and not written:
         return theirs
