@@ -98,6 +98,16 @@ def test_the_same_again_is_said(selection, hub, capsys):
     assert hub.commits_made("me/rows") == 1
 
 
+def test_what_somebody_wrote_into_the_folders_card_is_not_left_out_silently(selection, hub, capsys):
+    selection.save_to_disk("curated")
+    card = Path("curated/README.md").read_text("utf-8")
+    assert main(["push", "curated", "me/rows"]) == 0
+    assert "made anew" not in capsys.readouterr().err
+    Path("curated/README.md").write_text(card.replace("---\n", "---\nlanguage: en\n", 1) + "\n## Notes\n", "utf-8")
+    assert main(["push", "curated", "me/rows"]) == 0
+    assert "what curated/README.md has besides (Notes, language): write it into" in capsys.readouterr().err
+
+
 def test_a_pull_request_is_named_by_its_address(selection, hub, capsys):
     selection.save_to_disk("curated")
     selection.dataset.push_to_hub("me/rows")

@@ -25,6 +25,7 @@ def home(monkeypatch):
         ("C:/Users/alice/x", "x"),
         (r'{"a": "C:\\Users\\alice\\x"}', '{"a": "x"}'),
         (r"\\server\share\x.txt", "x.txt"),
+        (r"C:\Users\alice\y.bin and ~alice/z: none", "y.bin and z: none"),
         ("~alice/x.txt", "x.txt"),
         ("~alice/", "~"),
         ("~alice is", "~ is"),

@@ -9,8 +9,9 @@ from typing import Any
 import hf_instructmine as him
 
 from ..errors import InstructMineError
+from ..outputs.hub_card import own_parts
 from ..outputs.markdown import PARQUET_FILE, printable
-from ..outputs.publishing import Pushed, publish
+from ..outputs.publishing import CARD, Pushed, publish
 from ..outputs.shards import MAX_SHARD_SIZE
 from .options import add_verb, pick
 from .values import warn_against
@@ -115,10 +116,24 @@ def _say_left(folder: str, pushed: Pushed) -> None:
         print(f"Left here, as not written by hf-instructmine: {some}{more}")
 
 
+def _warn_of_own_parts(folder: str, pushed: Pushed) -> None:
+    """Says what somebody wrote into a folder's card, which is made anew for the repository."""
+    card = Path(folder, CARD)
+    own = own_parts(card.read_text("utf-8", "replace"), pushed.card) if card.is_file() else []
+    if own:
+        some = ", ".join(printable(name) for name in own[:MOST_NAMES])
+        print(
+            f"warning: the card was made anew, without what {card} has besides ({some}): write it into the card on "
+            "the Hub, below our part, where it stays",
+            file=sys.stderr,
+        )
+
+
 def _told(args: argparse.Namespace, pushed: Pushed, what: str, opens: str) -> None:
     """Says what came of it, and what of the folder was left."""
     if not what.startswith("the runs"):  # of which the table alone is pushed
         _say_left(args.folder, pushed)
+        _warn_of_own_parts(args.folder, pushed)
     opened = f"{opens.format(str(pushed))} opens {'them' if what.startswith('the runs') else 'it'}"
     if not pushed.changed:
         print(f"'{pushed}' holds all of {what} already: no commit was made; {opened}")

@@ -179,7 +179,10 @@ def find(source: str | Path, revision: str | None, token: str | None, repo_type:
         return Path(hf_hub_download(str(source), FILE_NAME, revision=revision, token=token, repo_type=repo_type))
     except HFValidationError as error:
         raise InstructMineError(f"'{source}' is neither a folder nor a repository id of the Hub") from error
-    except LocalEntryNotFoundError as error:
+    except (
+        LocalEntryNotFoundError,
+        RuntimeError,
+    ) as error:  # the latter of huggingface_hub 1.5
         if status_of(error) is not None:  # of the answer that this hides
             raise InstructMineError(unreadable(error, f"the {repo_type} '{source}'")) from error
         raise InstructMineError(

@@ -89,6 +89,23 @@ def files_of(card: str | None) -> list[str]:
     return [name for name in base["files"] if isinstance(name, str)]
 
 
+def own_parts(card: str, pushed: str) -> list[str]:
+    """Headings and names of metadata that a card has and the pushed one has not, so that they were left.
+
+    Args:
+        card (`str`): A folder's card, into which somebody may have written.
+        pushed (`str`): The card that was pushed.
+    """
+    try:
+        (ours, text), (theirs, pushed_text) = _parse(card), _parse(pushed)
+    except _Cannot:  # damaged by hand
+        return ["its metadata"]
+    kept = {heading for heading, _ in _sections(pushed_text)}
+    return [heading for heading, _ in _sections(text) if heading not in kept] + [
+        name for name in ours if name not in theirs
+    ]
+
+
 def _card(metadata: dict[str, Any], body: str) -> str:
     head = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True, width=10_000)
     return f"---\n{head}---\n\n{body.strip()}\n"

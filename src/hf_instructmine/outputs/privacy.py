@@ -8,7 +8,8 @@ from typing import Any
 
 # A folder of Windows may have blanks in its name, as only a further "\" tells it from the text behind a path.
 _WINDOWS = re.compile(
-    r"""(?<![\w\\])(?:file:/{2,3})?(?:[A-Za-z]:[\\/]+|\\\\)(?:[^\\/:*?"'<>|\n]+[\\/]+)*(?P<name>[^\s\\/:*?"'<>|;,]*)""",
+    r"""(?<![\w\\])(?:file:/{2,3})?(?:[A-Za-z]:[\\/]+|\\\\)(?:[^\\/:*?"'<>|\n]+\\+|[^\s\\/:*?"'<>|]+/+)*"""
+    r"""(?P<name>[^\s\\/:*?"'<>|;,]*)""",
     re.IGNORECASE,
 )
 _POSIX = re.compile(

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 
 CARD = "README.md"
+# Seconds until an answer that does not come is given up; uploads and commits may take as long as they need.
+PATIENCE = 60
 # Files that a push may take away again: of these names, and named as ours by the card in the repository.
 _OURS = re.compile(r"data/train-\d{5}-of-\d{5}\.parquet|(?:figures/)?\w[\w.-]*\.(?:json|npz|parquet|pdf|png|svg)")
 
@@ -38,18 +40,26 @@ class Pushed(str):
         changed (`bool`): Whether a commit was made; not where the repository held all of it already.
         pull_request (`str`, *optional*): The address of the pull request, where one was asked for.
         files (`list[str]`): The names of the files.
+        card (`str`): The text of the card.
     """
 
     changed: bool
     pull_request: str | None
     files: list[str]
+    card: str
 
     def __new__(
-        cls, repo_id: str, changed: bool = True, pull_request: str | None = None, files: Iterable[str] = ()
+        cls,
+        repo_id: str,
+        changed: bool = True,
+        pull_request: str | None = None,
+        files: Iterable[str] = (),
+        card: str = "",
     ) -> "Pushed":
         """The id as a string that knows the rest."""
         pushed = super().__new__(cls, repo_id)
-        pushed.changed, pushed.pull_request, pushed.files = changed, pull_request, sorted(files)
+        pushed.changed, pushed.pull_request = changed, pull_request
+        pushed.files, pushed.card = sorted(files), card
         return pushed
 
 
@@ -120,9 +130,9 @@ def publish(
         named = sorted({path.relative_to(files).as_posix() for path in files.rglob("*") if path.is_file()} - {CARD})
         named += [shard_pattern(len(shards))] if shards else []
         card = (files / CARD).read_text("utf-8")
-        text = merge_card(push.earlier_card, card, named, push.repo_id, overwrite)
-        push.validate(text)
-        (files / CARD).write_text(text, "utf-8")
+        push.card = merge_card(push.earlier_card, card, named, push.repo_id, overwrite)
+        push.validate()
+        (files / CARD).write_text(push.card, "utf-8")
         push.create()
         push.upload(files, (path for path in files.rglob("*") if path.is_file()))
         if content.rows is not None:
@@ -150,6 +160,7 @@ class _Push:
     head: str | None = None
     held: set[str] = field(default_factory=set)
     earlier_card: str | None = None
+    card: str = ""
     additions: "dict[str, CommitOperationAdd]" = field(default_factory=dict)
     digests: dict[str, tuple[str, str]] = field(default_factory=dict)
     deletions: list[str] = field(default_factory=list)
@@ -203,7 +214,7 @@ class _Push:
         from huggingface_hub import get_session, hf_hub_url
         from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
-        info = with_retries(lambda: self.api.repo_info(**self.where, revision=self.revision))
+        info = with_retries(lambda: self.api.repo_info(**self.where, revision=self.revision, timeout=PATIENCE))
         self.repo_id, self.exists, self.head = info.id, True, info.sha
         self.held = {file.rfilename for file in getattr(info, "siblings", None) or []}
         if self.private and not info.private:
@@ -215,14 +226,14 @@ class _Push:
             url = hf_hub_url(self.repo_id, CARD, repo_type=self.repo_type, revision=self.head)
 
             def download() -> Any:
-                answer = get_session().get(url, headers=build_hf_headers(token=self.api.token))
+                answer = get_session().get(url, headers=build_hf_headers(token=self.api.token), timeout=PATIENCE)
                 hf_raise_for_status(answer)
                 return answer
 
             self.earlier_card = with_retries(download).content.decode("utf-8", "replace")
 
-    def validate(self, card: str) -> None:
-        """Asks the Hub whether it accepts a card's metadata.
+    def validate(self) -> None:
+        """Asks the Hub whether it accepts the card's metadata.
 
         Raises:
             [`InstructMineError`]: With what it does not accept, such as a licence that it does not know.
@@ -234,8 +245,9 @@ class _Push:
         def ask() -> None:
             answer = get_session().post(
                 f"{constants.ENDPOINT}/api/validate-yaml",
-                json={"content": card, "repoType": self.repo_type},
+                json={"content": self.card, "repoType": self.repo_type},
                 headers=build_hf_headers(token=self.api.token),
+                timeout=PATIENCE,
             )
             try:
                 hf_raise_for_status(answer)
@@ -306,7 +318,7 @@ class _Push:
 
         deletions = [CommitOperationDelete(name) for name in self.deletions]
         if not self.additions and not deletions:
-            return Pushed(self.repo_id, changed=False, files=self.digests)
+            return Pushed(self.repo_id, changed=False, files=self.digests, card=self.card)
         for delay in (*hub.RETRY_DELAYS, None):
             try:
                 done = self.api.create_commit(
@@ -317,7 +329,7 @@ class _Push:
                     create_pr=self.create_pr,
                     parent_commit=self.head,
                 )
-                return Pushed(self.repo_id, pull_request=done.pr_url, files=self.digests)
+                return Pushed(self.repo_id, pull_request=done.pr_url, files=self.digests, card=self.card)
             except Exception as error:
                 self.unsure = self.unsure or is_unsure(error)
                 found = self._find(last=delay is None) if self.unsure else None
@@ -338,10 +350,10 @@ class _Push:
         try:
             if not self.create_pr:
                 there = look(lambda: self._holds_all(self.revision))
-                found = Pushed(self.repo_id, files=self.digests) if there else None
+                found = Pushed(self.repo_id, files=self.digests, card=self.card) if there else None
             else:
                 url = look(self._pull_request)
-                found = Pushed(self.repo_id, pull_request=url, files=self.digests) if url else None
+                found = Pushed(self.repo_id, pull_request=url, files=self.digests, card=self.card) if url else None
         except Exception:  # out of reach: then it is told that it is not known
             return None
         self.unsure = False
