@@ -167,6 +167,18 @@ def test_names_from_data_cannot_end_our_part_or_its_mark(hostile):
     assert comment.count("-->") == 1 and comment.rstrip().endswith("-->") and "<" not in comment[1:]
 
 
+def test_features_of_an_earlier_dataset_are_not_said_of_ours(hub):
+    Dataset.from_dict({"number": [1]}).push_to_hub("me/rows")
+    Dataset.from_dict({"other": [2.0]}).push_to_hub("me/rows", "further")
+
+    def write(folder, repo_id):
+        (folder / "README.md").write_text(OURS)
+
+    publish(Content("dataset", "Add rows", write, Dataset.from_dict({"word": ["yes"]})), "me/rows")
+    assert load_dataset("me/rows", split="train").to_dict() == {"word": ["yes"]}
+    assert load_dataset("me/rows", "further", split="train").to_dict() == {"other": [2.0]}
+
+
 def test_both_configurations_open_after_a_push(hub, tmp_path):
     Dataset.from_dict({"wort": ["ja"]}).to_parquet(tmp_path / "de.parquet")
     HfApi().create_repo("me/rows", repo_type="dataset")

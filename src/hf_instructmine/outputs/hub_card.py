@@ -57,12 +57,14 @@ def merge_card(earlier: str | None, ours: str, files: Sequence[str], repo_id: st
     metadata, body = _parse(ours)
     if files and files[-1].startswith("data/"):
         # Named, for other shards may lie beside them.
+        known: dict[str, Any] = next(iter(metadata.get("configs") or ()), {})
         data_files = [{"split": "train", "path": files[-1]}]
-        metadata["configs"] = [{"config_name": "default", "data_files": data_files}]
+        metadata["configs"] = [{**known, "config_name": "default", "data_files": data_files}]
     # A name in a block of code is not escaped, and could end our part.
     body = _MARK.sub(lambda mark: mark[0].replace("<", "&lt;"), body).strip("\n")
     headings = [heading for heading, _ in _sections(body) if heading]
-    written = {"body": _digest(body), "files": list(files), "headings": headings, "metadata": metadata}
+    short = {name: value for name, value in metadata.items() if name != "dataset_info"}
+    written = {"body": _digest(body), "files": list(files), "headings": headings, "metadata": short}
     part = f"{BEGIN}\n\n{body}\n\n{_END.format(_as_comment(written))}"
     if earlier is None or not earlier.strip():
         return _card(metadata, part)
@@ -101,9 +103,8 @@ def own_parts(card: str, pushed: str) -> list[str]:
     except _Cannot:  # damaged by hand
         return ["its metadata"]
     kept = {heading for heading, _ in _sections(pushed_text)}
-    return [heading for heading, _ in _sections(text) if heading not in kept] + [
-        name for name in ours if name not in theirs
-    ]
+    own = [heading for heading, _ in _sections(text) if heading and heading not in kept]
+    return own + [name for name in ours if name not in theirs]
 
 
 def _card(metadata: dict[str, Any], body: str) -> str:
@@ -206,15 +207,16 @@ def _merge_metadata(theirs: dict[str, Any], ours: dict[str, Any], base: dict[str
     """Theirs, with what we wrote last replaced by what we write now."""
     merged = {}
     for name in dict.fromkeys([*theirs, *ours]):
-        value = _merge_value(name, theirs.get(name), ours.get(name), base.get(name))
+        if name in _BY_CONFIG:
+            value = _merge_configs(name, theirs.get(name), ours, base)
+        else:
+            value = _merge_value(name, theirs.get(name), ours.get(name), base.get(name))
         if value is not None:
             merged[name] = value
     return merged
 
 
 def _merge_value(name: str, theirs: Any, ours: Any, base: Any) -> Any:
-    if name in _BY_CONFIG:
-        return _merge_configs(name, theirs, ours, base)
     if theirs is None or theirs == ours:
         return ours
     if theirs == base:
@@ -227,13 +229,14 @@ def _merge_value(name: str, theirs: Any, ours: Any, base: Any) -> Any:
     return theirs
 
 
-def _merge_configs(name: str, theirs: Any, ours: Any, base: Any) -> Any:
-    """Entries of other names stay; that of the name "default" is ours."""
-    entries, new, written = (
-        value if isinstance(value, list) else [value] if value else [] for value in (theirs, ours, base)
-    )
-    if not new and not written:
+def _merge_configs(name: str, theirs: Any, ours: dict[str, Any], base: dict[str, Any]) -> Any:
+    """Entries of other names stay; that of the name "default" is ours, where we push rows."""
+    if "configs" not in ours and "configs" not in base:
         return theirs
+    entries, new, written = (
+        value if isinstance(value, list) else [value] if value else []
+        for value in (theirs, ours.get(name), base.get(name))
+    )
     if not all(isinstance(entry, dict) for entry in entries):
         raise _Cannot(f"its {name} are no list of mappings")
     others = [entry for entry in entries if entry.get("config_name", "default") != "default"]

@@ -12,11 +12,12 @@ from ..errors import InstructMineError
 from ..estimator.file import FILE_NAME
 from ..outputs.markdown import PARQUET_FILE, count
 from ..outputs.publishing import CARD, Content, Pushed, publish
-from .card import FIGURE_FILE, FOLDER
+from .card import FIGURE_FILE
 
 
 # All that earlier versions wrote besides rows and card; figures of sections are those that the card shows.
 FILES = (FILE_NAME, "indicators.json", FIGURE_FILE)
+FOLDER = "path/to/this/folder"  # what their cards call the folder
 _SHOWN = re.compile(r"!\[[^\]]*\]\((\w[\w.-]*\.png)\)")
 
 
