@@ -7,9 +7,9 @@ import pytest
 from datasets import Dataset, load_dataset
 from hostile import HOSTILE
 from hub_stub import TOKEN
-from huggingface_hub import DatasetCard, HfApi
+from huggingface_hub import DatasetCard, HfApi, snapshot_download
 
-from hf_instructmine import LossEstimator, Selector
+from hf_instructmine import LossEstimator, Selection, Selector
 from hf_instructmine.data.provenance import get_provenance, set_provenance
 from hf_instructmine.errors import InstructMineError
 from hf_instructmine.outputs import hub as publishing_hub
@@ -95,6 +95,16 @@ def test_hostile_rows_and_names_come_back_unchanged_and_the_card_stays_one(hub):
         assert card.data.source_datasets == TEXTS[:5] and "<script>" not in card.text
         assert card.text.count("<!--") == 2 == card.text.count("-->")
     assert LossEstimator.from_pretrained("me/curated", repo_type="dataset").name == HOSTILE[0]
+
+
+def test_a_large_selection_goes_up_in_shards_and_is_opened_again_from_its_repository(hub):
+    selection = select(5000, 3500)
+    selection.push_to_hub("me/curated", max_shard_size="20KB")
+    assert sum(name.startswith("data/") for name in hub.dataset("me/curated").files) == 4
+    again = Selection.load(snapshot_download("me/curated", repo_type="dataset"))
+    assert again.dataset.to_list() == selection.dataset.to_list()
+    again.push_to_hub("me/curated")
+    assert sum(name.startswith("data/") for name in hub.dataset("me/curated").files) == 1
 
 
 def test_private_is_private_from_its_creation(hub, selection):

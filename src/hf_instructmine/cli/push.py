@@ -10,9 +10,9 @@ import hf_instructmine as him
 
 from ..errors import InstructMineError
 from ..outputs.hub_card import own_parts
-from ..outputs.markdown import PARQUET_FILE, printable
+from ..outputs.markdown import printable
 from ..outputs.publishing import CARD, Pushed, publish
-from ..outputs.shards import MAX_SHARD_SIZE
+from ..outputs.shards import MAX_SHARD_SIZE, shards_in
 from .options import add_verb, pick
 from .values import warn_against
 
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
     folder = Path(args.folder)
     if (folder / "sweep.json").is_file():
         _told(args, him.push_runs(**pick(args, him.push_runs)), f"the runs of {args.folder}", "load_dataset({!r})")
-    elif (folder / PARQUET_FILE).is_file():
+    elif shards_in(folder):
         push = _selection if (folder / RECORD_FILE).is_file() else _earlier_selection
         _told(args, push(args), args.folder, "load_dataset({!r})")
     elif (folder / estimator_file.FILE_NAME).is_file():
@@ -102,7 +102,8 @@ def _say(paragraph: str) -> None:
 
 def _say_left(folder: str, pushed: Pushed) -> None:
     """Names what of a folder was not pushed."""
-    root, sent = Path(folder), {PARQUET_FILE, *pushed.files}
+    root = Path(folder)
+    sent = {*pushed.files, *(path.relative_to(root).as_posix() for path in shards_in(root))}
     known = {name.partition("/")[0] for name in sent}
     # Of folders that are not ours the name is enough.
     names = {entry.name for entry in root.iterdir()} - known

@@ -60,6 +60,12 @@ def shard_pattern(shards: int) -> str:
     return shard_name(0, 1) if shards == 1 else f"data/train-*-of-{shards:05d}.parquet"
 
 
+def shards_in(folder: Path) -> list[Path]:
+    """The Parquet files of a table in a folder, in order: one, or the shards that a push made of it."""
+    one = folder / shard_name(0, 1)
+    return [one] if one.is_file() else sorted(folder.glob("data/train-?????-of-?????.parquet"))
+
+
 def write_shards(rows: "Dataset", shards: list[range], folder: Path) -> Iterator[Path]:
     """Writes one shard after another, each when it is asked for; the caller removes it.
 

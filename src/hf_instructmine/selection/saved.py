@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 
 from ..errors import InstructMineError, one_line
 from ..estimator import file as estimator_file
@@ -19,7 +19,7 @@ from ..estimator.estimator import LossEstimator
 from ..outputs.digests import digest
 from ..outputs.files import write_parquet
 from ..outputs.markdown import PARQUET_FILE, CardSection
-from ..outputs.shards import ROWS_IN_GROUP
+from ..outputs.shards import ROWS_IN_GROUP, shards_in
 from .record import LOG_LOSS, SelectionRecord, SourceCount
 
 
@@ -72,7 +72,7 @@ def read(folder: str | Path) -> dict[str, Any]:
             is damaged; names the file.
     """
     folder = Path(folder)
-    if not (folder / PARQUET_FILE).is_file() or not (folder / estimator_file.FILE_NAME).is_file():
+    if not shards_in(folder) or not (folder / estimator_file.FILE_NAME).is_file():
         raise InstructMineError(
             f"'{folder}' holds no selection: give a folder that `instructmine select` or save_to_disk wrote"
         )
@@ -146,7 +146,9 @@ def _tables(folder: Path) -> dict[str, Any]:
     from datasets.table import InMemoryTable
 
     # Not by load_dataset, which caches by the folder's name and might give the rows of an earlier selection.
-    dataset = Dataset(InMemoryTable(pq.ParquetFile(folder / PARQUET_FILE).read()))
+    dataset = concatenate_datasets(
+        [Dataset(InMemoryTable(pq.ParquetFile(shard).read())) for shard in shards_in(folder)]
+    )
     predictions = pq.ParquetFile(folder / PREDICTIONS_FILE).read()
     log_loss = predictions[LOG_LOSS].to_numpy()
     places = predictions["place"].to_numpy()  # NaN where a row was not selected
