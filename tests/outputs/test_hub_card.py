@@ -101,6 +101,17 @@ def test_metadata_that_we_wrote_are_made_anew_and_what_a_user_added_stays():
     assert data["size_categories"] == ["1K<n<10K"] and data["license"] == "mit"
 
 
+def test_features_stand_beside_those_of_other_configurations():
+    info = {"features": [{"name": "text", "dtype": "string"}]}
+    ours = OURS.replace("tags:", f"dataset_info: {info}\ntags:")
+    alone = merged(None, ours)
+    assert merged(alone.content, ours).content == alone.content
+    further = {"config_name": "de", "features": []}
+    card = merged(f"---\ndataset_info:\n- {further}\n- {{features: []}}\n---\n", ours)
+    assert card.data.to_dict()["dataset_info"] == [{"config_name": "default", **info}, further]
+    assert merged(card.content, ours).content == card.content
+
+
 def test_a_licence_that_we_wrote_is_not_taken_away():
     text = merged(None, OURS.replace("tags:", "license: mit\ntags:")).content
     assert merged(text).data.license == "mit"

@@ -246,7 +246,7 @@ def _merge_configs(name: str, theirs: Any, ours: dict[str, Any], base: dict[str,
         further = _splits(entry.get("data_files")) - {"train"}
         if entry not in others and entry not in written and further:
             raise _Cannot(f"its configuration 'default' has the split '{min(further)}', which could not be opened")
-    return [*new, *others] or None
+    return [*({"config_name": "default", **entry} for entry in new), *others] if others else ours.get(name)
 
 
 def _splits(data_files: Any) -> set[str]:
