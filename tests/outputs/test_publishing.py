@@ -132,6 +132,12 @@ def test_what_cannot_be_written_is_refused_before_a_repository_is_made(hub):
     assert hub.repos == {}
 
 
+def test_a_repository_that_is_hidden_from_a_token_that_is_valid_is_made(hub):
+    hub.faults["repo_info"] = [(401, {"X_Error_Code": "RepoNotFound"})]
+    assert publish(content({"number": [1]}), "me/rows") == "me/rows"
+    assert ("GET", "/api/whoami-v2") in hub.requests
+
+
 def test_a_branch_that_is_not_there_is_one_line(hub):
     publish(content({"number": [1]}), "me/rows")
     with pytest.raises(InstructMineError, match="'me/rows' has no such branch: make it with `hf repos branch create`"):
