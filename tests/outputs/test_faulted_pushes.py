@@ -9,7 +9,7 @@ from huggingface_hub.utils._http import default_client_factory
 
 from hf_instructmine.errors import InstructMineError
 from hf_instructmine.outputs import hub as hub_answers
-from hf_instructmine.outputs.publishing import Content, publish
+from hf_instructmine.outputs.publishing import Content, _Push, publish
 
 
 ROWS = {"text": ["a", "b", "c"]}
@@ -168,6 +168,20 @@ def test_a_commit_whose_answer_is_lost_is_found_and_not_made_twice(hub, impatien
 def test_a_repository_whose_answer_is_lost_is_not_forgotten(hub, waits, fault):
     said, left = push(hub, "create_repo", [fault, *[503] * ALWAYS])
     assert left == "an empty repository" and "is left as an empty public repository" in said
+
+
+@pytest.mark.parametrize("first", ["not there yet", "out of reach"])
+def test_a_commit_that_comes_in_after_we_looked_is_found_by_the_next_refusal(hub, waits, monkeypatch, first):
+    find, looks = _Push._find, []
+
+    def late(self, last):
+        looks.append(first)
+        return find(self, last) if len(looks) > 1 or first == "out of reach" else None
+
+    monkeypatch.setattr(_Push, "_find", late)
+    hub.faults["paths_info"] = [503] if first == "out of reach" else []
+    assert push(hub, "commit", [("lost", 504)]) == ("me/rows", "all")
+    assert len(looks) == 2 and hub.commits_made("me/rows") == 2
 
 
 def test_what_cannot_be_looked_up_is_not_claimed(hub, waits):

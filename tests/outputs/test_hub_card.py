@@ -54,7 +54,7 @@ Collected by me.
 """
 
 
-def merged(earlier: str | None, ours: str = OURS, overwrite: bool = False, files=(DATA,)) -> DatasetCard:
+def merged(earlier: str | bytes | None, ours: str = OURS, overwrite: bool = False, files=(DATA,)) -> DatasetCard:
     return DatasetCard(merge_card(earlier, ours, ["selection.json", *files], "me/rows", overwrite))
 
 
@@ -156,6 +156,12 @@ def test_a_configuration_that_could_not_be_opened_any_more_is_not_replaced(confi
     with pytest.raises(InstructMineError, match=said):
         merged(card)
     assert len(merged(card, overwrite=True).data.to_dict()["configs"]) == 1
+
+
+def test_a_card_in_bytes_keeps_each_of_its_letters():
+    assert "Grüße" in merged("---\r\nlanguage: de\r\n---\r\n# Grüße\r\n".encode("utf-8-sig")).text
+    with pytest.raises(InstructMineError, match="it is not in UTF-8"):
+        merged("# Grüße".encode("latin-1"))
 
 
 def test_a_card_of_an_earlier_version_is_made_anew_but_for_the_users_sections():

@@ -40,11 +40,11 @@ class _Cannot(Exception):
     """A card cannot be merged; the message says why."""
 
 
-def merge_card(earlier: str | None, ours: str, files: Sequence[str], repo_id: str, overwrite: bool) -> str:
+def merge_card(earlier: str | bytes | None, ours: str, files: Sequence[str], repo_id: str, overwrite: bool) -> str:
     """The text of a repository's card.
 
     Args:
-        earlier (`str`, *optional*): The card that the repository holds.
+        earlier (`str` or `bytes`, *optional*): The card that the repository holds.
         ours (`str`): The card of what is pushed.
         files (`Sequence[str]`): Names of the files that are pushed, besides the card. The rows, by the name or pattern
             of their Parquet files, come last; the card's configuration `default` names them.
@@ -69,7 +69,7 @@ def merge_card(earlier: str | None, ours: str, files: Sequence[str], repo_id: st
     if earlier is None or not earlier.strip():
         return _card(metadata, part)
     try:
-        theirs, text = _parse(earlier)
+        theirs, text = _parse(_text(earlier))
         base = _written(text) or _written_earlier(theirs, text)
         return _card(_merge_metadata(theirs, metadata, base["metadata"]), _merge_body(text, part, base))
     except _Cannot as error:
@@ -81,10 +81,10 @@ def merge_card(earlier: str | None, ours: str, files: Sequence[str], repo_id: st
         ) from error
 
 
-def files_of(card: str | None) -> list[str]:
+def files_of(card: str | bytes | None) -> list[str]:
     """Names and patterns of the files that the last push wrote, as its card keeps them; none where it is not ours."""
     try:
-        theirs, text = _parse(card or "")
+        theirs, text = _parse(_text(card or ""))
         base = _written(text) or _written_earlier(theirs, text)
     except _Cannot:
         return []
@@ -126,6 +126,13 @@ _Loader.yaml_implicit_resolvers = {
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?:true|false)$"), list("tf"))
+
+
+def _text(card: str | bytes) -> str:
+    try:
+        return card.decode("utf-8-sig") if isinstance(card, bytes) else card
+    except UnicodeDecodeError as error:
+        raise _Cannot("it is not in UTF-8") from error
 
 
 def _parse(card: str) -> tuple[dict[str, Any], str]:

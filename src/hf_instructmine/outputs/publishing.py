@@ -159,7 +159,7 @@ class _Push:
     unsure: bool = False
     head: str | None = None
     held: set[str] = field(default_factory=set)
-    earlier_card: str | None = None
+    earlier_card: bytes | None = None
     card: str = ""
     additions: "dict[str, CommitOperationAdd]" = field(default_factory=dict)
     digests: dict[str, tuple[str, str]] = field(default_factory=dict)
@@ -230,7 +230,7 @@ class _Push:
                 hf_raise_for_status(answer)
                 return answer
 
-            self.earlier_card = with_retries(download).content.decode("utf-8", "replace")
+            self.earlier_card = with_retries(download).content
 
     def validate(self) -> None:
         """Asks the Hub whether it accepts the card's metadata.
@@ -319,6 +319,7 @@ class _Push:
         deletions = [CommitOperationDelete(name) for name in self.deletions]
         if not self.additions and not deletions:
             return Pushed(self.repo_id, changed=False, files=self.digests, card=self.card)
+        doubt = False
         for delay in (*hub.RETRY_DELAYS, None):
             try:
                 done = self.api.create_commit(
@@ -331,13 +332,15 @@ class _Push:
                 )
                 return Pushed(self.repo_id, pull_request=done.pr_url, files=self.digests, card=self.card)
             except Exception as error:
-                self.unsure = self.unsure or is_unsure(error)
-                found = self._find(last=delay is None) if self.unsure else None
+                if passes(error) and (delay is not None or is_unsure(error)):
+                    pause(hub.RETRY_DELAYS[-1] if delay is None else delay, error)
+                # After a while, for the Hub may still be at work; 412 may be of a commit that came in since.
+                doubt = doubt or is_unsure(error)
+                found = self._find(last=delay is None or not passes(error)) if doubt else None
                 if found is not None:
                     return found
                 if delay is None or not passes(error):
                     raise
-                pause(delay, error)
         raise AssertionError("the last attempt returns or raises")
 
     def _find(self, last: bool) -> Pushed | None:
@@ -355,6 +358,7 @@ class _Push:
                 url = look(self._pull_request)
                 found = Pushed(self.repo_id, pull_request=url, files=self.digests, card=self.card) if url else None
         except Exception:  # out of reach: then it is told that it is not known
+            self.unsure = True
             return None
         self.unsure = False
         return found
