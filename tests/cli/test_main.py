@@ -125,14 +125,20 @@ def test_push_sends_a_selection(scored, rule, tmp_path, hub, capsys):
     assert load_dataset("me/curated", split="train")["mtld"][:] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("folder", ["absent", "rule"])
-def test_push_without_a_curated_dataset_is_told_in_one_line(rule, tmp_path, hub, capsys, folder):
-    assert run("push", tmp_path / folder, "me/curated") == 1
-    err = capsys.readouterr().err
-    assert err == (
-        f"instructmine push: '{tmp_path / folder}' holds no curated dataset: "
-        "give a folder that `instructmine select` wrote\n"
+def test_push_sends_a_rule_as_a_model(rule, tmp_path, hub, capsys):
+    assert run("push", rule, "me/rule") == 0
+    assert "LossEstimator.from_pretrained('me/rule') opens it" in capsys.readouterr().out
+    assert list(hub.repos) == [("model", "me/rule")]
+    assert LossEstimator.from_pretrained("me/rule").to_json() == LossEstimator.from_pretrained(rule).to_json()
+
+
+def test_push_of_a_folder_that_holds_none_of_ours_is_told_in_one_line(tmp_path, hub, capsys):
+    assert run("push", tmp_path / "absent", "me/curated") == 1
+    assert capsys.readouterr().err == (
+        f"instructmine push: '{tmp_path / 'absent'}' holds no curated dataset, rule or sweep: give a folder that "
+        "`instructmine select`, `fit` or `sweep` wrote\n"
     )
+    assert hub.requests == []
 
 
 # --- Where the rows are -------------------------------------------------------------------------------------------

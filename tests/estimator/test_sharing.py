@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -160,6 +161,12 @@ def test_pushed_to_the_hub_in_one_commit_and_read_back_bit_identical(rule, runs,
     assert b"from_pretrained('me/my-rule')" in repo.files["README.md"]
     again = LossEstimator.from_pretrained("me/my-rule")
     assert again == rule and again.predict(runs).tobytes() == rule.predict(runs).tobytes()
+
+
+def test_what_cannot_be_kept_is_refused_before_a_repository_is_made(rule, hub):
+    with pytest.raises(InstructMineError, match="an AutoML rule cannot be kept"):
+        replace(rule, regressor=object()).push_to_hub("me/my-rule")
+    assert not hub.repos
 
 
 def test_another_process_reads_the_rule_from_the_hub(hub):

@@ -1,15 +1,22 @@
 """The card of a sweep's runs says what they are, and whatever names the data brings along stay text in it."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import yaml
-from datasets import Dataset
+from datasets import Dataset, load_dataset
 from hostile import HOSTILE, acted_on, cells
 from huggingface_hub import DatasetCard
 
 from hf_instructmine.data.provenance import set_provenance
-from hf_instructmine.sweep.card import MAX_RUNS, build_runs_card
+from hf_instructmine.outputs.records import Records
+from hf_instructmine.sweep.card import MAX_RUNS, build_runs_card, push_runs
+from hf_instructmine.sweep.runs import load_runs
+
+
+EARLIER = Path(__file__).parents[1] / "written_before"
 
 
 def card_of(name: str, runs: int = 2) -> DatasetCard:
@@ -87,3 +94,36 @@ def test_what_the_data_is_called_stays_text(hostile):
     assert card.content.count("\n") == calm.content.count("\n")
     assert cells(card.text) == cells(calm.text)
     assert acted_on(card.text) == []
+
+
+@pytest.fixture
+def sweep(tmp_path) -> Path:
+    return Path(shutil.copytree(EARLIER / "sweep", tmp_path / "sweep"))
+
+
+def test_no_text_of_a_run_names_a_folder_of_the_user_or_a_token(sweep, hub, monkeypatch):
+    monkeypatch.setattr(Path, "home", lambda: Path("/home/alice"))
+    records = Records(sweep)
+    path = records.path_of("mixture-001-seed1")
+    record = records.read(path)
+    token = "hf_" + "secret" * 5
+    record["reason"] = rf"file:///home/alice/x.bin and C:\Users\alice\y.bin and ~alice/z: {token} in /home/alice"
+    record["status"] = "failed"
+    record["base_model"] = "/home/alice/models/tiny"
+    record["mixture"] |= {"note": "/home/alice", "nested": [{"at": "/home/alice/a", "key": "sk-" + "secret" * 5}]}
+    record["versions"] |= {"torch": "2.1 of /home/alice/torch"}
+    records.write(path, record)
+    push_runs(sweep, "me/runs")
+    runs = load_dataset("me/runs", split="train")
+    row = next(row for row in runs if row["mixture_id"] == "mixture-001")
+    assert row["reason"] == "x.bin and y.bin and z: … in ~"
+    assert row["base_model"] == "tiny" and row["note"] == "~" and row["nested"] == [{"at": "a", "key": "…"}]
+    assert json.loads(row["versions"])["torch"] == "2.1 of torch"
+    assert not any(word in data for data in hub.dataset("me/runs").files.values() for word in (b"alice", b"secret"))
+
+
+def test_what_no_path_and_no_token_is_in_is_pushed_as_it_is(sweep, hub):
+    push_runs(sweep, "me/runs", commit_message="All of them")
+    assert load_dataset("me/runs", split="train").to_list() == load_runs(sweep, examples=True).to_list()
+    assert hub.dataset("me/runs").commits[-1][1] == "All of them"
+    assert not push_runs(sweep, "me/runs").changed

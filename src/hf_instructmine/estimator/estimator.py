@@ -7,7 +7,6 @@ is fitted on sets and applied to single examples; the examples of lowest predict
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,8 @@ import numpy as np
 from ..data.containers import as_table
 from ..errors import InstructMineError
 from ..outputs.folder import refuse_foreign, staged_folder
+from ..outputs.markdown import printable
+from ..outputs.publishing import Content, Pushed, publish
 from ..regression.fit import FitOptions, fit_rule
 from ..regression.runs import read_runs
 from ..regression.terms import Term
@@ -213,34 +214,48 @@ class LossEstimator(Rule):
         with staged_folder(save_directory, overwrite=True) as stage:
             self._write(stage)
 
-    def push_to_hub(self, repo_id: str, private: bool = False, token: str | None = None) -> str:
+    def push_to_hub(
+        self,
+        repo_id: str,
+        private: bool = False,
+        token: str | None = None,
+        *,
+        revision: str | None = None,
+        create_pr: bool = False,
+        commit_message: str | None = None,
+        overwrite: bool = False,
+    ) -> Pushed:
         """Pushes the files of [`~LossEstimator.save_pretrained`] to a model repository, as one commit.
 
         Args:
             repo_id (`str`): `"owner/name"`, or `"name"` for one's own. Created where absent.
             private (`bool`, *optional*, defaults to `False`): Whether a new repository is private.
             token (`str`, *optional*): Token with write access; by default the one logged in with.
+            revision (`str`, *optional*): Branch to commit to, which has to exist; by default `main`.
+            create_pr (`bool`, *optional*, defaults to `False`): Whether to open a pull request in place of a commit.
+            commit_message (`str`, *optional*): The first line of the commit.
+            overwrite (`bool`, *optional*, defaults to `False`): Whether a card in the repository is replaced where
+                ours cannot be merged into it.
 
         Returns:
-            `str`: The repository's id, for [`~LossEstimator.from_pretrained`].
+            [`~outputs.publishing.Pushed`]: The repository's id, for [`~LossEstimator.from_pretrained`]; it knows
+            whether anything `changed`, and the address of a `pull_request`.
 
         Raises:
-            [`InstructMineError`]: Without a token, before any work; where the Hub refuses or stays out of reach.
+            [`InstructMineError`]: Without a token, before any work; for an AutoML rule; where the Hub refuses or stays
+                out of reach. It says the mend, whether anything was pushed, and whether a repository was made for it.
         """
-        from ..outputs.hub import check_repo_id, push_folder, require_token
-
-        token = require_token(token)
-        check_repo_id(repo_id)
-        with TemporaryDirectory() as folder:
-            self._write(Path(folder), repo_id)
-            return push_folder(
-                folder,
-                repo_id,
-                repo_type="model",
-                commit_message=f"Add the rule {self.name}",
-                private=private,
-                token=token,
-            )
+        content = Content("model", f"Add the rule {printable(self.name)}", self._write)
+        return publish(
+            content,
+            repo_id,
+            private=private,
+            token=token,
+            revision=revision,
+            create_pr=create_pr,
+            commit_message=commit_message,
+            overwrite=overwrite,
+        )
 
     @classmethod
     def from_pretrained(

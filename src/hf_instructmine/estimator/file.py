@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InstructMineError
 from ..outputs.digests import digest, digest_of_text
+from ..outputs.hub import status_of, unreadable
 from ..regression.diagnostics import Diagnostics
 from ..regression.fit import Fit
 from ..regression.terms import Term
@@ -172,23 +173,25 @@ def find(source: str | Path, revision: str | None, token: str | None, repo_type:
             raise InstructMineError(f"the folder '{path}' has no {FILE_NAME}: it holds no rule")
         return path / FILE_NAME
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError, HTTPError, LocalEntryNotFoundError
 
     try:
         return Path(hf_hub_download(str(source), FILE_NAME, revision=revision, token=token, repo_type=repo_type))
     except HFValidationError as error:
         raise InstructMineError(f"'{source}' is neither a folder nor a repository id of the Hub") from error
-    except LocalEntryNotFoundError as error:
+    except (
+        LocalEntryNotFoundError,
+        RuntimeError,
+    ) as error:  # the latter of huggingface_hub 1.5
+        if status_of(error) is not None:  # of the answer that this hides
+            raise InstructMineError(unreadable(error, f"the {repo_type} '{source}'")) from error
         raise InstructMineError(
             f"'{source}' is not a folder here, and the Hub could not be reached to look for it there"
         ) from error
     except EntryNotFoundError as error:
         raise InstructMineError(f"the {repo_type} '{source}' on the Hub has no {FILE_NAME}") from error
-    except HfHubHTTPError as error:
-        raise InstructMineError(
-            f"the Hub refused the {repo_type} '{source}' (status {error.response.status_code}): check the id, the "
-            f"repository's type and your token"
-        ) from error
+    except HTTPError as error:
+        raise InstructMineError(unreadable(error, f"the {repo_type} '{source}'")) from error
 
 
 def _plain(value: Any) -> Any:

@@ -11,7 +11,8 @@ import numpy as np
 
 from ..errors import InstructMineError, one_line
 from ..outputs.digests import digest
-from ..outputs.markdown import count, printable, without_paths
+from ..outputs.markdown import count, printable
+from ..outputs.privacy import without_paths
 from .tasks import Benchmark, Leaf
 
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InstructMineError, one_line
 from ..outputs.files import sync, writing
-from ..outputs.markdown import count, escape, table, without_paths
+from ..outputs.markdown import count, escape, table
+from ..outputs.privacy import without_paths
 from ..versions import OF_TRAINING
 from .recipe import Arguments
 

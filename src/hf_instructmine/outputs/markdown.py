@@ -65,12 +65,6 @@ def printable(text: Any, most: int | None = MAX_TEXT) -> str:
     return _visible(text)
 
 
-def without_paths(value: Any) -> Any:
-    """Leaves the last name of every path of this machine in a text; what is no text stays as it is."""
-    path = r"(?<![\w/.~-])(?:~|\.{1,2})?/(?:[^\s/'\":;,]+/)*([^\s/'\":;,]+)"
-    return re.sub(path, r"\1", value) if isinstance(value, str) else value
-
-
 def fenced(text: str) -> str:
     """A code block that no run of backticks in the text can close, with "�" for what [`printable`] replaces."""
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))

@@ -3,7 +3,6 @@
 import json
 import warnings
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from ..data.provenance import get_provenance
@@ -11,6 +10,8 @@ from ..errors import InstructMineError
 from ..estimator.file import rule_digest
 from ..outputs.folder import staged_folder
 from ..outputs.markdown import count, printable
+from ..outputs.publishing import Content, Pushed, publish
+from ..outputs.shards import MAX_SHARD_SIZE
 from .card import FIGURE_FILE, build_card
 from .figures import plot_predicted_log_loss
 from .record import SelectionRecord
@@ -97,37 +98,63 @@ class Selection(SelectionRecord):
         with staged_folder(folder, overwrite) as stage:
             self._write(stage)
 
-    def push_to_hub(self, repo_id: str, private: bool = False, token: str | None = None) -> str:
+    def push_to_hub(
+        self,
+        repo_id: str,
+        private: bool = False,
+        token: str | None = None,
+        *,
+        revision: str | None = None,
+        create_pr: bool = False,
+        commit_message: str | None = None,
+        max_shard_size: int | str = MAX_SHARD_SIZE,
+        overwrite: bool = False,
+    ) -> Pushed:
         """Pushes the files of [`~Selection.save_to_disk`] to a dataset repository, as one commit.
+
+        A card that is there is kept but for our part of it: see `docs/hub.md`.
 
         Args:
             repo_id (`str`): `"owner/name"`, or `"name"` for one's own. Created where absent.
             private (`bool`, *optional*, defaults to `False`): Whether a new repository is private.
             token (`str`, *optional*): Token with write access; by default the one logged in with.
+            revision (`str`, *optional*): Branch to commit to, which has to exist; by default `main`.
+            create_pr (`bool`, *optional*, defaults to `False`): Whether to open a pull request in place of a commit.
+            commit_message (`str`, *optional*): The first line of the commit.
+            max_shard_size (`int` or `str`, *optional*, defaults to `"500MB"`): Bytes of Arrow in a Parquet file.
+                Shards are written and uploaded one after another: no more than one lies on the disk.
+            overwrite (`bool`, *optional*, defaults to `False`): Whether a card in the repository is replaced where
+                ours cannot be merged into it.
 
         Returns:
-            `str`: The repository's id, for `load_dataset`.
+            [`~outputs.publishing.Pushed`]: The repository's id, for `load_dataset`; it knows whether anything
+            `changed`, and the address of a `pull_request`.
 
         Raises:
-            [`InstructMineError`]: Without a token, before any work; where the Hub refuses or stays out of reach.
+            [`InstructMineError`]: Without a token, before any work; where the Hub refuses or stays out of reach. It
+                says the mend, whether anything was pushed, and whether a repository was made for it.
         """
-        from ..outputs.hub import create_repo, push_folder
-
-        # First, for the card to name the repository in full, and for a refusal to come before the work.
-        full_id = create_repo(repo_id, repo_type="dataset", private=private, token=token)
-        with TemporaryDirectory() as folder:
-            self._write(Path(folder), full_id)
-            return push_folder(
-                folder,
-                full_id,
-                repo_type="dataset",
-                commit_message=f"Add {count(self.num_selected, 'row')} chosen by hf-instructmine",
-                private=private,
-                token=token,
-            )
+        content = Content(
+            repo_type="dataset",
+            message=f"Add {count(self.num_selected, 'row')} chosen by hf-instructmine",
+            write=self._write,
+            rows=self.dataset,
+        )
+        return publish(
+            content,
+            repo_id,
+            private=private,
+            token=token,
+            revision=revision,
+            create_pr=create_pr,
+            commit_message=commit_message,
+            max_shard_size=max_shard_size,
+            overwrite=overwrite,
+        )
 
     def _write(self, folder: Path, repo_id: str | None = None) -> None:
-        write(self, folder)
+        """All files; for a repository all but the rows, which go there in shards."""
+        write(self, folder, rows=repo_id is None)
         configurations = json.dumps(get_provenance(self.dataset), indent=2, sort_keys=True)
         (folder / "indicators.json").write_text(configurations + "\n", "utf-8")
         plot_predicted_log_loss(self.pool_log_loss, self.log_loss, folder / FIGURE_FILE)

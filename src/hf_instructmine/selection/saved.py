@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 
 from ..errors import InstructMineError, one_line
 from ..estimator import file as estimator_file
@@ -19,6 +19,7 @@ from ..estimator.estimator import LossEstimator
 from ..outputs.digests import digest
 from ..outputs.files import write_parquet
 from ..outputs.markdown import PARQUET_FILE, CardSection
+from ..outputs.shards import ROWS_IN_GROUP, shards_in
 from .record import LOG_LOSS, SelectionRecord, SourceCount
 
 
@@ -30,18 +31,23 @@ PLAIN = (
     "asked", "options", "duplicates_checked", "leverage", "skipped_far", "skipped", "contaminated", "unread",
     "license", "source_datasets", "set_log_loss",
 )  # fmt: skip
-# Rows in a group of the Parquet file: fixed, so that a table is written alike whatever it was cut from.
-ROWS_IN_GROUP = 1000
 _FIGURE = re.compile(r"\w[\w.-]*\.png")
 
 
-def write(record: SelectionRecord, folder: Path) -> None:
-    """Writes the rows, the rule, the figures of sections, and the two files above."""
+def write(record: SelectionRecord, folder: Path, rows: bool = True) -> None:
+    """Writes the rows, the rule, the figures of sections, and the two files above.
+
+    Args:
+        record ([`SelectionRecord`]): What is written.
+        folder (`Path`): Where to.
+        rows (`bool`, *optional*, defaults to `True`): Whether the rows are written too, and not apart in shards.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    (folder / PARQUET_FILE).parent.mkdir()
-    write_parquet(record.dataset, folder / PARQUET_FILE, ROWS_IN_GROUP)
+    if rows:
+        (folder / PARQUET_FILE).parent.mkdir()
+        write_parquet(record.dataset, folder / PARQUET_FILE, ROWS_IN_GROUP)
     # The rule alone: its own card would be in the way of the selection's.
     (folder / estimator_file.FILE_NAME).write_text(
         estimator_file.dumps(estimator_file.content_of(record.estimator)), "utf-8"
@@ -66,7 +72,7 @@ def read(folder: str | Path) -> dict[str, Any]:
             is damaged; names the file.
     """
     folder = Path(folder)
-    if not (folder / PARQUET_FILE).is_file() or not (folder / estimator_file.FILE_NAME).is_file():
+    if not shards_in(folder) or not (folder / estimator_file.FILE_NAME).is_file():
         raise InstructMineError(
             f"'{folder}' holds no selection: give a folder that `instructmine select` or save_to_disk wrote"
         )
@@ -140,7 +146,9 @@ def _tables(folder: Path) -> dict[str, Any]:
     from datasets.table import InMemoryTable
 
     # Not by load_dataset, which caches by the folder's name and might give the rows of an earlier selection.
-    dataset = Dataset(InMemoryTable(pq.ParquetFile(folder / PARQUET_FILE).read()))
+    dataset = concatenate_datasets(
+        [Dataset(InMemoryTable(pq.ParquetFile(shard).read())) for shard in shards_in(folder)]
+    )
     predictions = pq.ParquetFile(folder / PREDICTIONS_FILE).read()
     log_loss = predictions[LOG_LOSS].to_numpy()
     places = predictions["place"].to_numpy()  # NaN where a row was not selected

@@ -1,20 +1,20 @@
 """The runs of a sweep on the Hub: a table that `load_dataset` opens, with a card that says how it came about."""
 
 import json
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datasets import Dataset
+from datasets import Dataset, Features
 
 from ..data.provenance import get_provenance
 from ..errors import InstructMineError
 from ..finetuning.recipe import Recipe
-from ..outputs.files import write_parquet
-from ..outputs.hub import push_folder
-from ..outputs.markdown import PARQUET_FILE, count, escape, size_category, table, without_paths
+from ..outputs.markdown import PARQUET_FILE, count, escape, size_category, table
+from ..outputs.privacy import without_paths, without_secrets
+from ..outputs.publishing import Content, Pushed, publish
 from ..outputs.records import Records
+from ..outputs.shards import MAX_SHARD_SIZE
 from .manifest import MANIFEST
 from .runs import load_runs, pure_error
 
@@ -27,40 +27,57 @@ TEMPLATE = Path(__file__).with_name("runs_card.md")
 MAX_RUNS = 200
 
 
-def push_runs(folder: str | Path, repo_id: str, private: bool = False, token: str | None = None) -> str:
+def push_runs(
+    folder: str | Path,
+    repo_id: str,
+    private: bool = False,
+    token: str | None = None,
+    *,
+    revision: str | None = None,
+    create_pr: bool = False,
+    commit_message: str | None = None,
+    max_shard_size: int | str = MAX_SHARD_SIZE,
+    overwrite: bool = False,
+) -> Pushed:
     """Pushes the runs of a sweep, each evaluation example's loss included, and a card.
 
-    The folder's own files stay here: they name files of this machine.
+    The folder's own files stay here: they name files of this machine. Paths and tokens are taken out of every text.
 
     Args:
         folder (`str` or `Path`): The sweep's `output_dir`.
-        repo_id, private, token: As [`~publishing.hub.create_repo`] takes them.
+        repo_id, private, token, revision, create_pr, commit_message, max_shard_size, overwrite: As
+            [`~selection.Selection.push_to_hub`] takes them.
 
     Returns:
-        `str`: The repository's id, owner included; `load_dataset` opens it.
+        [`~outputs.publishing.Pushed`]: The repository's id, owner included; `load_dataset` opens it.
 
     Raises:
         [`InstructMineError`]: Where the folder holds no finished run, or the Hub refuses or is out of reach.
     """
     runs = load_runs(folder, examples=True)
-    reasons = [without_paths(reason) for reason in runs["reason"]]
-    runs = Dataset.from_dict({**runs.to_dict(), "reason": reasons}, features=runs.features)
+    features = Features(without_secrets(dict(runs.features)))
+    runs = Dataset.from_dict(without_secrets({name: runs[name][:] for name in runs.column_names}), features=features)
     manifest = Records(folder).read(Path(folder) / MANIFEST)
     if manifest is None:
         raise InstructMineError(f"'{folder}' holds no sound sweep.json, so what its runs are of cannot be told")
-    with tempfile.TemporaryDirectory() as stage:
-        data = Path(stage, PARQUET_FILE)
-        data.parent.mkdir()
-        write_parquet(runs, data)
-        build_runs_card(runs, manifest).save(Path(stage, "README.md"))
-        return push_folder(
-            stage,
-            repo_id,
-            repo_type="dataset",
-            commit_message="Add the runs of a sweep by hf-instructmine",
-            private=private,
-            token=token,
-        )
+    card = build_runs_card(runs, without_secrets(manifest))
+    content = Content(
+        repo_type="dataset",
+        message="Add the runs of a sweep by hf-instructmine",
+        write=lambda stage, _: card.save(stage / "README.md"),
+        rows=runs,
+    )
+    return publish(
+        content,
+        repo_id,
+        private=private,
+        token=token,
+        revision=revision,
+        create_pr=create_pr,
+        commit_message=commit_message,
+        max_shard_size=max_shard_size,
+        overwrite=overwrite,
+    )
 
 
 def build_runs_card(runs: Dataset, manifest: Mapping[str, Any]) -> "DatasetCard":

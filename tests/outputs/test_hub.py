@@ -5,10 +5,11 @@ import logging
 
 import pytest
 from datasets import Dataset, load_dataset
+from hostile import HOSTILE
 from hub_stub import TOKEN
-from huggingface_hub import HfApi
+from huggingface_hub import DatasetCard, HfApi, snapshot_download
 
-from hf_instructmine import LossEstimator, Selector
+from hf_instructmine import LossEstimator, Selection, Selector
 from hf_instructmine.data.provenance import get_provenance, set_provenance
 from hf_instructmine.errors import InstructMineError
 from hf_instructmine.outputs import hub as publishing_hub
@@ -64,6 +65,46 @@ def test_shards_of_an_earlier_dataset_are_not_mixed_in(hub, selection):
     selection.dataset.push_to_hub("me/curated", num_shards=2)
     selection.push_to_hub("me/curated")
     assert len(load_dataset("me/curated", split="train")) == 4
+
+
+# What breaks lines, files, tables, comments and terminals.
+TEXTS = [
+    *filter(None, HOSTILE),
+    *map(chr, range(32)),
+    "\x7f",
+    "\x85",
+    "\u2028",
+    "\ufeffa",
+    "\u202bنامه\u200cها",
+    "-->",
+]
+TEXTS += ["数据", "e\u0301", "\U0001f469\u200d\U0001f467", "<!-- /hf-instructmine {} -->"]
+
+
+def test_hostile_rows_and_names_come_back_unchanged_and_the_card_stays_one(hub):
+    rows = {"prompt": TEXTS, "completion": TEXTS[::-1], "source": TEXTS, "mtld": [float(i) for i in range(len(TEXTS))]}
+    rule = LossEstimator.from_coefficients({"mtld": 1.0}, name=HOSTILE[0], origin=HOSTILE[7])
+    scored = Dataset.from_dict(rows)
+    for size in (len(TEXTS), len(TEXTS) - 1):
+        selection = Selector(rule).select(scored, size=size, drop_duplicates=False)
+        selection.source_datasets = TEXTS[:5]
+        selection.push_to_hub("me/curated")
+        again = load_dataset("me/curated", split="train", download_mode="force_redownload")
+        assert again.to_list() == selection.dataset.to_list()
+        card = DatasetCard(hub.dataset("me/curated").files["README.md"].decode())
+        assert card.data.source_datasets == TEXTS[:5] and "<script>" not in card.text
+        assert card.text.count("<!--") == 2 == card.text.count("-->")
+    assert LossEstimator.from_pretrained("me/curated", repo_type="dataset").name == HOSTILE[0]
+
+
+def test_a_large_selection_goes_up_in_shards_and_is_opened_again_from_its_repository(hub):
+    selection = select(5000, 3500)
+    selection.push_to_hub("me/curated", max_shard_size="20KB")
+    assert sum(name.startswith("data/") for name in hub.dataset("me/curated").files) == 4
+    again = Selection.load(snapshot_download("me/curated", repo_type="dataset"))
+    assert again.dataset.to_list() == selection.dataset.to_list()
+    again.push_to_hub("me/curated")
+    assert sum(name.startswith("data/") for name in hub.dataset("me/curated").files) == 1
 
 
 def test_private_is_private_from_its_creation(hub, selection):
