@@ -263,7 +263,7 @@ class LossEstimator(Rule):
             [`InstructMineError`]: Where there is no rule, or its file is damaged, incomplete or of a newer schema.
         """
         path = estimator_file.find(source, revision, token, repo_type)
-        return cls(**estimator_file.read(path.read_text("utf-8"), f"'{path}'"))
+        return cls(**estimator_file.read_file(path))
 
     def _write(self, folder: Path, repo_id: str | None = None) -> None:
         from .card import write_card

@@ -14,8 +14,7 @@ from ..finetuning.recipe import Recipe
 from ..outputs.files import write_parquet
 from ..outputs.hub import push_folder
 from ..outputs.markdown import PARQUET_FILE, count, escape, size_category, table, without_paths
-from ..outputs.records import Records
-from .manifest import MANIFEST
+from .manifest import MANIFEST, open_records
 from .runs import load_runs, pure_error
 
 
@@ -45,7 +44,7 @@ def push_runs(folder: str | Path, repo_id: str, private: bool = False, token: st
     runs = load_runs(folder, examples=True)
     reasons = [without_paths(reason) for reason in runs["reason"]]
     runs = Dataset.from_dict({**runs.to_dict(), "reason": reasons}, features=runs.features)
-    manifest = Records(folder).read(Path(folder) / MANIFEST)
+    manifest = open_records(folder).read(Path(folder) / MANIFEST)
     if manifest is None:
         raise InstructMineError(f"'{folder}' holds no sound sweep.json, so what its runs are of cannot be told")
     with tempfile.TemporaryDirectory() as stage:
