@@ -5,6 +5,7 @@ is fitted on sets and applied to single examples; the examples of lowest predict
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -209,8 +210,9 @@ class LossEstimator(Rule):
             [`InstructMineError`]: Where the folder cannot be written or holds a README of something else, or for an
                 AutoML rule.
         """
-        refuse_foreign(save_directory, estimator_file.FILE_NAME, "rule")
-        with staged_folder(save_directory, overwrite=True) as stage:
+        check = partial(refuse_foreign, save_directory, estimator_file.FILE_NAME, "rule")
+        check()
+        with staged_folder(save_directory, overwrite=True, check=check) as stage:
             self._write(stage)
 
     def push_to_hub(self, repo_id: str, private: bool = False, token: str | None = None) -> str:
