@@ -1,6 +1,6 @@
 """`instructmine <verb>`: parses, and runs the verb.
 
-Exit code 0: done; 1: a failure, explained in one line; 2: wrong usage.
+Exit code 0: done; 1: a failure, explained in one line; 2: wrong usage; 130: stopped by Ctrl-C.
 """
 
 import argparse
@@ -17,10 +17,24 @@ from ..errors import InstructMineError
 from ..outputs.folder import refuse_input
 from ..outputs.reading import read_yaml
 from . import compare, demo, evaluate, finetune, fit, judge, push, score, search_size, select, sweep
+from .interrupt import stoppable
 
 
 # In the order of a user's way.
 VERBS = (score, finetune, sweep, fit, select, search_size, compare, evaluate, judge, push, demo)
+# What a verb that is stopped leaves; others write all at their end, or nothing.
+_GOES_ON = "the same command goes on where it stopped"
+_LEFT = {
+    "score": f"finished shards are kept: {_GOES_ON}",
+    "finetune": "checkpoints that the recipe asked for are kept: add --resume_from_checkpoint true to go on",
+    "sweep": f"finished runs are kept: {_GOES_ON}",
+    "search-size": f"finished runs are kept: {_GOES_ON}",
+    "compare": f"finished runs are kept: {_GOES_ON}",
+    "evaluate": f"what was measured is kept: {_GOES_ON}",
+    "judge": f"answers and verdicts are kept: {_GOES_ON}",
+    "push": "a commit is on the Hub whole or not at all",
+    "demo": f"finished parts are kept: {_GOES_ON}",
+}
 # Options that may be mappings in a file.
 _MAPPINGS = ("indicator", "columns", "judge_options")
 
@@ -29,16 +43,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb and returns the exit code."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     args = _parse(argv)
-    try:
-        if getattr(args, "input", None) and getattr(args, "output_dir", None):
-            refuse_input(args.output_dir, args.input)
-        return args.run(args) or 0
-    except InstructMineError as error:
-        print(f"instructmine {args.verb}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"\ninstructmine {args.verb}: stopped; the same command goes on where it stopped", file=sys.stderr)
-        return 130
+    with stoppable() as interrupt:
+        try:
+            if getattr(args, "input", None) and getattr(args, "output_dir", None):
+                refuse_input(args.output_dir, args.input)
+            return args.run(args) or 0
+        except InstructMineError as error:
+            if not interrupt.seen:  # else it is what a library made of the interrupt
+                print(f"instructmine {args.verb}: {error}", file=sys.stderr)
+                return 1
+        except KeyboardInterrupt:
+            pass
+        except Exception:
+            if not interrupt.seen:
+                raise
+    left = _LEFT.get(args.verb, "nothing was written: the same command starts again")
+    print(f"\ninstructmine {args.verb}: stopped; {left}", file=sys.stderr)
+    return 130
 
 
 def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:

@@ -2,7 +2,9 @@
 
 import json
 import logging
+import os
 import signal
+import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -10,7 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -280,9 +282,18 @@ _worker_indicator: Indicator
 def _set_worker_indicator(indicator: Indicator) -> None:
     global _worker_indicator
     _worker_indicator = indicator
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # which reaches all processes of a terminal: the first ends the others
+
+
+def _end_with_the_parent() -> None:
+    """A killed parent would leave its workers, and their models, for ever."""
+    parent = parent_process()
+    assert parent is not None  # a worker has one
+    parent.join()
+    os._exit(1)
 
 
 def _score_rows_in_worker(batch: dict[str, list], first_row: int) -> pa.Table:
