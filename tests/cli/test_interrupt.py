@@ -94,6 +94,7 @@ def test_whoever_swallows_the_interrupt_the_verb_stops_and_says_what_is_kept(tmp
         said, told = process.communicate(timeout=20)
         assert process.returncode == 130, way
         assert told.splitlines()[-1] == "instructmine score: stopped; it is kept", way
+        assert "Exception ignored" not in told, way
         assert ("cleaned up" in said) == (way == "in_a_slow_cleanup")  # which nothing breaks off
 
 

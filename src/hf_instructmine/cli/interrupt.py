@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 
-_SOON = 1.0  # seconds
+_SOON, _AT_ONCE = 1.0, 0.02  # seconds
 
 
 class Interrupt:
@@ -25,13 +25,13 @@ class Interrupt:
     def __init__(self) -> None:
         self.seen = False
 
-    def _first(self, *_: object) -> None:
+    def _first(self, _: int, frame: FrameType | None) -> None:
         self.seen = True
         signal.signal(signal.SIGINT, self._second)
         if hasattr(signal, "setitimer"):  # not on Windows, where it is raised once
             signal.signal(signal.SIGALRM, self._again)
             signal.setitimer(signal.ITIMER_REAL, _SOON, _SOON)
-        raise KeyboardInterrupt
+        self._raise(frame)
 
     def _second(self, *_: object) -> None:
         os.write(2, b"\nstopped at once\n")
@@ -39,7 +39,16 @@ class Interrupt:
 
     def _again(self, _: int, frame: FrameType | None) -> None:
         if not _is_handled(sys.exc_info()[1]):
-            raise KeyboardInterrupt
+            self._raise(frame)
+
+    def _raise(self, frame: FrameType | None) -> None:
+        """Not in a `__del__`, which often is what follows a garbage collection, or other long calls without Python."""
+        while frame is not None and hasattr(signal, "setitimer"):
+            if frame.f_code.co_name == "__del__":
+                signal.setitimer(signal.ITIMER_REAL, _AT_ONCE, _SOON)
+                return
+            frame = frame.f_back
+        raise KeyboardInterrupt
 
 
 def _is_handled(error: BaseException | None) -> bool:

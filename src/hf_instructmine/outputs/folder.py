@@ -14,6 +14,8 @@ from .files import sync
 
 
 _OLD = 24 * 3600.0  # seconds
+# Where it is, all files beside it are of one selection.
+_VOUCHES = "selection.json"
 
 
 def check_output_folder(folder: str | Path, overwrite: bool = False) -> None:
@@ -147,7 +149,10 @@ def _refuse_mixture(stage: Path, target: Path) -> None:
 
 
 def _move(stage: Path, target: Path) -> None:
-    for file in sorted(_files(stage), key=lambda file: file.name == "README.md"):
+    """Moves file by file. Killed in between, what is there is opened as no selection, neither the old nor the new."""
+    if (stage / _VOUCHES).exists():
+        (target / _VOUCHES).unlink(missing_ok=True)
+    for file in sorted(_files(stage), key=lambda file: (file.name == "README.md", file.name == _VOUCHES)):
         destination = target / file.relative_to(stage)
         destination.parent.mkdir(parents=True, exist_ok=True)
         os.replace(file, destination)
