@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from typing import Any, NotRequired, TypedDict
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from hf_instructmine import InstructMineError
-from hf_instructmine.outputs.reading import parse_json, read_json, read_parquet, read_yaml, typed
+from hf_instructmine.outputs.reading import parse_json, read_array, read_json, read_parquet, read_yaml, typed
 
 
 BILLION_LAUGHS = "a: &a [x]\n" + "".join(
@@ -98,6 +99,19 @@ def test_parquet_that_cannot_be_read_is_one_line(tmp_path):
         with pytest.raises(InstructMineError, match=r"^cannot read .*; score again$") as error:
             read_parquet(path, "score again")
         assert "\n" not in str(error.value)
+
+
+def test_an_array_that_cannot_be_read_is_one_line(tmp_path):
+    path = tmp_path / "x.npy"
+    np.save(path, np.arange(100.0))
+    whole = path.read_bytes()
+    np.save(tmp_path / "objects.npy", np.array([{}], object), allow_pickle=True)
+    for content in (b"", whole[:7], whole[:300], b"x" * 300, (tmp_path / "objects.npy").read_bytes()):
+        path.write_bytes(content)
+        for mode in (None, "r"):
+            with pytest.raises(InstructMineError, match=r"^cannot read '.*x\.npy': .*; remove it$") as error:
+                read_array(path, "remove it", mode)
+            assert "\n" not in str(error.value)
 
 
 @dataclass

@@ -10,12 +10,13 @@ from dataclasses import MISSING, fields, is_dataclass
 from itertools import islice
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, NoReturn, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 from ..errors import InstructMineError, one_line
 
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
 
 # No file of ours is nested so deeply, and what is cannot be written again.
@@ -153,6 +154,25 @@ def read_parquet(path: Path, mend: str, columns: list[str] | None = None) -> "pa
     except (OSError, pa.ArrowException) as error:
         raise InstructMineError(f"cannot read '{path}': {one_line(error, first=True)}; {mend}") from error
     raise InstructMineError(f"'{path}' has no column '{absent[0]}': {mend}")
+
+
+def read_array(path: Path, mend: str, mmap_mode: Literal["r"] | None = None) -> "np.ndarray":
+    """The array that a `.npy` file holds; never one of Python objects.
+
+    Args:
+        path (`Path`): Of the file.
+        mend (`str`): What to do where it cannot be read: the end of the error.
+        mmap_mode (`str`, *optional*): As `numpy.load` takes it.
+
+    Raises:
+        [`InstructMineError`]: Where it is not there, or is damaged.
+    """
+    import numpy as np
+
+    try:
+        return np.load(path, mmap_mode=mmap_mode)
+    except (OSError, ValueError, EOFError, SyntaxError) as error:  # of a header, the last
+        raise InstructMineError(f"cannot read '{path}': {one_line(error, first=True)}; {mend}") from error
 
 
 def typed(value: Any, kind: Any, name: str = "", nan: bool = False) -> Any:
