@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 
 _SOON, _AT_ONCE = 1.0, 0.02  # seconds
@@ -24,12 +25,13 @@ class Interrupt:
 
     def __init__(self) -> None:
         self.seen = False
+        self._alarm: Any = None
 
     def _first(self, _: int, frame: FrameType | None) -> None:
         self.seen = True
         signal.signal(signal.SIGINT, self._second)
         if hasattr(signal, "setitimer"):  # not on Windows, where it is raised once
-            signal.signal(signal.SIGALRM, self._again)
+            self._alarm = signal.signal(signal.SIGALRM, self._again)
             signal.setitimer(signal.ITIMER_REAL, _SOON, _SOON)
         self._raise(frame)
 
@@ -74,5 +76,5 @@ def stoppable() -> Iterator[Interrupt]:
     finally:
         if interrupt.seen and hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.signal(signal.SIGALRM, interrupt._alarm)
         signal.signal(signal.SIGINT, signal.default_int_handler)
