@@ -30,8 +30,8 @@ from ..errors import InstructMineError
 from ..models.rendering import RefusedByTemplateError
 from ..outputs.folder import refuse_input, resolved
 from .base import Indicator
+from .score_shards import Shards
 from .scored_folder import Earlier, ScoredFolder
-from .shards import Shards
 
 
 logger = logging.getLogger(__name__)
