@@ -245,6 +245,13 @@ def test_columns_in_a_file_are_a_mapping(tmp_path, config):
         ("overwrite: perhaps", "overwrite is true or false, not 'perhaps'"),
         ("- size", "must hold 'option: value' lines"),
         ("size: [", "cannot read --config"),
+        ("null: 5", "it has the option None, which is no name"),
+        ("rule: [a, b]", "rule is ['a', 'b'], where one value is expected"),
+        ("encoder: {a: b}", "encoder is {'a': 'b'}, where one value is expected"),
+        ("input: [[a]]", "input is ['a'], where one value is expected"),
+        ("eval_set: [{a: b}]", "eval_set is {'a': 'b'}, where one value is expected"),
+        ("size: 5\nsize: 6", "'size' stands there twice"),
+        ("rule: " + "[" * 50_000, "nested too deep"),
     ],
 )
 def test_a_file_that_makes_no_sense_is_wrong_usage(config, capsys, text, message):
@@ -252,6 +259,20 @@ def test_a_file_that_makes_no_sense_is_wrong_usage(config, capsys, text, message
         run("select", "--config", config(text), "pool", "--rule", "r", "--output-dir", "out")
     assert end.value.code == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_number_in_the_place_of_a_name_is_one_line(scored, config, tmp_path, capsys):
+    file = config(f"input: {scored}\nrule: 5\nsize: 2\noutput_dir: {tmp_path / 'curated'}\n")
+    assert run("select", "--config", file) == 1
+    assert "'5'" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_file_of_another_encoding_is_wrong_usage(tmp_path, capsys):
+    (tmp_path / "config.yaml").write_bytes("rule: é".encode("latin-1"))
+    with pytest.raises(SystemExit) as end:
+        run("score", "--config", tmp_path / "config.yaml")
+    assert end.value.code == 2
+    assert "is not UTF-8 text" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_file_that_is_not_there_is_wrong_usage(tmp_path, capsys):

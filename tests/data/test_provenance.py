@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 import pytest
-from datasets import Dataset, concatenate_datasets, load_dataset, load_from_disk
+from datasets import Dataset, Features, Value, concatenate_datasets, load_dataset, load_from_disk
 
 from hf_instructmine import MTLD, InstructMineError, get_provenance, score
 from hf_instructmine.data.provenance import check_provenance, set_provenance
@@ -87,3 +87,13 @@ def test_unequal_records_are_refused_with_both_sides_named():
 
 def test_columns_that_the_rule_does_not_use_are_not_compared():
     assert check_provenance({"mtld": RECORD}, {"mtld": {}}, []) == []
+
+
+def test_what_a_downloaded_column_carries_in_its_place_is_one_line():
+    pool = Dataset.from_dict({"mtld": [1.0]})
+    deep = '{"a": ' * 70 + "1" + "}" * 70
+    for text, what in (("{no JSON", "is not JSON"), ('{"a": ' * 70_000, "deep"), (deep, "deep")):
+        marked = pool.cast(Features({"mtld": Value("float64", id=text)}))
+        with pytest.raises(InstructMineError, match=f"^the configuration of the column 'mtld' .*{what}") as error:
+            get_provenance(marked)
+        assert "\n" not in str(error.value)

@@ -127,6 +127,14 @@ def test_a_folder_that_cannot_be_written_is_one_line(rule, tmp_path):
         rule.save_pretrained(tmp_path / "file")
 
 
+def test_a_readme_of_something_else_stays(rule, tmp_path):
+    (tmp_path / "README.md").write_text("my project")
+    with pytest.raises(InstructMineError, match=r"holds a README\.md that is of no rule: name another folder"):
+        rule.save_pretrained(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+    assert (tmp_path / "README.md").read_text() == "my project"
+
+
 def test_a_rule_whose_saving_is_killed_leaves_the_earlier_rule_and_its_card(rule, tmp_path):
     rule.save_pretrained(tmp_path / "rule")
     before = {path: path.read_bytes() for path in (tmp_path / "rule").rglob("*") if path.is_file()}

@@ -239,3 +239,12 @@ def test_a_recipe_maps_columns_and_roles(columns):
 
     read = Recipe.load({**BASIC, "columns": columns}).arguments().own.columns
     assert parse_mapping(read) == {"messages": "turns", "roles": {"teacher": "assistant"}}
+
+
+def test_a_recipe_of_another_encoding_or_with_an_option_twice_is_one_line(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("model_name_or_path: café", "latin-1")
+    with pytest.raises(InstructMineError, match=r"^the recipe '.*recipe.yaml' is not UTF-8 text"):
+        Recipe.load(tmp_path / "recipe.yaml")
+    (tmp_path / "recipe.yaml").write_text("learning_rate: 1e-4\nlearning_rate: 2e-4", "utf-8")
+    with pytest.raises(InstructMineError, match=r"^cannot read the recipe '.*recipe.yaml': 'learning_rate' stands"):
+        Recipe.load(tmp_path / "recipe.yaml")

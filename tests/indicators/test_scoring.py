@@ -293,7 +293,7 @@ def test_the_result_opens_with_the_usual_tools_and_the_kept_shards_are_no_part_o
 
 
 def test_large_results_are_split_into_files(tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_instructmine.indicators.scoring._ROWS_PER_FILE", 100)
+    monkeypatch.setattr("hf_instructmine.indicators.scored_folder._ROWS_PER_FILE", 100)
     scored = score(pool_of(250), [MTLD()], tmp_path)
     assert len(list((tmp_path / "data").iterdir())) == 3
     assert equal(load_dataset(str(tmp_path), split="train"), scored)

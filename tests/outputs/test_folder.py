@@ -1,6 +1,8 @@
 """An output folder is complete or absent, and nobody's files are lost for it."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -95,6 +97,48 @@ def test_where_another_process_was_first_the_files_are_there_once(tmp_path):
             write(other)
     assert os.listdir(tmp_path) == ["out"]
     assert sorted(os.listdir(target)) == ["README.md", "data"]
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_of_two_processes_the_second_is_refused_and_its_files_are_gone(tmp_path, is_there):
+    target = tmp_path / "out"
+    if is_there:
+        target.mkdir()
+    with (
+        pytest.raises(InstructMineError, match=r"out' already holds files \(README.md, data\): name another folder"),
+        staged_folder(target) as stage,
+    ):
+        write(stage, "second")
+        with staged_folder(target) as other:
+            write(other, "first")
+    assert (target / "README.md").read_text() == (target / "data/train.txt").read_text() == "first"
+    assert (os.listdir(tmp_path), sorted(os.listdir(target))) == (["out"], ["README.md", "data"])
+
+
+def test_what_a_folder_came_to_hold_meanwhile_is_looked_at_again(tmp_path):
+    def check():
+        refuse_foreign(tmp_path, "estimator.json", "rule")
+
+    with (
+        pytest.raises(InstructMineError, match="is of no rule"),
+        staged_folder(tmp_path, overwrite=True, check=check) as stage,
+    ):
+        write(stage)
+        (tmp_path / "README.md").write_text("my project")
+    assert (tmp_path / "README.md").read_text() == "my project"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no folder is locked there")
+def test_files_of_two_processes_are_never_mixed(tmp_path):
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom hf_instructmine.outputs.folder import staged_folder\n"
+        "for turn in range(30):\n    with staged_folder(sys.argv[1], overwrite=True) as stage:\n"
+        "        for k in range(20):\n            (stage / f'{k}.txt').write_text(f'{sys.argv[2]} {turn}')\n"
+    )
+    (tmp_path / "out").mkdir()
+    started = [subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "out"), name]) for name in "ab"]
+    assert [process.wait(60) for process in started] == [0, 0]
+    assert len({path.read_text() for path in (tmp_path / "out").iterdir()}) == 1
 
 
 def test_what_a_killed_process_left_neither_counts_nor_stays_for_ever(tmp_path):

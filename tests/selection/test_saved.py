@@ -152,6 +152,9 @@ def another(folder: Path) -> None:
     [
         (cut("selection.json"), "selection.json' is damaged or was changed by hand"),
         (lambda f: (f / "selection.json").write_text("[]"), "selection.json' is damaged or was changed by hand"),
+        (lambda f: (f / "selection.json").write_text("[" * 70_000), "selection.json' is damaged or was changed by"),
+        (lambda f: (f / "selection.json").write_text("{}", "utf-16"), "selection.json' is damaged or was changed by"),
+        (lambda f: (f / "estimator.json").write_text("{}", "utf-16"), "estimator.json' is not UTF-8 text"),
         (by_hand, "selection.json' is damaged or was changed by hand"),
         (cut("estimator.json"), "estimator.json' is not JSON"),
         (cut("predictions.parquet"), "the selection in '.*' is damaged "),

@@ -1,6 +1,6 @@
 """`instructmine <verb>`: parses, and runs the verb.
 
-Exit code 0: done; 1: a failure, explained in one line; 2: wrong usage.
+Exit code 0: done; 1: a failure, explained in one line; 2: wrong usage; 130: stopped by Ctrl-C.
 """
 
 import argparse
@@ -13,29 +13,53 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..errors import InstructMineError, one_line
+from ..errors import InstructMineError
 from ..outputs.folder import refuse_input
+from ..outputs.reading import read_yaml
 from . import compare, demo, evaluate, finetune, fit, judge, push, score, search_size, select, sweep
+from .interrupt import stoppable
 
 
 # In the order of a user's way.
 VERBS = (score, finetune, sweep, fit, select, search_size, compare, evaluate, judge, push, demo)
+# What a verb that is stopped leaves; others write all at their end, or nothing.
+_GOES_ON = "the same command goes on where it stopped"
+_LEFT = {
+    "score": f"finished shards are kept: {_GOES_ON}",
+    "finetune": "checkpoints that the recipe asked for are kept: add --resume_from_checkpoint true to go on",
+    "sweep": f"finished runs are kept: {_GOES_ON}",
+    "search-size": f"finished runs are kept: {_GOES_ON}",
+    "compare": f"finished runs are kept: {_GOES_ON}",
+    "evaluate": f"what was measured is kept: {_GOES_ON}",
+    "judge": f"answers and verdicts are kept: {_GOES_ON}",
+    "push": "a commit is on the Hub whole or not at all",
+    "demo": f"finished parts are kept: {_GOES_ON}",
+}
+# Options that may be mappings in a file.
+_MAPPINGS = ("indicator", "columns", "judge_options")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb and returns the exit code."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     args = _parse(argv)
-    try:
-        if getattr(args, "input", None) and getattr(args, "output_dir", None):
-            refuse_input(args.output_dir, args.input)
-        return args.run(args) or 0
-    except InstructMineError as error:
-        print(f"instructmine {args.verb}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"\ninstructmine {args.verb}: stopped; the same command goes on where it stopped", file=sys.stderr)
-        return 130
+    with stoppable() as interrupt:
+        try:
+            if getattr(args, "input", None) and getattr(args, "output_dir", None):
+                refuse_input(args.output_dir, args.input)
+            return args.run(args) or 0
+        except InstructMineError as error:
+            if not interrupt.seen:  # else it is what a library made of the interrupt
+                print(f"instructmine {args.verb}: {error}", file=sys.stderr)
+                return 1
+        except KeyboardInterrupt:
+            pass
+        except Exception:
+            if not interrupt.seen:
+                raise
+    left = _LEFT.get(args.verb, "nothing was written: the same command starts again")
+    print(f"\ninstructmine {args.verb}: stopped; {left}", file=sys.stderr)
+    return 130
 
 
 def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
@@ -68,28 +92,46 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _read_config(verb: argparse.ArgumentParser, path: str) -> dict[str, Any]:
-    import yaml
-
     known = {a.dest: a for a in verb._actions if a.dest not in ("help", "config")}
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    except (OSError, yaml.YAMLError) as error:
-        verb.error(f"cannot read --config {path}: {one_line(error)}")
-    if not isinstance(values, dict):
-        verb.error(f"--config {path} must hold 'option: value' lines")
+        values = read_yaml(Path(path), f"--config {path}")
+    except InstructMineError as error:
+        verb.error(str(error))
     values = {key.replace("-", "_"): value for key, value in values.items()}
     unknown = [key for key in values if key not in known]
     if unknown:
         verb.error(f"--config {path} has the unknown option '{unknown[0]}'; known are {', '.join(sorted(known))}")
-    for key, value in values.items():
-        action = known[key]
-        if action.nargs in ("*", "+"):
-            values[key] = value if isinstance(value, list) else [value]
-        elif action.nargs == 0 and not isinstance(value, bool):
-            verb.error(f"--config {path}: {key} is true or false, not {value!r}")
-        elif action.type is not None and value is not None:
-            values[key] = str(value)  # which the parser converts and checks as it does on the command line
-    return values
+    return {key: _as_given(verb, known[key], value, f"--config {path}: {key}") for key, value in values.items()}
+
+
+def _as_given(verb: argparse.ArgumentParser, action: argparse.Action, value: Any, where: str) -> Any:
+    """A value of a file as the command line would give it, for the parser to convert and check."""
+    if value is None:
+        return action.default
+    if action.nargs == 0:
+        if not isinstance(value, bool):
+            verb.error(f"{where} is true or false, not {value!r:.80}")
+        return value
+    if action.nargs not in (None, "?"):
+        listed = value if isinstance(value, list) else [value]
+        return [_one_value(verb, action, item, where) for item in listed]
+    if action.type is not None:
+        return str(value)  # which the parser converts and checks as it does on the command line
+    return _one_value(verb, action, value, where)
+
+
+def _one_value(verb: argparse.ArgumentParser, action: argparse.Action, value: Any, where: str) -> Any:
+    if isinstance(value, dict) and action.dest in _MAPPINGS:
+        return value
+    if isinstance(value, dict | list) or value is None:
+        verb.error(f"{where} is {value!r:.80}, where one value is expected")
+    try:
+        converted = action.type(str(value)) if callable(action.type) else str(value)
+    except (TypeError, ValueError):
+        verb.error(f"{where} is {value!r:.80}, which is no {getattr(action.type, '__name__', 'value')}")
+    if action.choices is not None and converted not in action.choices:
+        verb.error(f"{where} is {value!r:.80}; it is one of {', '.join(map(str, action.choices))}")
+    return converted
 
 
 def run() -> None:

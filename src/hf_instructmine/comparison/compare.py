@@ -17,14 +17,14 @@ from ..data.containers import as_dataset
 from ..data.evaluation_sets import load_eval_sets
 from ..errors import InstructMineError
 from ..outputs.markdown import count, printable
-from ..outputs.records import Records
 from ..sweep.executors import Execution
+from ..sweep.manifest import open_records
 from ..sweep.outlook import count_steps
 from ..sweep.runs import load_runs
 from ..sweep.session import SweepSession
 from .parts import Choices, Protocol, Steps
 from .power import check_examples, check_parts, power
-from .request import REQUEST, Request
+from .request import KINDS, REQUEST, Request
 from .results import UNTRAINED, StrategyComparison
 from .strategies import RANDOM, Strategy, check_strategy
 
@@ -104,7 +104,7 @@ def compare_strategies(
     for name, examples in eval_sets.items():
         check_examples(len(examples.rows), name)
     execution = Execution(executor, accelerate_config, columns, retry_failed, workers, keep_models)
-    request = Request(Records(output_dir))
+    request = Request(open_records(output_dir, KINDS))
     request.check(protocol)
     choices = Choices(scored, protocol, columns)
     chosen = choices.choose(strategies, budgets)
@@ -122,10 +122,11 @@ def load_comparison(folder: str | Path) -> StrategyComparison:
     Raises:
         [`InstructMineError`]: Where there is none.
     """
-    records = Records(folder)
+    records = open_records(folder, KINDS)
     request = records.read(records.folder / REQUEST)
     if request is None:
         raise InstructMineError(f"'{folder}' holds no comparison")
+    request = {name: value for name, value in request.items() if name in KINDS[REQUEST].__annotations__}
     untrained = (records.read(records.folder / "base.json") or {}).get("examples")
     return StrategyComparison(load_runs(folder, examples=True), untrained=untrained, **request)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from ..data.evaluation_sets import EvaluationSet
 from ..errors import InstructMineError
@@ -17,6 +17,20 @@ from .strategies import Strategy
 REQUEST = "comparison.json"
 # What has to be the same in all calls on a folder; other strategies, amounts, multiples and seeds may join.
 _FIXED = ("parts", "budget", "seed")
+
+
+class _Kept(TypedDict):
+    strategies: list[str]
+    fitted_on: dict[str, list[str]]
+    seed: NotRequired[int]
+    chosen_by: NotRequired[dict[str, str]]
+    protocol: NotRequired[dict[str, Any]]
+    eval_bytes: NotRequired[dict[str, int]]
+    pool: NotRequired[dict[str, int]]
+    sweeps: NotRequired[dict[str, Any]]
+
+
+KINDS = {REQUEST: _Kept}
 
 
 class Request:
@@ -58,7 +72,17 @@ class Request:
         eval_sets: Mapping[str, EvaluationSet],
         choices: Choices,
     ) -> None:
-        """Notes it down, with what earlier calls on the folder asked for."""
+        """Notes it down, with what earlier calls on the folder asked for, and other processes do meanwhile."""
+        with self.records.lock("comparison", patience=-1):
+            self._keep(strategies, protocol, eval_sets, choices)
+
+    def _keep(
+        self,
+        strategies: Mapping[str, Strategy],
+        protocol: Protocol,
+        eval_sets: Mapping[str, EvaluationSet],
+        choices: Choices,
+    ) -> None:
         before = self.records.read(self.path) or {"strategies": [], "fitted_on": {}}
         rules = {n: s.rule if isinstance(s, Selector) else s for n, s in strategies.items()}
         fitted = {

@@ -10,6 +10,7 @@ from typing import Any
 from datasets import Dataset, Value
 
 from ..errors import InstructMineError
+from ..outputs.reading import parse_json
 from ..versions import check_versions
 
 
@@ -20,12 +21,12 @@ def get_provenance(dataset: Dataset) -> dict[str, dict[str, Any]]:
     """Returns the configuration behind each column that carries one; columns without provenance are absent.
 
     Raises:
-        [`InstructMineError`]: Where it is no dataset, or several splits.
+        [`InstructMineError`]: Where it is no dataset, or several splits, or what a column carries cannot be read.
     """
     if not hasattr(dataset, "features"):
         raise InstructMineError(f"a {type(dataset).__name__} has no provenance: pass a Dataset, or one split")
     return {
-        name: json.loads(feature.id)
+        name: parse_json(feature.id, f"the configuration of the column {name!r:.80}", "score that column again")
         for name, feature in (dataset.features or {}).items()  # of many streams they are not known
         if isinstance(feature, Value) and feature.id and feature.id.startswith("{")
     }

@@ -5,6 +5,7 @@ is fitted on sets and applied to single examples; the examples of lowest predict
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -210,8 +211,9 @@ class LossEstimator(Rule):
             [`InstructMineError`]: Where the folder cannot be written or holds a README of something else, or for an
                 AutoML rule.
         """
-        refuse_foreign(save_directory, estimator_file.FILE_NAME, "rule")
-        with staged_folder(save_directory, overwrite=True) as stage:
+        check = partial(refuse_foreign, save_directory, estimator_file.FILE_NAME, "rule")
+        check()
+        with staged_folder(save_directory, overwrite=True, check=check) as stage:
             self._write(stage)
 
     def push_to_hub(
@@ -278,7 +280,7 @@ class LossEstimator(Rule):
             [`InstructMineError`]: Where there is no rule, or its file is damaged, incomplete or of a newer schema.
         """
         path = estimator_file.find(source, revision, token, repo_type)
-        return cls(**estimator_file.read(path.read_text("utf-8"), f"'{path}'"))
+        return cls(**estimator_file.read_file(path))
 
     def _write(self, folder: Path, repo_id: str | None = None) -> None:
         from .card import write_card

@@ -9,11 +9,12 @@ import math
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
-from ..errors import InstructMineError
+from ..errors import InstructMineError, one_line
 from ..outputs.digests import digest, digest_of_text
 from ..outputs.hub import status_of, unreadable
+from ..outputs.reading import parse_json, read_text, typed
 from ..regression.diagnostics import Diagnostics
 from ..regression.fit import Fit
 from ..regression.terms import Term
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 FILE_NAME = "estimator.json"
 FORMAT = "hf-instructmine/estimator"
+_MEND = "save the rule again"
 SCHEMA_VERSION = 1
 FIELDS = (
     "name",
@@ -86,16 +88,43 @@ def rule_digest(rule: "Rule") -> str:
     return digest(_plain(decides))
 
 
+class _Term(TypedDict):
+    column: str
+    log: NotRequired[bool]
+    power: NotRequired[int]
+    center: NotRequired[float]
+    scale: NotRequired[float]
+    coefficient: float
+
+
+class _Content(TypedDict):
+    name: str
+    origin: str
+    target: str
+    log_target: bool
+    model: str
+    intercept: float
+    terms: list[_Term]
+    covariates: list[_Term]
+    provenance: dict[str, dict[str, Any]]
+    fit: Fit | None
+
+
 def fields_of(content: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a rule, from the fields of the file."""
+    """The arguments of a rule, from the fields of the file.
+
+    Raises:
+        `TypeError`: Where a field is of another kind, or two do not belong together.
+    """
+    content = {**content, **typed({key: content[key] for key in _Content.__annotations__}, _Content)}
 
     def terms(entries: list[dict[str, Any]]) -> list[Term]:
-        return [Term(**{k: v for k, v in entry.items() if k != "coefficient"}) for entry in entries]
+        found = [Term(**{k: v for k, v in entry.items() if k != "coefficient"}) for entry in entries]
+        if wrong := next((t for t in found if not t.column or t.power not in (1, 2) or t.scale == 0), None):
+            raise TypeError(f"{wrong!r:.80} is no term")
+        return found
 
-    numbers = [content["intercept"], *(t["coefficient"] for t in (*content["terms"], *content["covariates"]))]
-    if not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in numbers):
-        raise TypeError("a coefficient is not a number")
-    return {
+    fields = {
         **{
             key: content[key] for key in ("name", "origin", "target", "log_target", "model", "intercept", "provenance")
         },
@@ -103,9 +132,31 @@ def fields_of(content: dict[str, Any]) -> dict[str, Any]:
         "weights": [entry["coefficient"] for entry in content["terms"]],
         "covariates": terms(content["covariates"]),
         "covariate_weights": [entry["coefficient"] for entry in content["covariates"]],
-        "fitted": Fit(**content["fit"]) if content["fit"] else None,
-        "diagnostics": Diagnostics.from_dict(content["diagnostics"]) if content["diagnostics"] else None,
+        "fitted": content["fit"],
+        "diagnostics": None if content["diagnostics"] is None else Diagnostics.from_dict(content["diagnostics"]),
     }
+    _check_together(fields["fitted"], fields["diagnostics"], [*fields["terms"], *fields["covariates"]])
+    return fields
+
+
+def _check_together(fit: Fit | None, diagnostics: Diagnostics | None, terms: list[Term]) -> None:
+    if (fit is None) != (diagnostics is None):
+        raise TypeError("'fit' and 'diagnostics' go together")
+    if fit is None or diagnostics is None:
+        return
+    typed(fit.options.get("select"), str, "fit.options.select")
+    if absent := {term.name for term in terms} - {coefficient.name for coefficient in diagnostics.coefficients}:
+        raise TypeError(f"'diagnostics.coefficients' has no '{min(absent)}'")
+    regressors = len(terms)
+    square = [regressors + 1] * (regressors + 1)
+    for name, sizes, right in (
+        ("mean", [len(fit.mean)], [regressors]),
+        ("sd", [len(fit.sd)], [regressors]),
+        ("covariance", None if fit.covariance is None else [*map(len, fit.covariance)], square),
+        ("gram_inverse", None if fit.gram_inverse is None else [*map(len, fit.gram_inverse)], square),
+    ):
+        if sizes not in (None, right):
+            raise TypeError(f"'fit.{name}' is not of {regressors} regressors")
 
 
 def read(text: str, where: str) -> dict[str, Any]:
@@ -118,7 +169,18 @@ def read(text: str, where: str) -> dict[str, Any]:
     try:
         return fields_of(content)
     except (AttributeError, KeyError, TypeError) as error:
-        raise InstructMineError(f"{where} does not hold a rule as this version writes it: {error}") from error
+        raise InstructMineError(
+            f"{where} does not hold a rule as this version writes it ({one_line(error)}): {_MEND}"
+        ) from error
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """The arguments of a rule, from its file.
+
+    Raises:
+        [`InstructMineError`]: As [`read`], and where the file cannot be read.
+    """
+    return read(read_text(path, _MEND), f"'{path}'")
 
 
 def dumps(content: dict[str, Any]) -> str:
@@ -140,20 +202,19 @@ def loads(text: str, where: str) -> dict[str, Any]:
         [`InstructMineError`]: Where the file is not a rule, is of a newer schema, lacks a field, or was changed by
             hand.
     """
-    try:
-        content = json.loads(text)
-    except ValueError as error:
-        raise InstructMineError(f"{where} is not JSON: {error}") from error
+    content = parse_json(text, where, _MEND)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InstructMineError(f"{where} is not a rule of hf-instructmine: its 'format' is not '{FORMAT}'")
     version = content.get("schema_version")
-    if not isinstance(version, int) or version > SCHEMA_VERSION:
+    if type(version) is not int or version < 1:
+        raise InstructMineError(f"{where} has schema version {version!r:.40}, which there is not: {_MEND}")
+    if version > SCHEMA_VERSION:
         raise InstructMineError(
             f"{where} has schema version {version!r}; this hf-instructmine reads up to {SCHEMA_VERSION}: upgrade it"
         )
     missing = [field for field in (*FIELDS, "checksum") if field not in content]
     if missing:
-        raise InstructMineError(f"{where} lacks the field {', '.join(map(repr, missing))}: save the rule again")
+        raise InstructMineError(f"{where} lacks the field {', '.join(map(repr, missing))}: {_MEND}")
     checksum = content.pop("checksum")
     if checksum != _checksum(content):
         raise InstructMineError(

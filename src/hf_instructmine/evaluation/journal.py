@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import InstructMineError
 from ..outputs.files import sync, writing
+from ..outputs.reading import parse_json
 
 
 logger = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ def _sound(content: bytes, path: Path) -> list[dict[str, Any]]:
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
     try:
-        value = json.loads(line)
-    except ValueError:
+        value = parse_json(line.decode("utf-8"), "it", "mend it", nan=True)
+    except ValueError:  # of the encoding, or ours
         return None
     return value if isinstance(value, dict) else None

@@ -1,6 +1,5 @@
 """The base model of a finetune, as the recipe says: precision, template, and which layers train."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -8,7 +7,7 @@ from ..errors import InstructMineError, one_line
 from ..models.checks import check_causal, check_vocabulary
 from ..models.loading import LoadedModel, load_tokenizer
 from ..models.rendering import check_template_kwargs
-from ..models.weights import load_weights
+from ..models.weights import adapted_model, load_weights
 from .recipe import Arguments
 
 
@@ -76,7 +75,7 @@ def load_encoder(arguments: Arguments) -> LoadedModel:
     name, revision, tokenizer = str(model.model_name_or_path), model.model_revision, _load_tokenizer(arguments)
     try:
         if (adapter := find_adapter_config_file(name, revision=revision)) is not None:
-            name, revision = json.loads(Path(adapter).read_text(encoding="utf-8"))["base_model_name_or_path"], "main"
+            name, revision = adapted_model(Path(adapter).parent, "base model"), "main"
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trusted)
         with torch.device("meta"):
             empty = AutoModelForCausalLM.from_config(config, trust_remote_code=trusted)

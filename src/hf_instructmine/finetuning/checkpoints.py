@@ -1,11 +1,11 @@
 """The checkpoint that a finetune goes on from: looked for, and looked at, before it trains."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InstructMineError, one_line
+from ..errors import InstructMineError
+from ..outputs.reading import read_json
 
 
 if TYPE_CHECKING:
@@ -99,7 +99,4 @@ def _of_adapter(config: Mapping[str, Any]) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InstructMineError(f"resume_from_checkpoint: cannot read '{path}': {one_line(error)}") from error
+    return read_json(path, "give another checkpoint to resume_from_checkpoint")

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from ..errors import InstructMineError, one_line
+from ..errors import InstructMineError
+from ..outputs.reading import read_yaml
 from .recipe import Recipe
 
 
@@ -75,13 +76,8 @@ def configured_processes(path: str | Path) -> int | None:
     Raises:
         [`InstructMineError`]: Where it cannot be read.
     """
-    import yaml
-
-    try:
-        configured = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        processes, kind = configured.get("num_processes"), configured.get("distributed_type")
-    except (OSError, AttributeError, yaml.YAMLError) as error:
-        raise InstructMineError(f"cannot read the Accelerate configuration '{path}': {one_line(error)}") from error
+    configured = read_yaml(Path(path), f"the Accelerate configuration '{path}'")
+    processes, kind = configured.get("num_processes"), configured.get("distributed_type")
     if kind == "DEEPSPEED" and find_spec("deepspeed") is None:
         raise InstructMineError(f"'{path}' asks for DeepSpeed, which is not here: pip install deepspeed")
     return processes

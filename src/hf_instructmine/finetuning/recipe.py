@@ -14,6 +14,7 @@ from ..errors import InstructMineError, one_line
 from ..models.rendering import check_template_kwargs
 from ..outputs.digests import digest
 from ..outputs.files import shipped
+from ..outputs.reading import read_yaml
 
 
 if TYPE_CHECKING:
@@ -159,17 +160,12 @@ class Recipe:
         Raises:
             [`InstructMineError`]: Where the file cannot be read, or no recipe has the name.
         """
-        import yaml
-
         if isinstance(recipe, Recipe):
             return recipe
         if isinstance(recipe, Mapping):
             return cls(json.loads(json.dumps(dict(recipe), default=str)))  # plain data, as from a file
-        try:
-            settings = yaml.safe_load(_find(recipe).read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
-            raise InstructMineError(f"cannot read the recipe '{recipe}': {one_line(error)}") from error
-        if not isinstance(settings, dict):
+        settings = read_yaml(_find(recipe), f"the recipe '{recipe}'")
+        if not settings:
             raise InstructMineError(f"the recipe '{recipe}' must hold 'option: value' lines")
         return cls(settings)
 

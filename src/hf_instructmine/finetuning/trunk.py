@@ -20,6 +20,7 @@ from ..errors import InstructMineError, one_line
 from ..models.engine import pad_with_mask, response_nll, run_sorted
 from ..models.loading import LoadedModel
 from ..outputs.files import writing, written_whole
+from ..outputs.reading import read_array
 from .base_model import decoder_layers
 from .evaluation import EncodedSet
 from .finetune import evaluating
@@ -56,7 +57,8 @@ class Trunk:
         self.lock = lock
         self.lengths = list(lengths)
         self.dtype = dtype
-        self.arrays = [np.load(path, mmap_mode="r") for path in files]
+        mend = "remove it, and start again"
+        self.arrays = [read_array(path, mend, mmap_mode="r") for path in files]
         parts = [lengths[k : k + _TEXTS_PER_FILE] for k in range(0, len(lengths), _TEXTS_PER_FILE)]
         self.starts = [np.concatenate([[0], np.cumsum(part)[:-1]]) for part in parts]
 

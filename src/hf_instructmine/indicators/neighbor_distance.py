@@ -23,6 +23,7 @@ from ..models.sentence_encoder import SentenceEncoder
 from ..outputs.digests import row_digest
 from ..outputs.files import cache_dir, written_whole
 from ..outputs.folder import staged_folder
+from ..outputs.reading import read_array
 from .base import Indicator
 
 
@@ -186,7 +187,7 @@ class NeighborDistance(Indicator):
                     f"the fitted pool's embeddings are no longer in '{folder}': call fit(pool) again"
                 )
             arrays = {name: _open(folder, name) for name in ("digests", "counts", "truncated", "vectors")}
-            self._fitted = _Pool(**arrays, distances=np.load(folder / self._distances_file))
+            self._fitted = _Pool(**arrays, distances=read_array(folder / self._distances_file, _mend(folder)))
         return self._fitted
 
     def _read(self, dataset: "Dataset") -> "Dataset":
@@ -265,7 +266,11 @@ def _digest(text: str | bytes) -> bytes:
 
 
 def _open(folder: Path, name: str) -> np.ndarray:
-    return np.load(folder / f"{name}.npy", mmap_mode="r")
+    return read_array(folder / f"{name}.npy", _mend(folder), mmap_mode="r")
+
+
+def _mend(folder: Path) -> str:
+    return f"remove '{folder}', and start again"
 
 
 def _write(path: Path, array: np.ndarray) -> None:
@@ -275,13 +280,13 @@ def _write(path: Path, array: np.ndarray) -> None:
 
 def _assemble(chunks: list[Path], texts: _Texts, folder: Path) -> None:
     truncated = np.zeros(len(texts.digests), bool)
-    shape = (len(texts.digests), np.load(chunks[0], mmap_mode="r").shape[1] - 1)
+    shape = (len(texts.digests), read_array(chunks[0], _mend(chunks[0].parent)).shape[1] - 1)
     # Another process may finish first; its embeddings are the same.
     with staged_folder(folder, overwrite=True) as stage:
         vectors = np.lib.format.open_memmap(stage / "vectors.npy", "w+", np.float32, shape)
         start = 0
         for chunk in chunks:
-            block = np.load(chunk)
+            block = read_array(chunk, _mend(chunk.parent))
             vectors[start : start + len(block)] = block[:, :-1]
             truncated[start : start + len(block)] = block[:, -1]
             start += len(block)

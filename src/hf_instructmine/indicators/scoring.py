@@ -2,17 +2,21 @@
 
 import json
 import logging
+import os
+import signal
+import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import partial
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from datasets import Dataset, concatenate_datasets
 from tqdm.auto import tqdm
 
@@ -20,15 +24,14 @@ from ..data.containers import as_dataset
 from ..data.conversation import check_text_columns, read_turns
 from ..data.fields import BESIDE
 from ..data.provenance import set_provenance
-from ..data.texts import _text_columns, pool_digest
+from ..data.texts import _text_columns
 from ..data.unread import describe_unread, unread_columns
 from ..errors import InstructMineError
 from ..models.rendering import RefusedByTemplateError
-from ..outputs.digests import fast_digest
-from ..outputs.files import write_parquet, written_whole
 from ..outputs.folder import refuse_input, resolved
-from ..outputs.records import Records
 from .base import Indicator
+from .score_shards import Shards
+from .scored_folder import Earlier, ScoredFolder
 
 
 logger = logging.getLogger(__name__)
@@ -36,8 +39,6 @@ logger = logging.getLogger(__name__)
 # A shard is what a kill can lose, and one batch of an indicator: large enough to sort by length within it.
 _SHARD_ROWS = 256
 _MOST_SHARDS = 2000
-_WORK = ".columns"
-_ROWS_PER_FILE = 500_000
 # Of the report, beside the columns that were made.
 UNREAD = "unread_columns"
 
@@ -75,7 +76,7 @@ def score(
             or the model of any indicator is not there.
     """
     indicators = _checked_indicators(indicators)
-    folder = None if output_dir is None else _folder_beside(pool, output_dir)
+    place = None if output_dir is None else _folder_beside(pool, output_dir)
     if num_proc < 1:
         raise InstructMineError(f"num_proc={num_proc} scores nothing: it is the number of processes, 1 or more")
     pool = as_dataset(pool, "pool", columns=next((i.columns for i in indicators if i.columns is not None), None))
@@ -83,37 +84,47 @@ def score(
     unread = _find_unread(pool, indicators)
     for indicator in indicators:
         indicator.check_available()
-    work = None if folder is None else _open_work(folder, pool, overwrite)
-    earlier = {} if folder is None or overwrite else _earlier_run(folder)
-    for indicator in indicators:
-        if any(name in earlier for name in indicator.names):
-            _check_earlier(earlier, indicator, indicator.provenance(), folder, fitted=False)
-        else:
-            _tell_refused(pool, indicator)
+    folder = None if place is None else ScoredFolder(place, pool, overwrite)
+    if folder is not None:
+        folder.claim()
+    earlier = {} if folder is None else folder.earlier()
+    _look_ahead(pool, indicators, earlier, place)
     scored, report, provenance = pool, {}, {}
     for k, indicator in enumerate(indicators):
         indicator.fit(pool)
         configuration = indicator.provenance()
-        _check_earlier(earlier, indicator, configuration, folder)
-        table = _score_one(pool, indicator, configuration, work, num_proc)
+        _check_earlier(earlier, indicator, configuration, place)
+        table = _score_one(pool, indicator, configuration, None if folder is None else folder.work, num_proc)
         if indicator.source not in [later.source for later in indicators[k + 1 :]]:
             indicator.release()
         scored = concatenate_datasets([scored, Dataset(table.select(list(indicator.names)))], axis=1)
         provenance.update(dict.fromkeys(indicator.names, configuration))
         report.update(_count(table, indicator.names))
-    kept = [name for name in earlier if name not in provenance]
-    if folder is not None and kept:
-        columns = [pq.read_table(path, columns=kept) for path in _data_files(folder)]
-        scored = concatenate_datasets([scored, Dataset(pa.concat_tables(columns))], axis=1)
-        provenance.update({name: earlier[name][0] for name in kept})
-        report.update({name: earlier[name][1] for name in kept})
-    scored = set_provenance(scored, provenance)
-    if folder is not None:
-        _write_output(scored, provenance, {**report, **({UNREAD: unread} if unread else {})}, folder)
+    if folder is None:
+        scored = set_provenance(scored, provenance)
+    else:
+        check = partial(_check_all, indicators, provenance, place)
+        scored, report = folder.join(scored, provenance, report, {UNREAD: unread} if unread else {}, check)
     for name, counts in report.items():
         if counts["nan"] or counts["notes"]:
             logger.warning("%s", describe_counts(name, counts))
     return scored
+
+
+def _look_ahead(pool: Dataset, indicators: Sequence[Indicator], earlier: Earlier, folder: Path | None) -> None:
+    """What is better known before hours of work than after."""
+    for indicator in indicators:
+        if any(name in earlier for name in indicator.names):
+            _check_earlier(earlier, indicator, indicator.provenance(), folder, fitted=False)
+        else:
+            _tell_refused(pool, indicator)
+
+
+def _check_all(
+    indicators: Sequence[Indicator], provenance: Mapping[str, Any], folder: Path | None, earlier: Earlier
+) -> None:
+    for indicator in indicators:
+        _check_earlier(earlier, indicator, provenance[indicator.names[0]], folder)
 
 
 def _folder_beside(pool: Any, output_dir: str | Path) -> Path:
@@ -196,30 +207,6 @@ def _find_unread(pool: Dataset, indicators: "Sequence[Indicator]") -> list[str]:
     return unread
 
 
-def _open_work(folder: Path, pool: Dataset, overwrite: bool) -> Path:
-    """Claims the output folder for this pool, or refuses it and leaves it as it is."""
-    manifest = folder / _WORK / "pool.json"
-    this = {"rows": len(pool), "digest": pool_digest(pool)}
-    try:
-        if not overwrite:
-            Records(folder).check_unclaimed(f"{_WORK}/pool.json", beside=(_WORK,))
-        before = json.loads(manifest.read_text()) if manifest.exists() else None
-        if before not in (None, this) and not overwrite:
-            raise InstructMineError(
-                f"'{folder}' holds the scores of another pool ({before['rows']} rows, {before['digest']}; this one: "
-                f"{this['rows']} rows, {this['digest']}): choose another output_dir, or pass overwrite=True"
-            )
-        if before != this:  # neither the shards nor the columns that are there belong to this pool
-            for stale in [folder / "indicators.json", *manifest.parent.rglob("*.parquet")]:
-                stale.unlink(missing_ok=True)
-        manifest.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InstructMineError(f"cannot write to '{folder}': {error.strerror}; choose another output_dir") from error
-    with written_whole(manifest) as partial:
-        partial.write_text(json.dumps(this))
-    return manifest.parent
-
-
 def _score_one(
     pool: Dataset, indicator: Indicator, configuration: Mapping[str, Any], work: Path | None, num_proc: int
 ) -> pa.Table:
@@ -229,15 +216,10 @@ def _score_one(
     # So do those beside the layout, which were not always read.
     beside = [name for name in texts.column_names if name in BESIDE]
     read: list[Any] = [indicator.columns, beside] if beside else [indicator.columns]
-    identity = json.dumps([indicator.names, *read, configuration], sort_keys=True)
-    key = fast_digest([identity]).removeprefix("xxh64:")
+    kept = None if work is None else Shards(work, indicator.names, [*read, configuration])
     rows = max(_SHARD_ROWS, -(-len(pool) // _MOST_SHARDS))
     starts = list(range(0, len(pool), rows))
-    path_of = {s: None if work is None else work / f"{indicator.names[0]}-{key}" / f"{s:09d}.parquet" for s in starts}
-    shards: dict[int, pa.Table] = {}
-    for start, path in path_of.items():
-        if path is not None and path.exists():
-            shards[start] = pq.read_table(path)
+    shards = {} if kept is None else kept.read({start: min(rows, len(pool) - start) for start in starts})
     missing = [start for start in starts if start not in shards]
     with tqdm(
         total=len(pool),
@@ -246,10 +228,8 @@ def _score_one(
         unit="row",
     ) as bar:
         for start, shard in _score_shards(texts, indicator, missing, rows, num_proc):
-            path = path_of[start]
-            if path is not None:
-                with written_whole(path) as partial:
-                    pq.write_table(shard, partial)
+            if kept is not None:
+                kept.write(start, shard)
             shards[start] = shard
             bar.update(len(shard))
     return pa.concat_tables([shards[start] for start in starts]).combine_chunks()
@@ -264,7 +244,7 @@ def _score_shards(
         return
     try:
         # Spawned, not forked: a fork of a process that used torch's threads or a GPU can hang.
-        with ProcessPoolExecutor(num_proc, get_context("spawn"), _set_worker_indicator, (indicator,)) as executor:
+        with _workers(num_proc, indicator) as executor:
             waiting = iter(starts)
             running: dict[Future, int] = {}
             while True:
@@ -281,12 +261,39 @@ def _score_shards(
         ) from error
 
 
+@contextmanager
+def _workers(count: int, indicator: Indicator) -> Iterator[ProcessPoolExecutor]:
+    """Processes that each hold the indicator, and end at once where this one is interrupted."""
+    others = active_children()
+    with ProcessPoolExecutor(count, get_context("spawn"), _set_worker_indicator, (indicator,)) as executor:
+        try:
+            yield executor
+        except BaseException:
+            executor.shutdown(wait=False, cancel_futures=True)
+            for process in active_children():
+                if process not in others:
+                    process.terminate()
+            raise
+
+
 _worker_indicator: Indicator
 
 
 def _set_worker_indicator(indicator: Indicator) -> None:
     global _worker_indicator
     _worker_indicator = indicator
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # which reaches all processes of a terminal: the first ends the others
+
+
+def _end_with_the_parent() -> None:
+    """A killed parent would leave its workers, and their models, for ever."""
+    parent = parent_process()
+    assert parent is not None  # a worker has one
+    parent.join()
+    os._exit(1)
 
 
 def _score_rows_in_worker(batch: dict[str, list], first_row: int) -> pa.Table:
@@ -309,14 +316,6 @@ def _count(table: pa.Table, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     return {name: {"rows": len(table), "nan": nan[name], "notes": dict(notes)} for name in names}
 
 
-def _earlier_run(folder: Path) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
-    """Configuration and counts of each column that an earlier run over the same pool finished."""
-    if not (folder / "indicators.json").exists():
-        return {}
-    provenance, report = (json.loads((folder / f"{name}.json").read_text()) for name in ("indicators", "report"))
-    return {name: (provenance[name], report[name]) for name in provenance}
-
-
 def _check_earlier(
     earlier: Mapping, indicator: Indicator, configuration: Mapping, folder: Path | None, fitted: bool = True
 ) -> None:
@@ -332,21 +331,3 @@ def _check_earlier(
                 f"'{folder}' holds a column '{name}' that was made otherwise (there: {there}; now: {now}): "
                 "choose another output_dir, or pass overwrite=True"
             )
-
-
-def _data_files(folder: Path) -> list[Path]:
-    return sorted((folder / "data").glob("train-*.parquet"))
-
-
-def _write_output(scored: Dataset, provenance: Mapping, report: Mapping, folder: Path) -> None:
-    files = -(-len(scored) // _ROWS_PER_FILE)
-    written = [folder / "data" / f"train-{i:05d}-of-{files:05d}.parquet" for i in range(files)]
-    for i, path in enumerate(written):
-        with written_whole(path) as partial:
-            write_parquet(scored.shard(files, i, contiguous=True), partial)
-    for path in set(_data_files(folder)) - set(written):
-        path.unlink()
-    # `indicators.json` comes last: where it is, the rest is complete.
-    for name, content in {"report.json": report, "indicators.json": provenance}.items():
-        with written_whole(folder / name) as partial:
-            partial.write_text(json.dumps(content, indent=2, sort_keys=True))

@@ -3,11 +3,11 @@
 A name with a typing error is better found in seconds than after hours of another model's work.
 """
 
-import json
 from pathlib import Path
 
 from ..errors import InstructMineError
 from .loading import ModelSource, unavailable
+from .weights import adapted_model
 
 
 _WEIGHTS = (".safetensors", ".bin")
@@ -56,7 +56,7 @@ def _check_configuration(name: str, revision: str | None, trust_remote_code: boo
     if Path(name).is_dir():
         _check_weights(Path(name), "model")
     if adapter is not None:  # the model is the one that it adapts
-        base = json.loads(Path(adapter).read_text(encoding="utf-8"))["base_model_name_or_path"]
+        base = adapted_model(Path(adapter).parent)
         _check_configuration(base, None, trust_remote_code)
         return
     try:

@@ -1,8 +1,10 @@
 """Files that are either whole or absent, whenever the writer is killed or the power goes; and where files lie."""
 
 import os
+import re
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,6 +48,20 @@ def writing(path: Path) -> Iterator[None]:
         raise InstructMineError(
             f"cannot write '{path}': {error.strerror or error}; what is finished is kept: mend it and start again"
         ) from error
+
+
+def remove_leftovers(folder: Path, names: str, age: float = 24 * 3600.0) -> None:
+    """Removes what [`written_whole`] was writing in a folder when its process was killed.
+
+    Args:
+        folder (`Path`): That of the files.
+        names (`str`): Regular expression of their names.
+        age (`float`, defaults to a day): Seconds since it was written last: a young one may be another process's.
+    """
+    for path in folder.glob(".*") if folder.is_dir() else ():
+        with suppress(FileNotFoundError):  # its process has just ended well
+            if re.fullmatch(rf"\.({names})\.\d+", path.name) and time.time() - path.stat().st_mtime >= age:
+                path.unlink()
 
 
 def write_parquet(dataset: "Dataset", path: Path, batch_size: int | None = None) -> None:

@@ -5,7 +5,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from .files import sync
 
 
 _OLD = 24 * 3600.0  # seconds
+# Where it is, all files beside it are of one selection.
+_VOUCHES = "selection.json"
 
 
 def check_output_folder(folder: str | Path, overwrite: bool = False) -> None:
@@ -64,19 +66,25 @@ def refuse_foreign(folder: str | Path, file: str, kind: str) -> None:
 
 
 @contextmanager
-def staged_folder(folder: str | Path, overwrite: bool = False) -> Iterator[Path]:
+def staged_folder(
+    folder: str | Path, overwrite: bool = False, check: Callable[[], None] | None = None
+) -> Iterator[Path]:
     """Gives a hidden folder to write to, and moves what was written to `folder` once the block ends without an error.
 
     A new folder appears by one rename. In a folder that exists, files are replaced one by one, `README.md` last, and
     files of other names stay as they are; but a `data` folder that is written to may hold none, because `load_dataset`
-    would read them too.
+    would read them too. Of several processes that write to one folder at once, the files of one are moved after the
+    other's.
 
     Args:
         folder (`str` or `Path`): Where the files are to be.
         overwrite (`bool`, *optional*, defaults to `False`): Whether `folder` may hold files already.
+        check (`Callable`, *optional*): Called again before the first file is moved: refuses what the folder may have
+            come to hold meanwhile.
 
     Raises:
-        [`InstructMineError`]: As [`check_output_folder`] does, before the block is entered; and where writing fails.
+        [`InstructMineError`]: As [`check_output_folder`] does, before the block is entered and again before the files
+            are moved; and where writing fails.
     """
     target = resolved(folder)
     stage = _make_stage(target, overwrite)
@@ -85,11 +93,12 @@ def staged_folder(folder: str | Path, overwrite: bool = False) -> Iterator[Path]
         for file in _files(stage):
             sync(file)
         if not _appears(stage, target):
-            _refuse_mixture(stage, target)
-            for file in sorted(_files(stage), key=lambda file: file.name == "README.md"):
-                destination = target / file.relative_to(stage)
-                destination.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(file, destination)
+            with _locked(target):
+                _refuse_held(target, overwrite)
+                if check is not None:
+                    check()
+                _refuse_mixture(stage, target)
+                _move(stage, target)
     except OSError as error:
         raise InstructMineError(f"could not write '{target}', nothing was kept: {error}") from error
     finally:
@@ -139,6 +148,43 @@ def _refuse_mixture(stage: Path, target: Path) -> None:
         )
 
 
+def _move(stage: Path, target: Path) -> None:
+    """Moves file by file. Killed in between, what is there is opened as no selection, neither the old nor the new."""
+    if (stage / _VOUCHES).exists():
+        (target / _VOUCHES).unlink(missing_ok=True)
+    for file in sorted(_files(stage), key=lambda file: (file.name == "README.md", file.name == _VOUCHES)):
+        destination = target / file.relative_to(stage)
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(file, destination)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Held while files are moved into a folder; that of a killed process is free again, and no file is left of it."""
+    if os.name == "nt":  # where folders cannot be opened
+        yield
+        return
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems lock no folders
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _refuse_held(target: Path, overwrite: bool) -> None:
+    held = sorted(entry.name for entry in target.iterdir()) if target.is_dir() else []
+    held = [name for name in held if not _is_stage(name, target)]
+    if held and not overwrite:
+        some = ", ".join(held[:3]) + (", …" if len(held) > 3 else "")
+        raise InstructMineError(
+            f"'{target}' already holds files ({some}): name another folder, or pass overwrite=True to replace them"
+        )
+
+
 def _is_stage(name: str, target: Path) -> bool:
     return re.fullmatch(rf"\.{re.escape(target.name)}\.[0-9a-f]{{8}}\.tmp", name) is not None
 
@@ -158,13 +204,7 @@ def _make_stage(target: Path, overwrite: bool) -> Path:
         if target.exists() and not target.is_dir():
             raise InstructMineError(f"'{target}' is a file: name a folder, for files cannot be written into it")
         _remove_leftovers(target)
-        held = sorted(entry.name for entry in target.iterdir()) if target.is_dir() else []
-        held = [name for name in held if not _is_stage(name, target)]
-        if held and not overwrite:
-            some = ", ".join(held[:3]) + (", …" if len(held) > 3 else "")
-            raise InstructMineError(
-                f"'{target}' already holds files ({some}): name another folder, or pass overwrite=True to replace them"
-            )
+        _refuse_held(target, overwrite)
         # Inside a folder that exists: its parent may be read-only or another file system.
         stage = (target if target.is_dir() else target.parent) / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
         stage.mkdir(parents=True)

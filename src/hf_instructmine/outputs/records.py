@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 from ..errors import InstructMineError
 from .digests import digest
 from .files import writing, written_whole
+from .reading import read_json, typed
 
 
 logger = logging.getLogger(__name__)
@@ -32,10 +33,12 @@ class Records:
 
     Args:
         folder (`str` or `Path`): Made where absent.
+        kinds (`Mapping`, *optional*): What a record has to hold, as for [`typed`], by the name of its file; those in
+            `runs/` are `"runs"`. A record of another kind is damaged.
     """
 
-    def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, kinds: Mapping[str, Any] | None = None):
+        self.folder, self.kinds = Path(folder), kinds or {}
         self._reported: set[Path] = set()
 
     def claim(
@@ -105,7 +108,7 @@ class Records:
         """
         plain = json.loads(json.dumps(content, sort_keys=True, default=str))
         with written_whole(path) as partial:
-            partial.write_text(json.dumps({"checksum": digest(plain), **plain}))
+            partial.write_text(json.dumps({"checksum": digest(plain), **plain}), "utf-8")
 
     def path_of(self, run_id: str) -> Path:
         """The file that holds, or will hold, the record of a run."""
@@ -113,19 +116,21 @@ class Records:
 
     def read(self, path: Path) -> dict[str, Any] | None:
         """Reads a record; None where there is none. One that is damaged is reported, and counts as none."""
-        try:
-            content = json.loads(path.read_text())
-            checksum = content.pop("checksum")
-        except FileNotFoundError:
+        if not path.exists():
             return None
-        except (ValueError, KeyError, AttributeError, TypeError):  # not JSON, or JSON of another shape
-            checksum, content = None, {}
-        if checksum != digest(content):
+        try:
+            content = read_json(path, "it counts as missing", nan=True)
+            if content.pop("checksum", None) != digest(content):
+                raise TypeError
+            kind = self.kinds.get("runs" if path.parent.name == "runs" else path.name, dict[str, Any])
+            return typed(content, kind, nan=True)
+        except (InstructMineError, TypeError) as error:
+            if isinstance(error.__cause__, OSError):  # what may not be read is no damage, and not to be written anew
+                raise
             if path not in self._reported:
                 logger.warning("'%s' is damaged: it counts as missing", path)
             self._reported.add(path)
             return None
-        return content
 
     def all(self) -> dict[str, dict[str, Any]]:
         """Reads every sound record, by run id."""

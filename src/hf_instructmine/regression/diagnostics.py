@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
+from ..outputs.reading import typed
 from .choice import Problem
 from .replicates import added_terms_p, jackknife_covariance, lack_of_fit
 
@@ -61,6 +62,49 @@ class InSample:
     jarque_bera: dict[str, float] | None = None
     cooks_distance: list[float] | None = None
     leverage: list[float] | None = None
+
+
+class _Test(TypedDict):
+    p: float
+
+
+class _LackOfFit(TypedDict):
+    f: float
+    p: float
+    df_lack: float
+    df_pure: float
+
+
+class _LeftOut(TypedDict):
+    r2: float
+    spearman: float | None
+    train_runs: int
+    test_runs: int
+    largest_training_share: float
+    skill: NotRequired[float]
+    as_bad: NotRequired[float | None]
+
+
+class _OtherSet(TypedDict):
+    r2: float
+    spearman: float | None
+
+
+class _Replicates(TypedDict):
+    runs: list[int]
+    sd: float
+    share: float
+
+
+class _Inner(TypedDict):
+    """What stands in the mappings of [`Diagnostics`]."""
+
+    lack_of_fit: _LackOfFit | None
+    breusch_pagan: _Test | None
+    jarque_bera: _Test | None
+    leave_one_source_out_r2: dict[str, _LeftOut]
+    other_evaluation_sets: dict[str, _OtherSet]
+    replicates: NotRequired[list[_Replicates]]
 
 
 @dataclass
@@ -217,8 +261,23 @@ class Diagnostics:
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "Diagnostics":
-        """From what [`~Diagnostics.to_dict`] gave."""
-        return cls(**{**content, "coefficients": [Coefficient(**c) for c in content["coefficients"]]})
+        """From what [`~Diagnostics.to_dict`] gave; a number that was written as null is NaN.
+
+        Raises:
+            `TypeError`: Where a field is missing, unknown or of another kind.
+        """
+        found = typed({**content, **typed(content, _Inner, "diagnostics", nan=True)}, cls, "diagnostics", nan=True)
+        for name in ("nested_cv_r2_interval", "noise_ceiling_interval", "partial_r2_interval"):
+            if getattr(found, name) is not None and len(getattr(found, name)) != 2:
+                raise TypeError(f"'diagnostics.{name}' has not two ends")
+        for name in ("residuals", "fitted", "held_out", "measured", "regressors", "cooks_distance", "leverage"):
+            if getattr(found, name) is not None and len(getattr(found, name)) != found.n:
+                raise TypeError(f"'diagnostics.{name}' is not of {found.n} runs")
+        if [len(row) for row in found.correlation] != [len(found.candidates)] * len(found.candidates):
+            raise TypeError(f"'diagnostics.correlation' is not of {len(found.candidates)} candidates")
+        if unknown := found.set_effects.keys() - found.set_slopes_p.keys():
+            raise TypeError(f"'diagnostics.set_slopes_p.{min(unknown)}' is missing")
+        return found
 
 
 def least_squares_statistics(x: np.ndarray, problem: Problem) -> tuple[Any, np.ndarray, InSample]:

@@ -1,6 +1,5 @@
 """A table of runs (one row per finetune), read and checked before anything is fitted to it."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 from ..data.columns import column_names, indicator_of, numeric_column, row_count
 from ..errors import InstructMineError
 from ..outputs.digests import digest, digest_of_text
+from ..outputs.reading import parse_json
 
 
 # Columns that tell how much each finetune trained on.
@@ -175,13 +175,22 @@ def _rows(table: Any, names: list[str]) -> tuple[np.ndarray, np.ndarray, list[st
         done = np.array([value == "done" for value in status], bool)
     if "proportions" not in names:
         return done, np.empty((count, 0)), []
-    mixes = [json.loads(m) if isinstance(m, str) else m or {} for m in _values(table, "proportions", every)]
+    mixes = [_mapping(m, i, "proportions") for i, m in enumerate(_values(table, "proportions", every))]
     sources = sorted({source for mix in mixes for source, share in mix.items() if share})
     return (
         done,
         np.array([[mix.get(s) or 0.0 for s in sources] for mix in mixes]).reshape(count, len(sources)),
         sources,
     )
+
+
+def _mapping(value: Any, run: int, column: str) -> dict[str, Any]:
+    """A cell that holds a mapping, or JSON text of one."""
+    where, mend = f"the {column} of run {run}", "mend the table"
+    value = parse_json(value, where, mend) if isinstance(value, str) else {} if value is None else value
+    if not isinstance(value, dict):
+        raise InstructMineError(f"{where} is {value!r:.60}, no mapping: {mend}")
+    return value
 
 
 def _refuse_missing(name: str, values: np.ndarray, rows: np.ndarray) -> None:
@@ -240,7 +249,8 @@ def _provenance(table: Any, names: list[str], indicators: list[str], kept: np.nd
 
     found = get_provenance(table) if hasattr(table, "features") else {}
     if "provenance" in names:  # a table of runs that was gathered row by row
-        records = [json.loads(r) if isinstance(r, str) else r or {} for r in _values(table, "provenance", kept)]
+        cells = zip(np.flatnonzero(kept).tolist(), _values(table, "provenance", kept))
+        records = [_mapping(cell, run, "provenance") for run, cell in cells]
         for row, record in zip(np.flatnonzero(kept), records):
             for name in indicators:
                 if record.get(name) != records[0].get(name):

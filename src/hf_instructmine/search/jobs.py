@@ -11,9 +11,8 @@ from datasets import Dataset
 from ..data.evaluation_sets import EvaluationSet
 from ..errors import InstructMineError
 from ..finetuning.recipe import Recipe
-from ..outputs.records import Records
 from ..sweep.executors import Execution
-from ..sweep.manifest import MANIFEST, recipe_of
+from ..sweep.manifest import MANIFEST, open_records, recipe_of
 from ..sweep.session import SweepSession
 
 
@@ -123,7 +122,7 @@ class JobRunner:
     def _folder_of(self, recipe: Recipe) -> Path:
         """That of a sweep of a comparable recipe, where there is one: earlier versions hashed more options."""
         for path in sorted(self.folder.glob(f"sweep-*/{MANIFEST}")):
-            begun = Records(path.parent).read(path)
+            begun = open_records(path.parent).read(path)
             if begun is not None and recipe_of(begun).hash == recipe.hash:
                 return path.parent
         return self.folder / f"sweep-{recipe.hash}"

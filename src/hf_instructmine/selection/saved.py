@@ -19,6 +19,7 @@ from ..estimator.estimator import LossEstimator
 from ..outputs.digests import digest
 from ..outputs.files import write_parquet
 from ..outputs.markdown import PARQUET_FILE, CardSection
+from ..outputs.reading import read_json
 from ..outputs.shards import ROWS_IN_GROUP, shards_in
 from .record import LOG_LOSS, SelectionRecord, SourceCount
 
@@ -103,7 +104,7 @@ def _content(record: SelectionRecord) -> dict[str, Any]:
 def _read_record(folder: Path) -> dict[str, Any]:
     path = folder / RECORD_FILE
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = read_json(path, "select again")
         checksum = content.pop("checksum")
     except (OSError, ValueError, KeyError, AttributeError, TypeError):  # not JSON, or JSON of another shape
         content = checksum = None

@@ -13,9 +13,8 @@ from ..finetuning.recipe import Recipe
 from ..outputs.markdown import PARQUET_FILE, count, escape, size_category, table
 from ..outputs.privacy import without_paths, without_secrets
 from ..outputs.publishing import Content, Pushed, publish
-from ..outputs.records import Records
 from ..outputs.shards import MAX_SHARD_SIZE
-from .manifest import MANIFEST
+from .manifest import MANIFEST, open_records
 from .runs import load_runs, pure_error
 
 
@@ -57,7 +56,7 @@ def push_runs(
     runs = load_runs(folder, examples=True)
     features = Features(without_secrets(dict(runs.features)))
     runs = Dataset.from_dict(without_secrets({name: runs[name][:] for name in runs.column_names}), features=features)
-    manifest = Records(folder).read(Path(folder) / MANIFEST)
+    manifest = open_records(folder).read(Path(folder) / MANIFEST)
     if manifest is None:
         raise InstructMineError(f"'{folder}' holds no sound sweep.json, so what its runs are of cannot be told")
     card = build_runs_card(runs, without_secrets(manifest))

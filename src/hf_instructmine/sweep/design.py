@@ -1,5 +1,6 @@
 """The design of a sweep, kept beside its runs: made once, found again."""
 
+import logging
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +12,14 @@ from datasets import Dataset
 from ..data.texts import pool_digest
 from ..errors import InstructMineError
 from ..outputs.files import write_parquet, written_whole
-from ..outputs.records import Records, differences
+from ..outputs.reading import read_parquet
+from ..outputs.records import differences
 from .design_report import design_report
-from .manifest import DESIGN, MANIFEST, MIXTURES
+from .manifest import DESIGN, MANIFEST, MIXTURES, open_records
 from .mixtures import design_mixtures
+
+
+logger = logging.getLogger(__name__)
 
 
 def design_once(
@@ -41,7 +46,7 @@ def design_once(
         [`InstructMineError`]: Where the pool cannot meet the request, or the folder holds another design; names what
             differs.
     """
-    records = Records(folder)
+    records = open_records(folder)
     asked = {**request, "encoder": None if encoder is None else Path(encoder).name, "pool": pool_digest(scored)}
     before = records.read(records.folder / DESIGN)
     if before is not None:
@@ -50,7 +55,10 @@ def design_once(
                 f"'{folder}' holds a sweep of another design ({'; '.join(changed)}): choose another output_dir, or "
                 "undo the change"
             )
-        return Dataset.from_parquet(str(records.folder / MIXTURES), keep_in_memory=True), None
+        try:
+            return _read_mixtures(records.folder / MIXTURES), None
+        except InstructMineError as error:
+            logger.warning("%s", error)
     records.check_unclaimed(MANIFEST, beside=(DESIGN, MIXTURES))
     in_set = any(name.startswith("knn_") for name in scored.column_names)
     embeddings = embed() if embed is not None and in_set else None
@@ -59,8 +67,18 @@ def design_once(
         warnings.simplefilter("always")
         mixtures = design_mixtures(scored, embeddings=embeddings, source_column=source_column, **request)
     report = str(design_report(mixtures, scored, embeddings=embeddings, source_column=source_column))
-    with written_whole(records.folder / MIXTURES) as partial:
-        write_parquet(mixtures, partial)
-    records.write(records.folder / DESIGN, {"request": asked})
+    with records.lock("design", patience=-1):
+        other = records.read(records.folder / DESIGN)
+        if before is None and other is not None and differences(other["request"], asked):
+            raise InstructMineError(f"another process has begun a sweep in '{folder}': choose another output_dir")
+        with written_whole(records.folder / MIXTURES) as partial:
+            write_parquet(mixtures, partial)
+        records.write(records.folder / DESIGN, {"request": asked})
     told = [f"warning: {w.message}" for w in noted if issubclass(w.category, UserWarning)]
     return mixtures, "\n".join([report, *told])
+
+
+def _read_mixtures(path: Path) -> Dataset:
+    from datasets.table import InMemoryTable
+
+    return Dataset(InMemoryTable(read_parquet(path, "they are designed anew, as before")))

@@ -15,7 +15,7 @@ from ..finetuning.saving import CARD, Provenance, build_model_card, model_bytes
 from ..outputs.files import sync, writing
 from ..outputs.markdown import count
 from ..outputs.records import Records
-from .manifest import MANIFEST
+from .manifest import MANIFEST, open_records
 
 
 logger = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ def options_of_run(recipe: Recipe, folder: Path) -> tuple[dict[str, Any], dict[s
     Returns:
         Options, and environment variables. What is set in the environment already stays as it is.
     """
-    records = Records(folder.parents[1])
+    records = open_records(folder.parents[1])
     base = records.read(records.folder / "base.json")
     given = recipe.settings.get("run_name")
     options = {

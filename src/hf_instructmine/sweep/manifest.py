@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from ..finetuning.recipe import Recipe
+from ..outputs.records import Records
 from ..versions import OF_TRAINING
 
 
@@ -21,6 +22,68 @@ DESIGN, MIXTURES = "design.json", "mixtures.parquet"
 MANIFEST = "sweep.json"
 # What a row's tokens are, in training and in measuring. Folders written before it was the template's do not say so.
 TOKENS = "as the chat template writes them"
+
+
+class _Model(TypedDict):
+    model: str
+    weights: NotRequired[Any]
+
+
+class _Manifest(TypedDict):
+    recipe: dict[str, Any]
+    base_model: _Model
+    evaluation_sets: dict[str, Any]
+
+
+class _Planned(TypedDict):
+    runs: list[str]
+    mixtures: dict[str, str]
+    provenance: dict[str, dict[str, Any]]
+
+
+class _Measured(TypedDict):
+    nll: list[float]
+    tokens: list[int]
+
+
+class _Base(TypedDict):
+    losses: dict[str, float]
+    vocabulary: int
+    examples: NotRequired[dict[str, _Measured]]
+
+
+class _Mixture(TypedDict):
+    mixture_id: str
+    seed: int
+    indices: list[int]
+
+
+class _Result(TypedDict):
+    losses: dict[str, float]
+    examples: dict[str, _Measured]
+    seconds: float
+
+
+class _Run(TypedDict):
+    mixture: _Mixture
+    indices_hash: str
+    status: str
+    reason: str | None
+    result: _Result
+    recipe_hash: str
+    base_model: str
+    executor: str
+    versions: dict[str, Any]
+
+
+class _Design(TypedDict):
+    request: dict[str, Any]
+
+
+def open_records(folder: str | Path, more: Mapping[str, Any] | None = None) -> Records:
+    """The records of a sweep's folder, one whose content is no sweep's being damaged; of `more` kinds by file name."""
+    kinds = {"runs": _Run, MANIFEST: _Manifest, "planned.json": _Planned, "base.json": _Base, DESIGN: _Design}
+    return Records(folder, {**kinds, **(more or {})})
 
 
 def describe_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

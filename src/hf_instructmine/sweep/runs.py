@@ -10,7 +10,7 @@ from datasets import Dataset, Features, List, Value
 
 from ..data.provenance import set_provenance
 from ..errors import InstructMineError
-from ..outputs.records import Records
+from .manifest import open_records
 
 
 # Of a finetune's result, what becomes a column of the runs as it is.
@@ -47,7 +47,7 @@ def load_runs(folder: str | Path, examples: bool = False) -> Dataset:
     Raises:
         [`InstructMineError`]: Where the folder holds no finished run.
     """
-    records = Records(folder)
+    records = open_records(folder)
     found = records.all()
     if not found:
         raise InstructMineError(f"'{folder}' holds no finished run")
@@ -72,7 +72,7 @@ def sweep_status(folder: str | Path) -> str:
     Raises:
         [`InstructMineError`]: Where the folder holds no sweep.
     """
-    records = Records(folder)
+    records = open_records(folder)
     if records.read(records.folder / "sweep.json") is None:
         raise InstructMineError(f"'{folder}' holds no sweep")
     found = records.all()

@@ -24,13 +24,12 @@ from ..finetuning.evaluation import EncodedSet
 from ..finetuning.recipe import Recipe, check_for_sweep
 from ..models.loading import describe_source
 from ..outputs.digests import digest
-from ..outputs.records import Records
 from .encoding import encode_all
 from .executors import Execution
 from .inline import Inline
 from .keeping import asked_to_keep, check_keeping
 from .local import LocalWorkers
-from .manifest import DESIGN, MANIFEST, MIXTURES, TOKENS, describe_difference, recipe_of
+from .manifest import DESIGN, MANIFEST, MIXTURES, TOKENS, describe_difference, open_records, recipe_of
 from .outlook import doubts, global_batch
 from .ray_tasks import finish_with_ray
 from .recorder import RunRecorder, finish_here
@@ -132,7 +131,7 @@ class SweepSession:
             logger.warning("%d GPUs are visible and one is used: executor='local' runs on each", self.arguments.gpus)
         self.processes = execution.count_processes(self.arguments)
         self.eval_sets = read_eval_sets(eval_sets)
-        self.records = Records(output_dir)
+        self.records = open_records(output_dir)
         self.keeps_checkpoints = self.arguments.sft.save_strategy != "no"
         self.conversations: dict[int, Conversation] = {}
         self._encoded: dict[str, EncodedSet] | None = None

@@ -16,8 +16,8 @@ from typing import Any
 from ..errors import InstructMineError
 from ..finetuning.handover import unpack, unpack_set
 from ..finetuning.recipe import Recipe
-from ..outputs.records import Records
 from .inline import Inline
+from .manifest import open_records
 from .recorder import RunRecorder, finish_here
 
 
@@ -55,7 +55,7 @@ def work(request: dict[str, Any], tell: Callable[..., None]) -> int:
     sets = {packed["name"]: unpack_set(packed) for packed in request["eval_sets"]}
     conversations = dict(zip(request["numbers"], unpack(request["conversations"])))
     recorder = RunRecorder(
-        Records(request["folder"]), request["known"], request["keeps_checkpoints"], request["retried"]
+        open_records(request["folder"]), request["known"], request["keeps_checkpoints"], request["retried"]
     )
     engine = _Engine(Recipe(request["recipe"]), sets, conversations, recorder.records.folder)
     engine.tell = tell
