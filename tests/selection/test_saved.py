@@ -67,7 +67,16 @@ def test_it_comes_back_whole(saved):
 
 
 def test_every_field_of_a_selection_is_kept():
-    tables_rule_and_counts = {"dataset", "estimator", "indices", "pool_log_loss", "total", "sources", "sections"}
+    tables_rule_and_counts = {
+        "dataset",
+        "estimator",
+        "indices",
+        "pool_log_loss",
+        "total",
+        "sources",
+        "sections",
+        "decisions",
+    }
     assert {field.name for field in fields(SelectionRecord)} == {*PLAIN, *tables_rule_and_counts}
 
 

@@ -24,6 +24,30 @@ AFTER_A_CHOICE = (
 )
 
 
+def contributions(rule: "Rule", table: Any) -> dict[str, np.ndarray]:
+    """How much each term of a rule adds to each row's prediction, against the mean of the rows.
+
+    [`Rule.contributions`] is the same by indicator, of a table whose making is checked.
+
+    Args:
+        rule ([`Rule`]): A sum of terms.
+        table (`Dataset` or mapping of arrays): The scored pool: has the columns of `rule.indicators`.
+
+    Returns:
+        `dict[str, np.ndarray]`: One array of shape (rows,) for each term, in nats of log loss: its coefficient times
+        its value, less the mean over the rows that have all terms. NaN where an indicator is missing.
+
+    Raises:
+        [`InstructMineError`]: For an AutoML rule, which is no sum of terms.
+    """
+    if rule.regressor is not None:
+        raise InstructMineError("an AutoML rule is not a sum of contributions")
+    parts = design(rule.terms, read_indicators(table, rule.indicators)) * np.asarray(rule.weights)
+    known = ~np.isnan(parts).any(axis=1)
+    parts = parts - parts[known].mean(axis=0) if known.any() else parts
+    return {term.name: parts[:, k] for k, term in enumerate(rule.terms)}
+
+
 @dataclass
 class SubsetPrediction:
     """A set's predicted log loss.
@@ -314,13 +338,10 @@ class Rule:
             `dict[str, np.ndarray]`: One array of shape (n,) per indicator, in nats of log loss; over the indicators
             they add up to `predict(scored)` less its mean. An example kept for its reward has a negative `reward`.
         """
-        if self.regressor is not None:
-            raise InstructMineError("an AutoML rule is not a sum of contributions")
-        parts = design(self.terms, self.read(scored, allow_mismatch)) * np.asarray(self.weights)
-        known = ~np.isnan(parts).any(axis=1)
-        parts = parts - parts[known].mean(axis=0) if known.any() else parts
+        parts = contributions(self, self.read(scored, allow_mismatch))
         columns = np.array([term.column for term in self.terms])
-        return {name: parts[:, columns == name].sum(axis=1) for name in self.indicators}
+        values = np.array(list(parts.values()))
+        return {name: values[columns == name].sum(axis=0) for name in self.indicators}
 
     def read(self, dataset: Any, allow_mismatch: bool = False) -> dict[str, np.ndarray]:
         """The rule's indicators over a scored pool, each of shape (n,).

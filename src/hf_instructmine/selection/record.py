@@ -10,6 +10,7 @@ from datasets import Dataset
 from ..estimator.summary import WIDTH
 from ..estimator.verdict import paragraph
 from ..outputs.markdown import CardSection, count, printable
+from .decisions import Decisions
 from .walk import Walk, passed_over
 
 
@@ -98,6 +99,8 @@ class SelectionRecord:
         sections (`list[CardSection]`): Further sections of the card.
         set_log_loss (`float`, *optional*): Predicted log loss of the selection as a set, from its mean indicators. It
             is the mean of its rows' predictions for a linear rule alone.
+        decisions ([`Decisions`], *optional*): What became of every row of the pool; None where an earlier version
+            saved the selection.
     """
 
     dataset: Dataset
@@ -118,6 +121,7 @@ class SelectionRecord:
     source_datasets: list[str] = field(default_factory=list)
     sections: list[CardSection] = field(default_factory=list)
     set_log_loss: float | None = None
+    decisions: Decisions | None = None
 
     @property
     def request(self) -> dict[str, Any]:

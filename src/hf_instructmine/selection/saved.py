@@ -19,6 +19,7 @@ from ..estimator.estimator import LossEstimator
 from ..outputs.digests import digest
 from ..outputs.files import write_parquet
 from ..outputs.markdown import PARQUET_FILE, CardSection
+from .decisions import DECISIONS_FILE, SELECTED, Decisions
 from .record import LOG_LOSS, SelectionRecord, SourceCount
 
 
@@ -50,6 +51,8 @@ def write(record: SelectionRecord, folder: Path) -> None:
     places[record.indices] = np.arange(len(record.indices))
     table = {LOG_LOSS: pa.array(record.pool_log_loss), "place": pa.array(places, mask=places < 0)}
     pq.write_table(pa.table(table), folder / PREDICTIONS_FILE)
+    if record.decisions is not None:
+        record.decisions.save(folder)
     content = _content(record)
     text = json.dumps({**content, "checksum": digest(content)}, indent=2, ensure_ascii=False)
     (folder / RECORD_FILE).write_text(text + "\n", "utf-8")
@@ -148,4 +151,9 @@ def _tables(folder: Path) -> dict[str, Any]:
     indices = indices[np.argsort(places[indices], kind="stable")]
     if not np.array_equal(dataset[LOG_LOSS][:], log_loss[indices]):
         raise ValueError(f"{PARQUET_FILE} and {PREDICTIONS_FILE} do not belong together")
-    return {"dataset": dataset, "indices": indices, "pool_log_loss": log_loss}
+    decisions = Decisions.load(folder)
+    if decisions is not None:
+        known = len(decisions.codes) == len(log_loss)
+        if not known or not np.array_equal(decisions.of(SELECTED), np.sort(indices)):
+            raise ValueError(f"{DECISIONS_FILE} and {PREDICTIONS_FILE} do not belong together")
+    return {"dataset": dataset, "indices": indices, "pool_log_loss": log_loss, "decisions": decisions}

@@ -17,6 +17,7 @@ from ..data.unread import unread_columns
 from ..errors import InstructMineError
 from .budget import Budget
 from .curated import Selection
+from .decisions import decide
 from .options import Options
 from .ranking import (
     FixedRanking,
@@ -184,7 +185,7 @@ class Selector:
         self._check(dataset, budget)
         pool = self._rank(dataset, budget, drop_duplicates, columns, allow_mismatch)
         if max_leverage is None:
-            walk, far = self._take(pool, pool.ranking), 0
+            walk, far = self._take(pool, pool.ranking), np.array([], np.int64)
         else:
             walk, far = self._stay_inside(pool, max_leverage)
         given = {
@@ -289,17 +290,17 @@ class Selector:
         inside = {name: column[walk.taken] for name, column in pool.values.items()} | walk.distances
         return self.rule.leverage_of_set(inside, len(walk.taken))
 
-    def _stay_inside(self, pool: RankedPool, max_leverage: float) -> tuple[Walk, int]:
+    def _stay_inside(self, pool: RankedPool, max_leverage: float) -> tuple[Walk, np.ndarray]:
         """Takes from as many of the rows nearest to the runs as the bound allows, found by bisection.
 
         Returns:
-            The walk, and how many rows were left out for it.
+            The walk, and the numbers of the rows that were left out for it.
         """
         ranking = pool.ranking
         distance = self.rule.leverage_of_rows(pool.values, len(pool.log_loss))[ranking]
         order = np.argsort(distance, kind="stable")
         too_few, too_many = 0, len(ranking) + 1
-        best: tuple[Walk, int] | None = None
+        best: tuple[Walk, np.ndarray] | None = None
         nearest, lowest, kept = ranking, np.inf, len(ranking)
         while too_many - too_few > 1:
             try:
@@ -312,7 +313,7 @@ class Selector:
                 leverage = self._leverage(pool, walk)
                 lowest = min(lowest, leverage)
                 if leverage <= max_leverage:
-                    best, too_few = (walk, len(ranking) - kept), kept
+                    best, too_few = (walk, ranking[order[kept:]]), kept
                 else:
                     too_many = kept
             kept = (too_few + too_many) // 2
@@ -324,7 +325,7 @@ class Selector:
             )
         return best
 
-    def _report(self, pool: RankedPool, walk: Walk, far: int, asked: dict[str, Any]) -> Selection:
+    def _report(self, pool: RankedPool, walk: Walk, far: np.ndarray, asked: dict[str, Any]) -> Selection:
         """What was taken, with all that explains it."""
         # Whatever the order in which they were taken.
         indices = np.sort(np.asarray(walk.taken, dtype=np.int64))
@@ -351,8 +352,9 @@ class Selector:
             duplicates_checked=pool.terms.keys is not None,
             leverage=leverage,
             set_log_loss=self.rule.predict_means(walk_means(pool.values, walk)),
-            skipped_far=far,
+            skipped_far=len(far),
             skipped={name: len(rows) for name, rows in walk.passed.items() if name not in ("duplicates", "empty")},
             contaminated=pool.contaminated,
             unread=pool.unread,
+            decisions=decide(pool.dataset, walk, pool.unscored, far),
         )
