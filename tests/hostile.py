@@ -60,6 +60,16 @@ def cells(text: str) -> list[int]:
     return [len(re.split(r"(?<!\\)\|", line)) for line in text.splitlines() if line.startswith("|")]
 
 
+def stated(card: Any) -> dict[str, Any]:
+    """A card's metadata, without the size and the digest of the rows."""
+    data = card.data.to_dict()
+    info = data.get("dataset_info", {})
+    for part in (info, *info.get("splits", ()), *data.get("configs", ())):
+        for name in ("num_bytes", "dataset_size", "description"):
+            part.pop(name, None)
+    return data
+
+
 def rendered(markdown: str) -> list[Any]:
     """What a Markdown library makes of a text, as tokens: tables, bare addresses and raw HTML are on."""
     from markdown_it import MarkdownIt

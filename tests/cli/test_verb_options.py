@@ -23,7 +23,7 @@ BEHIND = {
     "finetune": [launch],
     "sweep": [him.design_mixtures, him.run_sweep],
     "fit": [him.LossEstimator.fit],
-    "select": [him.Selector, him.Selector.select, Selection.save_to_disk],
+    "select": [him.Selector, him.Selector.select, Selection.describe, Selection.save_to_disk],
     "search-size": [him.search_size, him.size_report],
     "compare": [him.compare_strategies, him.usual_strategies],
     "evaluate": [him.evaluate_models],

@@ -1,7 +1,7 @@
 """What became of every row of a pool: selected, or why not."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -114,10 +114,14 @@ def digest_of_pool(pool: Dataset) -> str:
     """A digest of a pool's values in order, but for its indicators: the same before and after scoring, and however the
     pool was loaded."""
     scored = set(indicator_names(pool))
-    columns = [name for name in pool.column_names if name not in scored]
+    return digest_of_rows(pool, [name for name in pool.column_names if name not in scored])
+
+
+def digest_of_rows(dataset: Dataset, columns: Sequence[str]) -> str:
+    """A digest of the values of columns, in order."""
     if not columns:  # a table of nothing but numbers
-        return fast_digest([json.dumps(len(pool))])
+        return fast_digest([json.dumps(len(dataset))])
     # As Arrow, which opens no image that a row names.
-    rows = pool.select_columns(columns).with_format("arrow")
-    told = (rows[start : start + _CHUNK].to_pydict() for start in range(0, len(pool), _CHUNK))
-    return fast_digest(chain([json.dumps(columns)], (json.dumps(chunk, default=str) for chunk in told)))
+    rows = dataset.select_columns(list(columns)).with_format("arrow")
+    told = (rows[start : start + _CHUNK].to_pydict() for start in range(0, len(dataset), _CHUNK))
+    return fast_digest(chain([json.dumps(list(columns))], (json.dumps(chunk, default=str) for chunk in told)))

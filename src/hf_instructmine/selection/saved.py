@@ -29,8 +29,11 @@ SCHEMA_VERSION = 1
 # Fields that are plain data; the others are tables, the rule, and what `_content` makes of them.
 PLAIN = (
     "asked", "options", "duplicates_checked", "leverage", "skipped_far", "skipped", "contaminated", "unread",
-    "license", "source_datasets", "set_log_loss",
+    "license", "source_datasets", "set_log_loss", "languages", "pretty_name", "source_licenses", "notes", "tokens",
+    "num_bytes", "examples",
 )  # fmt: skip
+# Of these, what earlier versions did not write: a record without it says nothing of it.
+LATER = PLAIN[PLAIN.index("languages") :]
 # Rows in a group of the Parquet file: fixed, so that a table is written alike whatever it was cut from.
 ROWS_IN_GROUP = 1000
 _FIGURE = re.compile(r"\w[\w.-]*\.png")
@@ -115,7 +118,7 @@ def _read_record(folder: Path) -> dict[str, Any]:
 
 
 def _fields(content: dict[str, Any], folder: Path) -> dict[str, Any]:
-    fields = {name: content[name] for name in PLAIN}
+    fields = {name: content[name] for name in PLAIN if name in content or name not in LATER}
     # JSON knows no tuples, and the card shows what was asked for as Python does.
     options = fields["options"]
     if "quotas" in options:

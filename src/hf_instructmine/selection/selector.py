@@ -18,6 +18,7 @@ from ..errors import InstructMineError
 from .budget import Budget
 from .curated import Selection
 from .decisions import decide
+from .examples import choose_examples
 from .options import Options
 from .ranking import (
     FixedRanking,
@@ -29,7 +30,7 @@ from .ranking import (
     squared_columns,
     walk_means,
 )
-from .record import LOG_LOSS, count_by_source
+from .record import LOG_LOSS, count_by_source, count_bytes, count_tokens
 from .walk import Terms, Walk
 
 
@@ -340,15 +341,18 @@ class Selector:
                     "extrapolates; max_leverage=rule.max_leverage mends it",
                     stacklevel=3,
                 )
+        decisions = decide(pool.dataset, walk, pool.unscored, far)
+        named = names_sources(pool.dataset)
+        selected = pool.dataset.with_format(None).add_column(LOG_LOSS, pool.log_loss).select(indices)
         return Selection(
-            dataset=pool.dataset.with_format(None).add_column(LOG_LOSS, pool.log_loss).select(indices),
+            dataset=selected,
             estimator=self.rule,
             indices=indices,
             pool_log_loss=pool.log_loss,
             asked=asked,
             options=self.options.given,
             total=total,
-            sources=sources if names_sources(pool.dataset) else [],
+            sources=sources if named else [],
             duplicates_checked=pool.terms.keys is not None,
             leverage=leverage,
             set_log_loss=self.rule.predict_means(walk_means(pool.values, walk)),
@@ -356,5 +360,11 @@ class Selector:
             skipped={name: len(rows) for name, rows in walk.passed.items() if name not in ("duplicates", "empty")},
             contaminated=pool.contaminated,
             unread=pool.unread,
-            decisions=decide(pool.dataset, walk, pool.unscored, far),
-        )
+            tokens=count_tokens(pool.dataset, indices),
+            num_bytes=count_bytes(selected),
+            examples=choose_examples(
+                pool.dataset, decisions, pool.log_loss, self.rule, pool.values, asked.get("columns"),
+                pool.sources if named else None,
+            ),
+            decisions=decisions,
+        )  # fmt: skip
