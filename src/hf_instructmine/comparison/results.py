@@ -286,19 +286,17 @@ class StrategyComparison:
         """The outcomes as a Markdown table, in which names are as `show` makes them."""
         return table(self.outcomes(amount, eval_set, baseline), baseline, show)
 
-    def summary(self, baseline: str = RANDOM) -> str:
-        """All tables, and the verdict as the last lines."""
+    def summary(self, baseline: str = RANDOM, show: Callable[..., str] = printable) -> str:
+        """All tables, and the verdict as the last lines; names are as `show` makes them."""
         parts = []
         for amount in self.amounts:
             for eval_set in self.eval_sets:
-                parts.append(
-                    f"{printable(eval_set)}, {printable(amount)}:\n\n{self.table(amount, eval_set, baseline)}"
-                )
+                parts.append(f"{show(eval_set)}, {show(amount)}:\n\n{self.table(amount, eval_set, baseline, show)}")
         if self.failed:
-            parts.append("\n".join(["Failed and left out:", *(f"- {printable(line, None)}" for line in self.failed)]))
+            parts.append("\n".join(["Failed and left out:", *(f"- {show(line, None)}" for line in self.failed)]))
         if charged := self.charged:
-            parts.append(charged)
-        parts.append("\n".join(self.verdict(baseline=baseline)))
+            parts.append(show(charged, None))
+        parts.append("\n".join(show(line, None) for line in self.verdict(baseline=baseline)))
         return "\n\n".join(parts)
 
     @property
@@ -317,7 +315,7 @@ class StrategyComparison:
         return self.summary()
 
     def plot(self, path: str | Path, baseline: str = RANDOM) -> None:
-        """Draws every strategy's difference to the baseline with its interval, as a PNG for a card."""
+        """Draws every strategy's difference to the baseline with its interval, as a PNG, SVG or PDF by suffix."""
         plot_differences(self._panels(baseline), path, baseline)
 
     def section(self, strategies: Sequence[str] = ()) -> CardSection:

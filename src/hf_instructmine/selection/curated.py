@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..data.provenance import get_provenance
 from ..errors import InstructMineError
 from ..estimator.file import rule_digest
+from ..estimator.verdict import in_a_title
 from ..outputs.folder import staged_folder
 from ..outputs.markdown import count, printable
 from .card import FIGURE_FILE, build_card
@@ -187,5 +188,5 @@ class Selection(SelectionRecord):
         write(self, folder)
         configurations = json.dumps(get_provenance(self.dataset), indent=2, sort_keys=True)
         (folder / "indicators.json").write_text(configurations + "\n", "utf-8")
-        plot_predicted_log_loss(self.pool_log_loss, self.log_loss, folder / FIGURE_FILE)
+        plot_predicted_log_loss(self.pool_log_loss, self.log_loss, folder / FIGURE_FILE, in_a_title(self.estimator))
         build_card(self, repo_id).save(folder / "README.md")
