@@ -13,6 +13,7 @@ from datasets import Dataset
 
 from ..errors import InstructMineError
 from ..outputs.markdown import CardSection, count, escape, printable
+from ..outputs.shown import Shown
 from .figure import FIGURE, Panel, plot_differences
 from .outcomes import Outcome
 from .power import Noise
@@ -34,8 +35,8 @@ UNTRAINED = "untrained"
 LEAST_PARTS = 3  # where others failed or are still to come; before the first finetune more may be asked for
 
 
-@dataclass
-class StrategyComparison:
+@dataclass(repr=False)
+class StrategyComparison(Shown):
     """What [`compare_strategies`] finds; prints as tables and a verdict.
 
     Attributes:
@@ -310,6 +311,10 @@ class StrategyComparison:
             each = f" of {held[0]:,} to {held[1]:,} response tokens" if held else ""
             parts.append(f"{printable(name)} was fitted to {count(sweep['finetunes'], 'finetune')}{each}")
         return f"Charged beside it: {'; '.join(parts)}."
+
+    def _line(self) -> str:
+        names, sets = (", ".join(printable(n, 40) for n in names[:6]) for names in (self.strategies, self.eval_sets))
+        return f"{count(len(self.runs), 'finetune')} of {names} on {sets}"
 
     def __str__(self) -> str:
         return self.summary()

@@ -198,6 +198,9 @@ class LossEstimator(Rule):
         """Returns the diagnostics as text: tables, tests, and a last paragraph in plain words."""
         return summarize(self)
 
+    def __str__(self) -> str:
+        return self.summary()
+
     def to_json(self) -> str:
         """Returns the content of `estimator.json`, which [`~LossEstimator.from_pretrained`] reads."""
         return estimator_file.dumps(estimator_file.content_of(self))

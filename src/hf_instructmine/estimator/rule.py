@@ -10,6 +10,8 @@ import numpy as np
 from ..data.columns import check_made_alike, read_indicators, row_count
 from ..data.containers import as_table
 from ..errors import InstructMineError
+from ..outputs.markdown import printable
+from ..outputs.shown import Shown
 from ..regression.diagnostics import Diagnostics
 from ..regression.fit import Fit
 from ..regression.regressors import leverage
@@ -121,8 +123,8 @@ def set_means(
     return means, missing, len(picked)
 
 
-@dataclass
-class Rule:
+@dataclass(repr=False)
+class Rule(Shown):
     """A linear rule that predicts the log loss of a finetuned model from mean indicators.
 
     Numbers and no more: [`LossEstimator`] fits it, tells about it, keeps and publishes it.
@@ -159,6 +161,13 @@ class Rule:
     fitted: Fit | None = None
     diagnostics: Diagnostics | None = None
     regressor: Any = field(default=None, compare=False, repr=False)
+
+    def _line(self) -> str:
+        terms = ", ".join(f"{value:.4g} {name}" for name, value in self.coefficients.items())
+        return f"{printable(self.name, 60)} for {printable(self.target, 60)}: {terms}"
+
+    def __str__(self) -> str:
+        return repr(self)
 
     @property
     def indicators(self) -> list[str]:

@@ -52,9 +52,6 @@ class Selection(SelectionRecord):
         """The dataset card, built anew each time."""
         return build_card(self)
 
-    def __str__(self) -> str:
-        return self.summary()
-
     def describe(
         self,
         *,

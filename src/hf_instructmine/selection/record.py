@@ -12,6 +12,7 @@ from ..estimator.summary import WIDTH
 from ..estimator.verdict import paragraph
 from ..outputs.digests import fast_digest
 from ..outputs.markdown import CardSection, count, printable
+from ..outputs.shown import Shown
 from .decisions import Decisions
 from .walk import Walk, passed_over
 
@@ -91,8 +92,8 @@ def count_bytes(dataset: Dataset) -> int:
     return sum(rows[start : start + 1000].nbytes for start in range(0, len(dataset), 1000))
 
 
-@dataclass
-class SelectionRecord:
+@dataclass(repr=False)
+class SelectionRecord(Shown):
     """A selection as data.
 
     Attributes:
@@ -160,6 +161,13 @@ class SelectionRecord:
     num_bytes: int | None = None
     examples: list[dict[str, Any]] = field(default_factory=list)
     decisions: Decisions | None = None
+
+    def _line(self) -> str:
+        name = printable(self.estimator.name, 60)
+        return f"{self.num_selected:,} of {count(self.num_pool, 'row')} by the rule {name}"
+
+    def __str__(self) -> str:
+        return self.summary()
 
     @property
     def digest(self) -> str:
