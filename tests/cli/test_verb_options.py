@@ -22,7 +22,7 @@ BEHIND = {
     "score": [him.score],
     "finetune": [launch],
     "sweep": [him.design_mixtures, him.run_sweep],
-    "fit": [him.LossEstimator.fit],
+    "fit": [him.LossEstimator.fit, him.LossEstimator.save_pretrained],
     "select": [him.Selector, him.Selector.select, Selection.describe, Selection.save_to_disk],
     "search-size": [him.search_size, him.size_report],
     "compare": [him.compare_strategies, him.usual_strategies],

@@ -6,7 +6,7 @@ from datasets import Dataset
 from hostile import NAMES
 
 from hf_instructmine import InstructMineError, LossEstimator, Selection, Selector
-from hf_instructmine.selection import origin
+from hf_instructmine.outputs.metadata import LICENSE
 from hf_instructmine.selection.origin import read_origin
 
 
@@ -104,7 +104,7 @@ def test_what_the_hub_would_refuse_is_refused(given, message):
 def test_a_hostile_card_states_nothing(hostile, tmp_path):
     given = folder(tmp_path / "pool", license=hostile, language=[hostile], source_datasets=[hostile])
     found = read_origin([given])
-    if not origin._LICENSE.fullmatch(hostile):
+    if not LICENSE.fullmatch(hostile):
         assert found.license is None
     assert found.source_datasets == [] and not set("<>[](){}`|\n") & set("".join(found.languages))
 

@@ -4,8 +4,10 @@ Exit code 0: done; 1: a failure, explained in one line; 2: wrong usage.
 """
 
 import argparse
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ VERBS = (score, finetune, sweep, fit, select, search_size, compare, evaluate, ju
 @harmless_output()
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb and returns the exit code."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
     args = _parse(argv)
     try:
         if getattr(args, "input", None) and getattr(args, "output_dir", None):
@@ -98,4 +101,5 @@ def run() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     os.environ.setdefault("DATASETS_VERBOSITY", "critical")  # what fails is said once, in a line of ours
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # of use to a user is what it says
     sys.exit(main())

@@ -1,9 +1,7 @@
 """What a terminal is sent: text alone, whatever the data holds."""
 
-import logging
 import re
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
@@ -37,15 +35,6 @@ class HarmlessStream:
 
 @contextmanager
 def harmless_output() -> Iterator[None]:
-    """Lets nothing but text reach the terminal while a verb runs: results, errors, warnings, logs and bars.
-
-    A warning is its message, on one line: that is what a user has use for.
-    """
-    before = warnings.formatwarning
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    """Lets nothing but text reach the terminal while a verb runs: results, errors, warnings, logs and bars."""
     with redirect_stdout(HarmlessStream(sys.stdout)), redirect_stderr(HarmlessStream(sys.stderr)):
-        logging.basicConfig(format="%(message)s", level=logging.WARNING)
-        try:
-            yield
-        finally:
-            warnings.formatwarning = before
+        yield

@@ -12,11 +12,9 @@ from ..data.files import FileKind
 from ..data.inputs import Source
 from ..errors import InstructMineError
 from ..outputs.markdown import printable
+from ..outputs.metadata import LANGUAGE, LICENSE, REPOSITORY, check_language, check_license, is_repository
 
 
-_LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}")  # as the Hub names them
-_LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*|multilingual|code")
-_REPOSITORY = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
 _METADATA = re.compile(r"\s*---\r?\n(.*?)\r?\n---", re.DOTALL)
 _MOST = 1_000_000  # characters of a card that are read
 
@@ -63,39 +61,10 @@ def read_origin(inputs: Sequence[str]) -> Origin:
         on_hub = not is_file and not path.is_dir() and is_repository(source.path)
         card = {} if is_file else _card_on_hub(source.path) if on_hub else _card(path / "README.md")
         origin.licenses[source.label] = _license_of(card)
-        origin.languages += [one for one in _listed(card, "language", _LANGUAGE) if one not in origin.languages]
-        named = [source.path] if on_hub else _listed(card, "source_datasets", _REPOSITORY)
+        origin.languages += [one for one in _listed(card, "language", LANGUAGE) if one not in origin.languages]
+        named = [source.path] if on_hub else _listed(card, "source_datasets", REPOSITORY)
         origin.source_datasets += [one for one in named if one not in origin.source_datasets]
     return origin
-
-
-def is_repository(name: str) -> bool:
-    """Whether a name has the form `owner/name` of a repository of the Hub."""
-    return _REPOSITORY.fullmatch(name) is not None
-
-
-def check_license(name: str) -> str:
-    """Refuses what is no id of a licence.
-
-    Raises:
-        [`InstructMineError`]: Says what one looks like.
-    """
-    if not isinstance(name, str) or not _LICENSE.fullmatch(name):
-        raise InstructMineError(f"{name!r:.60} is no id of a licence: write it as the Hub does, such as apache-2.0")
-    return name
-
-
-def check_language(name: str) -> str:
-    """Refuses what is no code of a language.
-
-    Raises:
-        [`InstructMineError`]: Says what one looks like.
-    """
-    if not isinstance(name, str) or not _LANGUAGE.fullmatch(name):
-        raise InstructMineError(
-            f"{name!r:.60} is no code of a language: write it as the Hub does, such as en or pt-BR"
-        )
-    return name
 
 
 def check_source_licenses(given: Mapping[str, str] | Sequence[str]) -> dict[str, str]:
@@ -155,5 +124,5 @@ def _listed(card: Mapping[str, Any], key: str, form: "re.Pattern[str]") -> list[
 
 
 def _license_of(card: Mapping[str, Any]) -> str | None:
-    stated = _listed(card, "license", _LICENSE)
+    stated = _listed(card, "license", LICENSE)
     return stated[0] if len(stated) == 1 and stated[0] != "unknown" else None

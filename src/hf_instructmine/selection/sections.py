@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..data.columns import INDICATOR_OF_COLUMN, NEIGHBOR_COLUMN
 from ..outputs.markdown import count, escape, table
+from ..outputs.metadata import is_repository
 from .decisions import SELECTED
 from .examples import AT_BORDER, EACH, MOST, SEED
 from .record import LOG_LOSS, MAX_SOURCES
@@ -160,8 +161,6 @@ def licence(selection: "SelectionRecord") -> str:
 
 def linked(ids: list[str]) -> str:
     """Hub ids of data sets, those that are one as links."""
-    from .origin import is_repository
-
     return ", ".join(
         f"[{escape(name)}](https://huggingface.co/datasets/{name})" if is_repository(name) else escape(name)
         for name in ids
