@@ -85,13 +85,13 @@ def test_the_metadata_names_base_model_data_licence_and_how_well_it_predicts(tmp
     assert (data.base_model, data.datasets, data.license) == (["me/model"], ["tatsu-lab/alpaca"], "apache-2.0")
     (result,) = data.eval_results
     assert result.metric_type == "r2" and result.metric_value == round(rule.diagnostics.worth[0], 4)
-    assert "| base model of the finetunes | me/model |" in (tmp_path / "README.md").read_text("utf-8")
+    assert "- Base model of the finetunes: me/model\n" in (tmp_path / "README.md").read_text("utf-8")
 
 
 def test_what_is_not_known_is_not_stated(tmp_path):
     card, prose = card_of(by_hand("calm"), tmp_path)
     assert not {"base_model", "datasets", "license", "model-index"} & set(card.data.to_dict())
-    assert "| licence | not stated |" in prose and "| data that was finetuned on | not recorded |" in prose
+    assert "- Licence: not stated\n" in prose and "- Data that was finetuned on: not recorded\n" in prose
 
 
 @pytest.mark.parametrize("given", [{"license": "MIT License"}, {"datasets": ["<b>"]}])

@@ -102,14 +102,14 @@ def examples(selection: "SelectionRecord") -> str | None:
 
 
 def _example(example: dict[str, Any]) -> str:
-    predicted = "no prediction" if example["log_loss"] is None else f"predicted {example['log_loss']:.4f}"
+    predicted = "no prediction" if example["log_loss"] is None else f"predicted {_number(example['log_loss'], '.4f')}"
     fate = "" if example["fate"] == SELECTED else f"{example['fate']}, "
     source = "" if example["source"] is None else f", from {escape(example['source']) or '(empty)'}"
-    lines = [f"Row {example['row']:,} ({fate}{example['how']}{source}): {predicted}{_decided(example)}."]
+    lines = [f"- **Row {example['row']:,}** ({fate}{example['how']}{source}): {predicted}{_decided(example)}."]
     if example["prompt"] is not None:
-        lines += [f"Prompt: {_text(example['prompt'])}", f"Response: {_text(example['response'])}"]
-    first, *rest = lines
-    return "\n".join([f"- {first}", *(f"\n  > {line}" for line in rest)])
+        lines += ["", f"  > **Prompt:** {_text(example['prompt'])}", "  >"]
+        lines += [f"  > **Response:** {_text(example['response'])}"]
+    return "\n".join(lines)
 
 
 def _text(text: str) -> str:
