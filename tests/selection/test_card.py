@@ -77,6 +77,28 @@ def test_it_says_what_made_each_indicator(card):
     ]
 
 
+def test_what_made_a_column_is_the_indicator_and_its_model_whatever_the_folder_is_called():
+    scored = Dataset.from_dict({"mtld": [1.0, 2.0], "knn_6": [0.1, 0.2]})
+    scored = set_provenance(scored, {"knn_6": {"indicator": "NeighborDistance", "model": "model", "i": 6}})
+    card = Selector(LossEstimator.from_coefficients({"mtld": 1.0})).select(scored, size=1).card
+    assert ["knn\\_6", "no", "NeighborDistance, model", "i=6"] in rows_of(card.text, "Indicators")
+
+
+def test_it_says_what_each_column_means():
+    scored = Dataset.from_dict({"mtld": [1.0, 2.0], "knn_6": [0.1, 0.2], "id": [1, 2]})
+    card = Selector(LossEstimator.from_coefficients({"mtld": 1.0})).select(scored, size=1).card
+    told = {name: meaning for name, _, meaning in rows_of(card.text, "Columns")}
+    assert told["id"] == "as in the pool" and told["knn\\_6"].startswith("indicator: cosine distance to")
+    assert told["predicted\\_log\\_loss"].startswith("what the rule predicts")
+
+
+def test_the_pool_and_what_was_selected_stand_side_by_side():
+    scored = Dataset.from_dict({"mtld": [1.0, 2.0, 3.0], "output_length": [5, 7, 900]})
+    card = Selector(LossEstimator.from_coefficients({"mtld": 1.0})).select(scored, size=2).card
+    assert "| response tokens | 912 | 12 |" in card.text
+    assert "Responses here are shorter than in the pool: a median of 6 tokens against 7." in card.text
+
+
 def test_it_counts_what_went_in_and_came_out_by_source(card):
     assert [row[:4] for row in rows_of(card.text, "How it was chosen")] == [
         ["human", "2", "2", "100.0%"],

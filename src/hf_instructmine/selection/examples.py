@@ -92,7 +92,7 @@ def _texts(pool: Dataset, rows: Sequence[int], columns: Mapping[str, Any] | None
         names = read_columns(pool.column_names, columns)
         batch = pool.with_format(None).select_columns(names)[rows]
         read = read_conversations(batch, columns)
-    except ValueError:  # numbers alone, or a layout that nothing had to read
+    except (ValueError, OSError):  # numbers alone, a layout that nothing had to read, a picture that is not there
         return [{"prompt": None, "response": None} for _ in rows]
     return [{"prompt": _cut(turn.prompt_text), "response": _cut(turn.written)} for turn in read]
 

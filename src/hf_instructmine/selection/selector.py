@@ -165,7 +165,8 @@ class Selector:
                 they do to the set's mean prediction per token; see [`compete`]. Rows of no tokens are not selected.
             drop_duplicates (`bool`, *optional*, defaults to `True`): Pass over rows whose prompt and response, with
                 reasoning, tool calls and tools, are exactly those of an already selected row, and rows without a
-                response. With `False`, no text is read.
+                response. With `False`, no text is read but those of the few rows that
+                the card shows.
             columns (`Mapping[str, str]`, *optional*): Which column holds the `prompt` and `response` (or `messages`),
                 where the layout is not one that is detected.
             max_leverage (`float`, *optional*): Stay where the rule was tested: rows are left out, the ones farthest
