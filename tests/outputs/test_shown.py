@@ -6,8 +6,17 @@ from datasets import Dataset
 from hostile import NAMES
 from simulated_runs import simulated_runs
 
-from hf_instructmine import LossEstimator, Selector, StrategyComparison, load_eval_sets
+from hf_instructmine import (
+    LossEstimator,
+    Selector,
+    StrategyComparison,
+    design_mixtures,
+    design_report,
+    load_eval_sets,
+)
 from hf_instructmine.outputs.shown import Shown
+from hf_instructmine.search.report import SizeReport
+from hf_instructmine.sweep.design_report import DesignReport
 
 
 def by_hand(name: str = "mine") -> LossEstimator:
@@ -57,3 +66,16 @@ def test_no_name_is_markup_in_a_notebook_or_a_command_in_a_console(name):
         inner = made._repr_html_().removeprefix("<pre>").removesuffix("</pre>")
         assert not {"<", ">", '"', "'", "\x1b", "\x9b", "\u202e"} & set(inner)
         assert not {"\x1b", "\x9b", "\u202e", "\n", "\r"} & set(repr(made))
+
+
+@pytest.mark.parametrize("kind", [SizeReport, DesignReport])
+def test_reports_show_themselves_in_the_same_way(kind):
+    assert kind.__repr__ is Shown.__repr__ and kind._repr_html_ is Shown._repr_html_
+
+
+def test_a_design_in_a_line():
+    scored = Dataset.from_dict({"mtld": np.linspace(40, 80, 200), "reward": np.random.default_rng(0).normal(size=200)})
+    mixtures = design_mixtures(scored, 12, subset_size=20, source_column=None, indicators=["mtld", "reward"])
+    report = design_report(mixtures, scored, source_column=None)
+    assert repr(report) == "<DesignReport: 12 mixtures and 4 replicates over mtld, reward>"
+    assert len(str(report)) > len(repr(report))
