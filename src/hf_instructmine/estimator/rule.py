@@ -42,9 +42,14 @@ def contributions(rule: "Rule", table: Any) -> dict[str, np.ndarray]:
     Raises:
         [`InstructMineError`]: For an AutoML rule, which is no sum of terms.
     """
+    return contributions_of(rule, read_indicators(table, rule.indicators))
+
+
+def contributions_of(rule: "Rule", values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """As [`contributions`], of indicators that [`Rule.read`] gave, each of shape (rows,)."""
     if rule.regressor is not None:
         raise InstructMineError("an AutoML rule is not a sum of contributions")
-    parts = design(rule.terms, read_indicators(table, rule.indicators)) * np.asarray(rule.weights)
+    parts = design(rule.terms, values) * np.asarray(rule.weights)
     known = ~np.isnan(parts).any(axis=1)
     parts = parts - parts[known].mean(axis=0) if known.any() else parts
     return {term.name: parts[:, k] for k, term in enumerate(rule.terms)}
@@ -347,7 +352,7 @@ class Rule(Shown):
             `dict[str, np.ndarray]`: One array of shape (n,) per indicator, in nats of log loss; over the indicators
             they add up to `predict(scored)` less its mean. An example kept for its reward has a negative `reward`.
         """
-        parts = contributions(self, self.read(scored, allow_mismatch))
+        parts = contributions_of(self, self.read(scored, allow_mismatch))
         columns = np.array([term.column for term in self.terms])
         values = np.array(list(parts.values()))
         return {name: values[columns == name].sum(axis=0) for name in self.indicators}

@@ -9,7 +9,7 @@ from datasets import Dataset
 
 from ..data.conversation import read_conversations
 from ..data.fields import read_columns
-from ..estimator.rule import contributions
+from ..estimator.rule import contributions_of
 from .decisions import BEYOND, SELECTED, Decisions
 
 
@@ -62,7 +62,7 @@ def choose_examples(
         *((row, DRAWN) for row in _drawn(others, outside)),
     ]
     rows = [row for row, _ in chosen]
-    parts = {} if rule.regressor is not None else contributions(rule, values)
+    parts = {} if rule.regressor is not None else contributions_of(rule, values)
     terms = {term.name: values[term.column] for term in rule.terms}
     texts = _texts(pool, rows, columns)
     return [

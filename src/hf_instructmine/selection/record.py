@@ -71,13 +71,14 @@ def count_by_source(
     return total, sources
 
 
-def count_tokens(pool: Dataset, indices: np.ndarray) -> dict[str, dict[str, float]]:
+def count_tokens(pool: Dataset, indices: np.ndarray, lengths: np.ndarray | None) -> dict[str, dict[str, float]]:
     """Response tokens of a pool and of the rows selected, as [`SelectionRecord`] keeps them; rows without are left
-    out."""
-    try:
-        lengths = numeric_column(pool.select_columns([TOKENS]), TOKENS)
-    except ValueError:  # no such column, or one of something else
-        return {}
+    out. `lengths` are those of the pool, where they have been read."""
+    if lengths is None:
+        try:
+            lengths = numeric_column(pool.select_columns([TOKENS]), TOKENS)
+        except ValueError:  # no such column, or one of something else
+            return {}
     parts = {"pool": lengths, "selected": lengths[indices]}
     known = {name: part[~np.isnan(part)] for name, part in parts.items()}
     return {

@@ -55,6 +55,7 @@ class RankedPool:
         contaminated (`dict[str, int]`): Rows in which prompts of each evaluation set were found.
         unread (`list[str]`): Columns that carry text or meaning and are not read.
         terms ([`Terms`]): What every walk keeps to.
+        lengths (`np.ndarray`, *optional*): Of the responses, in tokens, where they matter to the choice.
     """
 
     dataset: Dataset
@@ -66,6 +67,7 @@ class RankedPool:
     contaminated: dict[str, int]
     unread: list[str]
     terms: Terms
+    lengths: np.ndarray | None = None
 
 
 class Selector:
@@ -249,7 +251,7 @@ class Selector:
         )
         contaminated = overlaps.counts if overlaps is not None else {}
         unread = unread_columns(dataset, columns) if compare else []
-        return RankedPool(dataset, values, log_loss, ranking, unscored, sources, contaminated, unread, terms)
+        return RankedPool(dataset, values, log_loss, ranking, unscored, sources, contaminated, unread, terms, lengths)
 
     def _take(self, pool: RankedPool, rows: np.ndarray) -> Walk:
         """Takes from rows that are given from the lowest prediction upwards."""
@@ -361,7 +363,7 @@ class Selector:
             skipped={name: len(rows) for name, rows in walk.passed.items() if name not in ("duplicates", "empty")},
             contaminated=pool.contaminated,
             unread=pool.unread,
-            tokens=count_tokens(pool.dataset, indices),
+            tokens=count_tokens(pool.dataset, indices, pool.lengths),
             num_bytes=count_bytes(selected),
             examples=choose_examples(
                 pool.dataset, decisions, pool.log_loss, self.rule, pool.values, asked.get("columns"),
