@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from ..estimator.rule import Rule
 
 
-EACH, AT_BORDER = 5, 2  # rows of either kind; of these, how many are next to the border
+EACH, AT_BORDER = 5, 2  # rows of either kind; of these, how many have predictions nearest to the other kind's
 SEED = 0  # of the others, which are drawn
 MOST = 300  # characters of a text
 # Where an example is from.
-INSIDE, OUTSIDE, DRAWN = "just inside the border", "just beyond the border", "drawn at random"
+INSIDE, OUTSIDE, DRAWN = "highest prediction kept", "lowest prediction left", "drawn at random"
 
 
 def choose_examples(

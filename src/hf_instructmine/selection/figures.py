@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..outputs.markdown import count
 from ..outputs.plots import BLUE, GREY, canvas, save
 
 
@@ -45,9 +46,9 @@ def _figure(pool: np.ndarray, selected: np.ndarray, worth: str) -> "Figure":
         ax.hist(np.minimum(values, edges[-1]) if name == "Selection" else values, bins=edges, color=color)
         median = float(np.median(values))
         ax.axvline(median, color="black", linewidth=1.2, linestyle="--")
-        title = f"{name}: {len(values):,} rows, median {median:.4g} (dashed)"
+        title = f"{name}: {count(len(values), 'row')}, median {median:.4g} (dashed)"
         if name == "Pool" and beyond:
-            title += f"; {beyond:,} rows lie right of this view"
+            title += f"; {count(beyond, 'row lies', 'rows lie')} right of this view"
         ax.set_title(title, loc="left", fontsize=10)
         ax.set_ylabel("rows")
         ax.yaxis.get_major_locator().set_params(integer=True, nbins=4)

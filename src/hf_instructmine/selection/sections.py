@@ -90,10 +90,10 @@ def examples(selection: "SelectionRecord") -> str | None:
     kept = [example for example in selection.examples if example["fate"] == SELECTED]
     others = [example for example in selection.examples if example["fate"] != SELECTED]
     told = [
-        f"Up to {EACH} of either kind: {AT_BORDER} next to the border, the others drawn at random "
-        f"(`numpy.random.default_rng({SEED})`), whatever their texts say. Texts are cut at {MOST} characters. Beside "
-        "each indicator stands what it adds to the row's prediction against the mean of the pool, in nats of log loss "
-        "(below 0 speaks for the row), and the indicator's value."
+        f"Up to {EACH} of either kind: those {AT_BORDER} whose predictions come nearest to the other kind's, the rest "
+        f"drawn at random (`numpy.random.default_rng({SEED})`), whatever their texts say. Texts are cut "
+        f"at {MOST} characters. Beside each indicator stands what it adds to the row's prediction against the mean "
+        "of the pool, in nats of log loss (below 0 speaks for the row), and the indicator's value."
     ]
     for title, shown in (("Kept", kept), ("Not kept", others)):
         if shown:
