@@ -6,11 +6,12 @@ import warnings
 import numpy as np
 import pytest
 from datasets import Dataset
-from hostile import HOSTILE, acted_on, cells
+from hostile import HOSTILE, acted_on, cells, stated
 
 from hf_instructmine import InstructMineError, LossEstimator, Selection, Selector, StrategyComparison
 from hf_instructmine.comparison.request import chosen_by
 from hf_instructmine.estimator.file import rule_digest
+from hf_instructmine.outputs.markdown import escape
 
 
 RULE = LossEstimator.from_coefficients({"mtld": 1.0}, name="mine")
@@ -117,7 +118,15 @@ def test_names_stay_text_in_the_card_and_on_the_screen(hostile):
     )
     made.attach_evidence(comparison)
     text = made.card.text
-    assert acted_on(text) == [] and made.card.data.to_dict() == calm.card.data.to_dict()
+    assert acted_on(text) == [] and stated(made.card) == stated(calm.card)
     assert set(cells(text.split("## Does it beat")[1].split("## How to reproduce")[0])) == {13}
     assert text.count("\n") == calm.card.text.count("\n") - 1  # which has a strategy more
     assert not {"\x1b", "\u202e"} & set(str(comparison))
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_a_baseline_of_any_name_breaks_no_table(hostile):
+    calm, comparison = (compared({}, ("mine", name), "tests") for name in ("calm", hostile))
+    told = [c.summary(name, show=escape) for c, name in ((calm, "calm"), (comparison, hostile))]
+    assert acted_on(told[1]) == [] and cells(told[1]) == cells(told[0])
+    assert not {"\x1b", "\u202e"} & set(comparison.summary(hostile))

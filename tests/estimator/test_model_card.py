@@ -8,7 +8,7 @@ from hostile import HOSTILE, acted_on, cells
 from huggingface_hub import ModelCard
 from simulated_runs import simulated_runs
 
-from hf_instructmine import LossEstimator
+from hf_instructmine import InstructMineError, LossEstimator
 from hf_instructmine.data.provenance import set_provenance
 from hf_instructmine.estimator import figures
 from hf_instructmine.estimator.card import write_card
@@ -76,3 +76,26 @@ def test_what_the_runs_are_called_stays_text(make, hostile, tmp_path):
     assert cells(prose) == cells(calm_prose)
     assert acted_on(prose) == []
     assert "\x1b" not in card.content and "\u202e" not in card.content
+
+
+def test_the_metadata_names_base_model_data_licence_and_how_well_it_predicts(tmp_path):
+    rule = fitted("me/model")
+    write_card(rule, tmp_path, None, "apache-2.0", ["tatsu-lab/alpaca"])
+    data = ModelCard.load(tmp_path / "README.md").data
+    assert (data.base_model, data.datasets, data.license) == (["me/model"], ["tatsu-lab/alpaca"], "apache-2.0")
+    (result,) = data.eval_results
+    assert result.metric_type == "r2" and result.metric_value == round(rule.diagnostics.worth[0], 4)
+    assert "- Base model of the finetunes: me/model\n" in (tmp_path / "README.md").read_text("utf-8")
+
+
+def test_what_is_not_known_is_not_stated(tmp_path):
+    card, prose = card_of(by_hand("calm"), tmp_path)
+    assert not {"base_model", "datasets", "license", "model-index"} & set(card.data.to_dict())
+    assert "- Licence: not stated\n" in prose and "- Data that was finetuned on: not recorded\n" in prose
+
+
+@pytest.mark.parametrize("given", [{"license": "MIT License"}, {"datasets": ["<b>"]}])
+def test_what_the_hub_would_refuse_is_refused(given, tmp_path):
+    with pytest.raises(InstructMineError, match="write "):
+        by_hand("calm").save_pretrained(tmp_path / "rule", **given)
+    assert not (tmp_path / "rule").exists()

@@ -10,7 +10,7 @@ from simulated_runs import simulated_runs
 from hf_instructmine import LossEstimator
 from hf_instructmine.estimator.file import rule_digest
 from hf_instructmine.estimator.summary import verdict
-from hf_instructmine.estimator.verdict import advises_against, paragraph
+from hf_instructmine.estimator.verdict import advises_against, in_a_title, paragraph
 
 
 def fitted(effect: float) -> LossEstimator:
@@ -111,3 +111,11 @@ def test_the_digest_is_of_what_a_rule_predicts(rule, worthless, tmp_path):
         LossEstimator.from_coefficients({"mtld": 1.0}, provenance=made),
     ]
     assert len(set(map(rule_digest, by_hand))) == 3
+
+
+def test_a_figure_of_predictions_says_what_they_are_worth(rule, worthless):
+    assert in_a_title(worthless).endswith("): no difference in its predictions is a finding.")
+    assert in_a_title(rule).startswith("The rule's held-out R² is ") and "finding" not in in_a_title(rule)
+    assert in_a_title(LossEstimator.from_published("instructmining-v2")).startswith(
+        "How well this rule predicts is not"
+    )

@@ -153,3 +153,9 @@ def test_a_row_without_a_value_says_why():
     values, notes = MTLD().annotate({"prompt": ["?"] * 4, "completion": ["a b", "42", "", None]})
     assert [x != x for x in values["mtld"]] == [False, True, True, True]
     assert notes == [None, "no word", "empty response", "missing response"]
+
+
+@pytest.mark.parametrize("threshold", ["x", None, True])
+def test_a_threshold_that_is_no_number_is_one_line(threshold):
+    with pytest.raises(InstructMineError, match="threshold must be between 0 and 1, not "):
+        MTLD(threshold)

@@ -3,12 +3,12 @@
 import html
 
 import pytest
-from hostile import HOSTILE, acted_on
+from hostile import HOSTILE, NAMES, acted_on, foreign
 
-from hf_instructmine.outputs.markdown import count, escape, fenced, printable, size_category, table
+from hf_instructmine.outputs.markdown import count, escape, fenced, printable, printable_lines, size_category, table
 
 
-@pytest.mark.parametrize("hostile", HOSTILE)
+@pytest.mark.parametrize("hostile", NAMES)
 def test_markdown_renders_it_as_it_is_written(hostile):
     markdown_it = pytest.importorskip("markdown_it", reason="pip install markdown-it-py")
     markdown = markdown_it.MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
@@ -22,6 +22,28 @@ def test_markdown_renders_it_as_it_is_written(hostile):
 def test_nothing_acts_on_it(hostile):
     assert acted_on(escape(hostile)) == []
     assert "\n" not in escape(hostile)
+
+
+@pytest.mark.parametrize("hostile", NAMES)
+def test_no_name_makes_a_link_a_picture_a_heading_or_a_tag(hostile):
+    pytest.importorskip("linkify_it", reason="pip install markdown-it-py linkify-it-py")
+    assert (
+        foreign(f"a {escape(hostile)} b\n\n{table(['a'], [[escape(hostile)]])}\n\nis **{escape(hostile)}**", "") == []
+    )
+
+
+def test_what_the_hub_would_take_for_a_formula_or_an_address_is_written_with_entities():
+    assert escape(r"\(x\)") == "&#92;(x&#92;)" and escape("me@example.org") == "me&#64;example.org"
+
+
+def test_joined_emoji_and_persian_stay_whole():
+    family, goes = "\U0001f469\u200d\U0001f467", "\u0645\u06cc\u200c\u0634\u0648\u062f"
+    assert escape(family) == printable(family) == family and escape(goes) == goes
+    assert printable("a\u200bb\u2060\ufeff") == "a�b��"
+
+
+def test_a_terminal_gets_lines_and_no_control_character():
+    assert printable_lines("a\n\tb\x1b[2J\r\x9b\u202e") == "a\n\tb�[2J���"
 
 
 def test_escape_keeps_ordinary_names_legible():

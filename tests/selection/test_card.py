@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import yaml
 from datasets import Dataset
-from hostile import HOSTILE, acted_on
+from hostile import HOSTILE, acted_on, stated
 
 from hf_instructmine import LossEstimator, Selector
 from hf_instructmine.data.provenance import set_provenance
@@ -45,7 +45,12 @@ def rows_of(text: str, heading: str) -> list[list[str]]:
 
 def test_the_metadata_is_what_the_hub_takes(card):
     metadata = yaml.safe_load(card.content.split("---\n")[1])
+    (config,), info = metadata.pop("configs"), metadata.pop("dataset_info")
+    assert config["data_files"] == [{"split": "train", "path": "data/train-00000-of-00001.parquet"}]
+    assert info["splits"] == [{"name": "train", "num_examples": 2, "num_bytes": info["dataset_size"]}]
+    assert {feature["name"]: feature["dtype"] for feature in info["features"]}["mtld"] == "float64"
     assert metadata == {
+        "pretty_name": "Curated instruction data: 2 of 4 examples",
         "size_categories": ["n<1K"],
         "task_categories": ["text-generation"],
         "tags": ["instructmining", "instruction-tuning", "data-selection", "hf-instructmine"],
@@ -57,7 +62,7 @@ def test_licence_and_origin_are_stated_where_they_are_known():
     selection.license, selection.source_datasets = "cc-by-4.0", ["tatsu-lab/alpaca"]
     assert selection.card.data.license == "cc-by-4.0"
     assert selection.card.data.source_datasets == ["tatsu-lab/alpaca"]
-    assert "(tatsu-lab/alpaca)" in selection.card.text
+    assert "(tatsu-lab/alpaca)" in selection.card.text and "Licence: cc-by-4.0." in selection.card.text
 
 
 def test_it_shows_the_rule_and_where_it_comes_from(card):
@@ -70,6 +75,28 @@ def test_it_says_what_made_each_indicator(card):
         ["mtld", "yes", "MTLD", "threshold=0.72"],
         ["reward", "no", "not recorded", "–"],
     ]
+
+
+def test_what_made_a_column_is_the_indicator_and_its_model_whatever_the_folder_is_called():
+    scored = Dataset.from_dict({"mtld": [1.0, 2.0], "knn_6": [0.1, 0.2]})
+    scored = set_provenance(scored, {"knn_6": {"indicator": "NeighborDistance", "model": "model", "i": 6}})
+    card = Selector(LossEstimator.from_coefficients({"mtld": 1.0})).select(scored, size=1).card
+    assert ["knn\\_6", "no", "NeighborDistance, model", "i=6"] in rows_of(card.text, "Indicators")
+
+
+def test_it_says_what_each_column_means():
+    scored = Dataset.from_dict({"mtld": [1.0, 2.0], "knn_6": [0.1, 0.2], "id": [1, 2]})
+    card = Selector(LossEstimator.from_coefficients({"mtld": 1.0})).select(scored, size=1).card
+    told = {name: meaning for name, _, meaning in rows_of(card.text, "Columns")}
+    assert told["id"] == "as in the pool" and told["knn\\_6"].startswith("indicator: cosine distance to")
+    assert told["predicted\\_log\\_loss"].startswith("what the rule predicts")
+
+
+def test_the_pool_and_what_was_selected_stand_side_by_side():
+    scored = Dataset.from_dict({"mtld": [1.0, 2.0, 3.0], "output_length": [5, 7, 900]})
+    card = Selector(LossEstimator.from_coefficients({"mtld": 1.0})).select(scored, size=2).card
+    assert "| response tokens | 912 | 12 |" in card.text
+    assert "Responses here are shorter than in the pool: a median of 6 tokens against 7." in card.text
 
 
 def test_it_counts_what_went_in_and_came_out_by_source(card):
@@ -141,7 +168,7 @@ def test_it_says_what_the_options_kept_out_and_how_to_ask_for_them_again():
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_what_options_are_called_stays_text(hostile):
     calm, card = constrained("calm", "calm").card, constrained(hostile, hostile).card
-    assert card.data.to_dict() == calm.data.to_dict()
+    assert stated(card) == stated(calm)
     assert card.text.count("\n") == calm.text.count("\n")
     prose, *snippets = re.split(r"```python\n", card.text)
     assert len(snippets) == 2
@@ -170,7 +197,7 @@ def test_what_the_data_is_called_stays_text(hostile):
     calm = selection_of(["calm", "b", "c", "d"]).card
     rule = LossEstimator.from_coefficients({"mtld": -0.25, "intercept": 1.0}, name=hostile, origin=hostile)
     card = selection_of([hostile, "b", "c", "d"], rule).card
-    assert card.data.to_dict() == calm.data.to_dict()
+    assert stated(card) == stated(calm)
     assert card.text.count("\n") == calm.text.count("\n")
     assert len(rows_of(card.text, "How it was chosen")) == 5
     assert all(len(row) == 7 for row in rows_of(card.text, "How it was chosen"))

@@ -2,7 +2,7 @@
 
 import pytest
 from datasets import Dataset
-from hostile import HOSTILE, acted_on
+from hostile import HOSTILE, acted_on, stated
 from simulated_runs import simulated_runs
 
 from hf_instructmine import LossEstimator, Selector
@@ -68,16 +68,16 @@ def test_whether_the_selection_extrapolates_is_part_of_it():
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_names_stay_text_on_the_screen_and_in_the_card(hostile, worthless):
     rule = LossEstimator(**{**vars(worthless), "name": hostile})
-    calm = Selector(worthless).select(scored(), size=3)
+    calm = Selector(worthless, quotas={"calm": (None, 1.0)}).select(scored(["calm", "b", "calm", "b"]), size=2)
     selection = Selector(rule, quotas={hostile: (None, 1.0)}).select(scored([hostile, "b", hostile, "b"]), size=2)
     assert not {"\x1b", "\u202e"} & set(str(selection))
     assert not any(line.startswith(("---", "license")) for line in str(selection).splitlines())
     assert acted_on(Selector(rule).select(scored(), size=3).card.text) == []
-    assert selection.card.data.to_dict() == calm.card.data.to_dict()
+    assert stated(selection.card) == stated(calm.card)
 
 
 def test_of_very_many_sources_the_largest_are_listed():
     sources = [f"s{i}" for i in range(100)] + ["large"] * 2
     lines = str(Selector(LossEstimator.from_coefficients({"mtld": 1.0})).select(scored(sources), size=3)).splitlines()
-    assert len(lines) < 60 and any(line.split() == ["large", "0", "of", "2"] for line in lines)
-    assert lines[-1] == "  The 40 largest of 101 sources are listed."
+    assert len(lines) < 40 and any(line.split() == ["large", "0", "of", "2"] for line in lines)
+    assert lines[-1] == "  The 20 largest of 101 sources are listed."

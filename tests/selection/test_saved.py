@@ -16,7 +16,7 @@ from hf_instructmine.data.provenance import get_provenance, set_provenance
 from hf_instructmine.outputs.digests import digest
 from hf_instructmine.outputs.markdown import CardSection
 from hf_instructmine.selection.record import SelectionRecord
-from hf_instructmine.selection.saved import PLAIN
+from hf_instructmine.selection.saved import LATER, PLAIN
 
 
 def selection(source: str = "web", eval_set: str = "mmlu") -> Selection:
@@ -67,7 +67,16 @@ def test_it_comes_back_whole(saved):
 
 
 def test_every_field_of_a_selection_is_kept():
-    tables_rule_and_counts = {"dataset", "estimator", "indices", "pool_log_loss", "total", "sources", "sections"}
+    tables_rule_and_counts = {
+        "dataset",
+        "estimator",
+        "indices",
+        "pool_log_loss",
+        "total",
+        "sources",
+        "sections",
+        "decisions",
+    }
     assert {field.name for field in fields(SelectionRecord)} == {*PLAIN, *tables_rule_and_counts}
 
 
@@ -102,6 +111,30 @@ def test_hostile_names_come_back_as_they_were(hostile, tmp_path):
 
 def test_the_rows_are_still_all_that_load_dataset_finds(saved):
     assert load_dataset(str(saved), split="train")["prompt"][:] == ["three", "two"]
+
+
+def test_a_second_selection_in_the_same_folder_is_what_load_dataset_finds_then(tmp_path):
+    """Of as many rows and bytes, saved at once: by its cache it would give the first ones again."""
+    scored = Dataset.from_dict({"prompt": list("abcd"), "completion": list("wxyz"), "mtld": [0.0, 1.0, 2.0, 3.0]})
+    scored = set_provenance(scored, {"mtld": {"indicator": "MTLD", "threshold": 0.72}})
+    cache = {"split": "train", "cache_dir": tmp_path / "cache"}
+    for sign, prompts in ((1.0, ["a", "b"]), (-1.0, ["d", "c"]), (1.0, ["a", "b"])):
+        made = Selector(LossEstimator.from_coefficients({"mtld": sign})).select(scored, size=2)
+        made.save_to_disk(tmp_path / "curated", overwrite=True)
+        found = load_dataset(str(tmp_path / "curated"), **cache)
+        assert found["prompt"][:] == prompts
+        assert get_provenance(found) == {"mtld": {"indicator": "MTLD", "threshold": 0.72}}
+
+
+def test_one_that_states_no_examples_as_before_still_opens(saved):
+    content = json.loads((saved / "selection.json").read_text())
+    for name in ("checksum", *LATER):
+        content.pop(name)
+    (saved / "selection.json").write_text(json.dumps({**content, "checksum": digest(content)}))
+    (saved / "decisions.npz").unlink()
+    again = Selection.load(saved)
+    assert again.examples == [] and again.decisions is None and again.license == "cc-by-4.0"
+    assert "Rows that were kept" not in again.card.text and "assert" not in again.card.text
 
 
 def test_a_folder_that_is_none(tmp_path):

@@ -280,6 +280,7 @@ def test_a_saved_selection_opens_with_the_usual_tools(selection, tmp_path):
         "estimator.json",
         "indicators.json",
         "predicted_log_loss.png",
+        "decisions.npz",
         "predictions.parquet",
         "selection.json",
     }
@@ -294,7 +295,7 @@ def test_a_saved_selection_opens_with_the_usual_tools(selection, tmp_path):
 def test_a_folder_that_holds_files_is_refused_unless_overwritten(selection, tmp_path):
     selection.save_to_disk(tmp_path)
     smaller = select(pool([1, 0]), size=1)
-    with pytest.raises(InstructMineError, match=r"already holds files \(README.md, data, estimator.json, …\)"):
+    with pytest.raises(InstructMineError, match=r"already holds files \(README.md, data, decisions.npz, …\)"):
         smaller.save_to_disk(tmp_path)
     cache = {"split": "train", "cache_dir": tmp_path.parent / "cache"}
     assert len(load_dataset(str(tmp_path), **cache)) == 8

@@ -47,6 +47,8 @@ def card_of(name: str, runs: int = 2) -> DatasetCard:
 def test_it_says_what_the_runs_are():
     card = card_of("calm", 3)
     assert yaml.safe_load(card.content.split("---\n")[1]) == {
+        "pretty_name": "3 finetunes of a sweep",
+        "task_categories": ["tabular-regression"],
         "size_categories": ["n<1K"],
         "tags": ["instructmining", "instruction-tuning", "data-selection", "hf-instructmine"],
         "configs": [

@@ -121,12 +121,13 @@ def _write(comparison: "StrategyComparison", rules: "Mapping[str, Rule]", folder
     from ..estimator.verdict import paragraph
     from ..outputs.markdown import escape
 
-    summary, worth = comparison.summary(), [f"{name}. {paragraph(rule)}" for name, rule in rules.items()]
+    worth = [f"{name}. {paragraph(rule)}" for name, rule in rules.items()]
     with written_whole(folder / TABLES) as partial:
-        parts = [*(escape(words, None) for words in worth), f"![Difference to random]({FIGURE})", summary]
+        parts = [*(escape(words, None) for words in worth), f"![Difference to random]({FIGURE})"]
+        parts.append(comparison.summary(show=escape))
         partial.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     comparison.plot(folder / FIGURE)
-    print("\n\n".join([*(fill(words, WIDTH) for words in worth), summary]))
+    print("\n\n".join([*(fill(words, WIDTH) for words in worth), comparison.summary()]))
     print(f"\nWrote {folder / TABLES} and {folder / FIGURE}")
 
 

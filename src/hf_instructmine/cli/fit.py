@@ -11,8 +11,12 @@ from ..outputs.folder import check_output_folder, refuse_foreign
 from .options import add_verb, pick
 
 
-# Parameters of `LossEstimator.fit` that are not the option of that name.
-OTHERWISE = {"target": "the first loss of the runs, where --target is not given", "log_target": "from --no-log-target"}
+# Parameters of `LossEstimator.fit` and `save_pretrained` that are not the option of that name.
+OTHERWISE = {
+    "target": "the first loss of the runs, where --target is not given",
+    "log_target": "from --no-log-target",
+    "save_directory": "from --output-dir",
+}
 
 
 def add_options(verbs: Any) -> None:
@@ -50,6 +54,8 @@ def add_options(verbs: Any) -> None:
     verb.add_argument("--bootstraps", type=int, metavar="N", help="resamples (2,000 for ols if not given)")
     verb.add_argument("--seed", type=int, default=0, help="of folds, permutations and bootstrap")
     verb.add_argument("--name", help="what to call the rule")
+    verb.add_argument("--license", metavar="ID", help="licence of the rule, for its card, as on the Hub")
+    verb.add_argument("--datasets", nargs="+", default=[], metavar="ID", help="what was finetuned on, for its card")
     verb.add_argument("--output-dir", metavar="DIR", help="folder for the rule, its card and its figures")
 
 
@@ -57,7 +63,12 @@ def run(args: argparse.Namespace) -> None:
     """Runs the verb."""
     from ..data.inputs import load_pool
     from ..estimator.file import FILE_NAME
+    from ..outputs.metadata import check_license, check_repository
 
+    if args.license is not None:
+        check_license(args.license)
+    for name in args.datasets:
+        check_repository(name)
     check_output_folder(args.output_dir, overwrite=True)
     refuse_foreign(args.output_dir, FILE_NAME, "rule")
     runs = him.load_runs(args.runs) if Path(args.runs, "sweep.json").is_file() else load_pool([args.runs])
@@ -67,6 +78,6 @@ def run(args: argparse.Namespace) -> None:
     target = targets[0] if len(targets) == 1 else targets
     fit = him.LossEstimator.fit
     rule = fit(**pick(args, fit, runs=runs, target=target, log_target=not args.no_log_target))
-    rule.save_pretrained(args.output_dir)
+    rule.save_pretrained(args.output_dir, **pick(args, rule.save_pretrained))
     print(rule.summary())
     print(f"\nWrote {args.output_dir}: estimator.json, and README.md with the figures")

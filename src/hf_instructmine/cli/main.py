@@ -18,6 +18,7 @@ from ..outputs.folder import refuse_input
 from ..outputs.reading import read_yaml
 from . import compare, demo, evaluate, finetune, fit, judge, push, score, search_size, select, sweep
 from .interrupt import stoppable
+from .terminal import harmless_output
 
 
 # In the order of a user's way.
@@ -39,6 +40,7 @@ _LEFT = {
 _MAPPINGS = ("indicator", "columns", "judge_options")
 
 
+@harmless_output()
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb and returns the exit code."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)

@@ -20,6 +20,7 @@ OTHERWISE = {
     "eval_sets": "from --eval-set",
     "drop_duplicates": "from --keep-duplicates",
     "folder": "from --output-dir",
+    "inputs": "from input",
 }
 
 
@@ -51,6 +52,14 @@ def add_options(verbs: Any) -> None:
         metavar="NAME=SOURCE",
         help=f"leave out rows with a prompt of this set; each a {SOURCE}",
     )
+    verb.add_argument(
+        "--license", metavar="ID", help="licence of the whole, as on the Hub (the inputs' cards', if one)"
+    )
+    verb.add_argument(
+        "--language", nargs="+", metavar="CODE", help="languages, such as en (those of the inputs' cards)"
+    )
+    verb.add_argument("--source-license", nargs="+", metavar="SOURCE=ID", help="licence of a source")
+    verb.add_argument("--pretty-name", metavar="NAME", help="what the data set is called in its card")
     verb.add_argument("--output-dir", metavar="DIR", help="folder for the curated dataset, its card and the rule")
     verb.add_argument("--overwrite", action="store_true", help="replace another selection in that folder")
 
@@ -59,6 +68,7 @@ def run(args: argparse.Namespace) -> None:
     """Runs the verb."""
     from ..data.evaluation_sets import open_eval_sets
     from ..data.inputs import load_pool, parse_mapping
+    from ..selection.origin import check_stated
 
     # What can be wrong is read before the pool is.
     columns = parse_mapping(args.columns)
@@ -68,6 +78,7 @@ def run(args: argparse.Namespace) -> None:
         raise InstructMineError(f"{option} compares embeddings: name a sentence encoder with --encoder")
     rule, quotas = load_rule(args.rule), parse_quotas(args.quota)
     eval_sets = open_eval_sets(args.eval_set) if args.eval_set else None
+    check_stated(args.license, args.language, args.source_license)
     check_output_folder(args.output_dir, args.overwrite)
     scored = load_pool(args.input, **pick(args, load_pool, columns=columns))
 
@@ -76,8 +87,11 @@ def run(args: argparse.Namespace) -> None:
     selector = him.Selector(**given)
     given = pick(args, selector.select, columns=columns, drop_duplicates=not args.keep_duplicates)
     selection = selector.select(scored, **given)
+    selection.describe(**pick(args, selection.describe, inputs=args.input))
     selection.save_to_disk(args.output_dir, **pick(args, selection.save_to_disk))
     print(selection)
+    if selection.license is None:
+        print("The licence of these rows is not known: the card says so; --license states one")
     print(f"\nWrote {args.output_dir}: load_dataset({str(args.output_dir)!r}) opens it; README.md is its dataset card")
 
 

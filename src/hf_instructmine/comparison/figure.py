@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..outputs.markdown import printable
 from ..outputs.plots import GREEN, GREY, RED, canvas, save
 from .outcomes import Outcome
 
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
 
 FIGURE = "comparison.png"
 _COLORS = {"better": GREEN, "worse": RED, "no different": GREY}
+_MEANINGS = {
+    "better": "better",
+    "worse": "worse",
+    "no different": "not shown to differ (p ≥ 0.05 or the interval holds 0)",
+}
+_NAME, _TITLE = 28, 60  # characters there is room for
 
 
 @dataclass
@@ -32,21 +39,35 @@ def plot_differences(panels: Sequence[Sequence[Panel]], path: str | Path | io.By
 
     Args:
         panels (`Sequence[Sequence[Panel]]`): A line of panels per budget, a column per evaluation set.
-        path (`str`, `Path` or file): Gets the PNG, 1400 pixels wide.
+        path (`str`, `Path` or file): `.png` (1400 pixels wide), `.svg` or `.pdf`.
         baseline (`str`): The strategy at 0.
     """
     save(partial(_figure, panels, baseline), path, dpi=200)
 
 
 def _figure(panels: Sequence[Sequence[Panel]], baseline: str) -> "Figure":
+    from matplotlib.lines import Line2D
+
     heights = [1.2 + max(len(panel.outcomes) for panel in line) for line in panels]
-    height = 0.6 + 0.27 * sum(heights)
+    height = 0.9 + 0.27 * sum(heights)
     figure, grid = canvas(height, len(panels), len(panels[0]), sharex="col", height_ratios=heights)
     for line, axes_line in zip(panels, grid):
         for panel, axes in zip(line, axes_line):
             _draw(axes, panel.outcomes[::-1])
-            axes.set_title(panel.title, loc="left", fontsize=9)
-    figure.supxlabel(f"loss less that of {baseline} (nats per token), 95 % interval", fontsize=8)
+            axes.set_title(printable(panel.title, _TITLE // len(line)), loc="left", fontsize=9)
+    name = printable(baseline, _NAME)
+    figure.supxlabel(
+        f"← better than {name}     loss less that of {name}, nats per token, 95 % interval     worse →", fontsize=8
+    )
+    colors = [Line2D([], [], color=_COLORS[verdict], marker="o", markersize=5, linewidth=2) for verdict in _COLORS]
+    figure.legend(
+        colors,
+        [_MEANINGS[verdict] for verdict in _COLORS],
+        loc="outside upper left",
+        ncols=3,
+        frameon=False,
+        fontsize=8,
+    )
     return figure
 
 
@@ -57,7 +78,7 @@ def _draw(axes: "Axes", outcomes: Sequence[Outcome]) -> None:
         axes.plot([d.low, d.high], [row, row], color=color, linewidth=2)
         axes.plot(d.estimate, row, "o", color=color, markersize=5)
     axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_yticks(range(len(outcomes)), [o.strategy for o in outcomes], fontsize=8)
+    axes.set_yticks(range(len(outcomes)), [printable(o.strategy, _NAME) for o in outcomes], fontsize=8)
     axes.set_ylim(-0.6, len(outcomes) - 0.4)
     axes.tick_params(axis="x", labelsize=7)
     axes.locator_params(axis="x", nbins=4)

@@ -13,6 +13,7 @@ from datasets import Dataset
 
 from ..errors import InstructMineError
 from ..outputs.markdown import CardSection, count, escape, printable
+from ..outputs.shown import Shown
 from .figure import FIGURE, Panel, plot_differences
 from .outcomes import Outcome
 from .power import Noise
@@ -34,8 +35,8 @@ UNTRAINED = "untrained"
 LEAST_PARTS = 3  # where others failed or are still to come; before the first finetune more may be asked for
 
 
-@dataclass
-class StrategyComparison:
+@dataclass(repr=False)
+class StrategyComparison(Shown):
     """What [`compare_strategies`] finds; prints as tables and a verdict.
 
     Attributes:
@@ -286,19 +287,17 @@ class StrategyComparison:
         """The outcomes as a Markdown table, in which names are as `show` makes them."""
         return table(self.outcomes(amount, eval_set, baseline), baseline, show)
 
-    def summary(self, baseline: str = RANDOM) -> str:
-        """All tables, and the verdict as the last lines."""
+    def summary(self, baseline: str = RANDOM, show: Callable[..., str] = printable) -> str:
+        """All tables, and the verdict as the last lines; names are as `show` makes them."""
         parts = []
         for amount in self.amounts:
             for eval_set in self.eval_sets:
-                parts.append(
-                    f"{printable(eval_set)}, {printable(amount)}:\n\n{self.table(amount, eval_set, baseline)}"
-                )
+                parts.append(f"{show(eval_set)}, {show(amount)}:\n\n{self.table(amount, eval_set, baseline, show)}")
         if self.failed:
-            parts.append("\n".join(["Failed and left out:", *(f"- {printable(line, None)}" for line in self.failed)]))
+            parts.append("\n".join(["Failed and left out:", *(f"- {show(line, None)}" for line in self.failed)]))
         if charged := self.charged:
-            parts.append(charged)
-        parts.append("\n".join(self.verdict(baseline=baseline)))
+            parts.append(show(charged, None))
+        parts.append("\n".join(show(line, None) for line in self.verdict(baseline=baseline)))
         return "\n\n".join(parts)
 
     @property
@@ -313,11 +312,15 @@ class StrategyComparison:
             parts.append(f"{printable(name)} was fitted to {count(sweep['finetunes'], 'finetune')}{each}")
         return f"Charged beside it: {'; '.join(parts)}."
 
+    def _line(self) -> str:
+        names, sets = (", ".join(printable(n, 40) for n in names[:6]) for names in (self.strategies, self.eval_sets))
+        return f"{count(len(self.runs), 'finetune')} of {names} on {sets}"
+
     def __str__(self) -> str:
         return self.summary()
 
     def plot(self, path: str | Path, baseline: str = RANDOM) -> None:
-        """Draws every strategy's difference to the baseline with its interval, as a PNG for a card."""
+        """Draws every strategy's difference to the baseline with its interval, as a PNG, SVG or PDF by suffix."""
         plot_differences(self._panels(baseline), path, baseline)
 
     def section(self, strategies: Sequence[str] = ()) -> CardSection:

@@ -24,7 +24,7 @@ def sentence(mine: Outcome, baseline: str, fitted: Sequence[str] | None) -> str:
         baseline (`str`): What it is compared with.
         fitted (`Sequence[str]`, *optional*): The evaluation sets that its rule was fitted to, where it has a rule.
     """
-    d = mine.difference
+    d, baseline = mine.difference, printable(baseline)
     assert d is not None  # the baseline itself gets no sentence
     seen = "" if fitted is None else f" ({'fitted to' if mine.eval_set in fitted else 'never seen'})"
     found = _FOUND[mine.verdict].format(
@@ -75,7 +75,7 @@ def table(outcomes: Sequence[Outcome], baseline: str, show: Callable[[Any], str]
         "loss": [f"{o.loss:.4f}" for o in outcomes],
         "bits/byte": [_number(o.bits_per_byte, ".4f") for o in outcomes],
         "sd": [_number(o.sd, ".4f") for o in outcomes],
-        f"to {baseline}": [f"{o.difference.estimate:+.4f}" if o.difference else "" for o in outcomes],
+        f"to {show(baseline)}": [f"{o.difference.estimate:+.4f}" if o.difference else "" for o in outcomes],
         "95 %": [f"{o.difference.low:+.4f} … {o.difference.high:+.4f}" if o.difference else "" for o in outcomes],
         "p": [f"{o.difference.p:.3g}" if o.difference else "" for o in outcomes],
         "Holm": [_number(o.p, ".3g") for o in outcomes],

@@ -9,6 +9,8 @@ import numpy as np
 from datasets import Dataset
 
 from ..errors import InstructMineError
+from ..outputs.markdown import count, printable
+from ..outputs.shown import Shown
 from .containers import as_dataset
 from .conversation import Conversation, check_text_columns, read_turns
 
@@ -65,8 +67,8 @@ def _by_name(eval_sets: Any) -> dict[Any, Any]:
     return sets
 
 
-@dataclass(frozen=True)
-class EvaluationSet:
+@dataclass(frozen=True, repr=False)
+class EvaluationSet(Shown):
     """Examples with reference answers.
 
     Attributes:
@@ -82,6 +84,14 @@ class EvaluationSet:
     owners: np.ndarray
     rows: list[int]
     skipped: int
+
+    def _line(self) -> str:
+        skipped = f", {self.skipped:,} without a reference left out" if self.skipped else ""
+        examples, turns = count(len(self.rows), "example"), count(len(self.turns), "turn")
+        return f"{printable(self.name, 60)}, {examples} with {turns} to measure{skipped}"
+
+    def __str__(self) -> str:
+        return self._line()
 
     @classmethod
     def read(cls, name: str, dataset: Any, columns: Mapping[str, str] | None = None) -> "EvaluationSet":
@@ -102,8 +112,8 @@ class EvaluationSet:
         skipped = len(dataset) - len(sound)
         if skipped:
             logger.warning(
-                "evaluation set '%s': %d of %d rows have no reference answer and are left out",
-                name, skipped, len(dataset),
+                "evaluation set '%s': %d of %s no reference answer and are left out",
+                name, skipped, count(len(dataset), "row has", "rows have"),
             )  # fmt: skip
         owners = np.repeat(np.arange(len(sound)), [len(turns) for turns in sound.values()])
         turns = [turn for turns in sound.values() for turn in turns]

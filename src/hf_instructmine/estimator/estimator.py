@@ -200,12 +200,22 @@ class LossEstimator(Rule):
         """Returns the diagnostics as text: tables, tests, and a last paragraph in plain words."""
         return summarize(self)
 
+    def __str__(self) -> str:
+        return self.summary()
+
     def to_json(self) -> str:
         """Returns the content of `estimator.json`, which [`~LossEstimator.from_pretrained`] reads."""
         return estimator_file.dumps(estimator_file.content_of(self))
 
-    def save_pretrained(self, save_directory: str | Path) -> None:
+    def save_pretrained(
+        self, save_directory: str | Path, license: str | None = None, datasets: Sequence[str] = ()
+    ) -> None:
         """Writes `estimator.json` and a model card with figures to a folder, which is made where absent.
+
+        Args:
+            save_directory (`str` or `Path`): The folder.
+            license (`str`, *optional*): For the card: of the rule, as the Hub writes it (`"apache-2.0"`).
+            datasets (`Sequence[str]`): For the card: ids on the Hub of what was finetuned on.
 
         Raises:
             [`InstructMineError`]: Where the folder cannot be written or holds a README of something else, or for an
@@ -214,7 +224,7 @@ class LossEstimator(Rule):
         check = partial(refuse_foreign, save_directory, estimator_file.FILE_NAME, "rule")
         check()
         with staged_folder(save_directory, overwrite=True, check=check) as stage:
-            self._write(stage)
+            self._write(stage, None, license, datasets)
 
     def push_to_hub(
         self,
@@ -282,8 +292,10 @@ class LossEstimator(Rule):
         path = estimator_file.find(source, revision, token, repo_type)
         return cls(**estimator_file.read_file(path))
 
-    def _write(self, folder: Path, repo_id: str | None = None) -> None:
+    def _write(
+        self, folder: Path, repo_id: str | None = None, license: str | None = None, datasets: Sequence[str] = ()
+    ) -> None:
         from .card import write_card
 
         (folder / estimator_file.FILE_NAME).write_text(self.to_json(), "utf-8")
-        write_card(self, folder, repo_id)
+        write_card(self, folder, repo_id, license, datasets)

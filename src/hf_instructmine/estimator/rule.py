@@ -10,6 +10,8 @@ import numpy as np
 from ..data.columns import check_made_alike, read_indicators, row_count
 from ..data.containers import as_table
 from ..errors import InstructMineError
+from ..outputs.markdown import printable
+from ..outputs.shown import Shown
 from ..regression.diagnostics import Diagnostics
 from ..regression.fit import Fit
 from ..regression.regressors import leverage
@@ -22,6 +24,35 @@ AFTER_A_CHOICE = (
     "The regressors were chosen on the same runs: in simulations the first interval held the truth in 76 to 93 %, the "
     "second in 88 to 95 %"
 )
+
+
+def contributions(rule: "Rule", table: Any) -> dict[str, np.ndarray]:
+    """How much each term of a rule adds to each row's prediction, against the mean of the rows.
+
+    [`Rule.contributions`] is the same by indicator, of a table whose making is checked.
+
+    Args:
+        rule ([`Rule`]): A sum of terms.
+        table (`Dataset` or mapping of arrays): The scored pool: has the columns of `rule.indicators`.
+
+    Returns:
+        `dict[str, np.ndarray]`: One array of shape (rows,) for each term, in nats of log loss: its coefficient times
+        its value, less the mean over the rows that have all terms. NaN where an indicator is missing.
+
+    Raises:
+        [`InstructMineError`]: For an AutoML rule, which is no sum of terms.
+    """
+    return contributions_of(rule, read_indicators(table, rule.indicators))
+
+
+def contributions_of(rule: "Rule", values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """As [`contributions`], of indicators that [`Rule.read`] gave, each of shape (rows,)."""
+    if rule.regressor is not None:
+        raise InstructMineError("an AutoML rule is not a sum of contributions")
+    parts = design(rule.terms, values) * np.asarray(rule.weights)
+    known = ~np.isnan(parts).any(axis=1)
+    parts = parts - parts[known].mean(axis=0) if known.any() else parts
+    return {term.name: parts[:, k] for k, term in enumerate(rule.terms)}
 
 
 @dataclass
@@ -97,8 +128,8 @@ def set_means(
     return means, missing, len(picked)
 
 
-@dataclass
-class Rule:
+@dataclass(repr=False)
+class Rule(Shown):
     """A linear rule that predicts the log loss of a finetuned model from mean indicators.
 
     Numbers and no more: [`LossEstimator`] fits it, tells about it, keeps and publishes it.
@@ -135,6 +166,13 @@ class Rule:
     fitted: Fit | None = None
     diagnostics: Diagnostics | None = None
     regressor: Any = field(default=None, compare=False, repr=False)
+
+    def _line(self) -> str:
+        terms = ", ".join(f"{value:.4g} {name}" for name, value in self.coefficients.items())
+        return f"{printable(self.name, 60)} for {printable(self.target, 60)}: {terms}"
+
+    def __str__(self) -> str:
+        return repr(self)
 
     @property
     def indicators(self) -> list[str]:
@@ -314,13 +352,10 @@ class Rule:
             `dict[str, np.ndarray]`: One array of shape (n,) per indicator, in nats of log loss; over the indicators
             they add up to `predict(scored)` less its mean. An example kept for its reward has a negative `reward`.
         """
-        if self.regressor is not None:
-            raise InstructMineError("an AutoML rule is not a sum of contributions")
-        parts = design(self.terms, self.read(scored, allow_mismatch)) * np.asarray(self.weights)
-        known = ~np.isnan(parts).any(axis=1)
-        parts = parts - parts[known].mean(axis=0) if known.any() else parts
+        parts = contributions_of(self, self.read(scored, allow_mismatch))
         columns = np.array([term.column for term in self.terms])
-        return {name: parts[:, columns == name].sum(axis=1) for name in self.indicators}
+        values = np.array(list(parts.values()))
+        return {name: values[columns == name].sum(axis=0) for name in self.indicators}
 
     def read(self, dataset: Any, allow_mismatch: bool = False) -> dict[str, np.ndarray]:
         """The rule's indicators over a scored pool, each of shape (n,).

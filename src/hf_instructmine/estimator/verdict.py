@@ -41,6 +41,16 @@ def paragraph(rule: "Rule", leverage: float | None = None) -> str:
     return " ".join(filter(None, [f"The rule {name}:", *sentences, _fitted_on(rule, rule.diagnostics)]))
 
 
+def in_a_title(rule: "Rule") -> str:
+    """How well a rule predicts, as a line for a figure of its predictions."""
+    d = rule.diagnostics
+    if d is None or d.worth is None:
+        return "How well this rule predicts is not known: no difference in its predictions is a finding."
+    r2, (low, high) = d.worth
+    told = f"The rule's held-out {'partial ' if d.in_every else ''}R² is {r2:.2f} (95 % {low:.2f} to {high:.2f})"
+    return f"{told}: no difference in its predictions is a finding." if advises_against(rule) else f"{told}."
+
+
 def advises_against(rule: "Rule") -> bool:
     """Whether the rule's own diagnostics say that it is not to be selected by."""
     return rule.diagnostics is not None and not beats_the_mean(rule.diagnostics)

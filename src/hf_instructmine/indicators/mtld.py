@@ -49,7 +49,8 @@ class MTLD(Indicator):
         overwrite: bool = False,
     ):
         super().__init__(columns=columns, turns=turns, overwrite=overwrite)
-        if not 0 < threshold < 1:
+        number = isinstance(threshold, (int, float)) and not isinstance(threshold, bool)
+        if not number or not 0 < threshold < 1:
             raise InstructMineError(f"threshold must be between 0 and 1, not {threshold!r}")
         self.threshold = float(threshold)
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 PARQUET_FILE = "data/train-00000-of-00001.parquet"
 SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B")
 MAX_TEXT = 200
+_JOINERS = "\u200c\u200d"
 
 
 class Evidence(Protocol):
@@ -49,13 +50,17 @@ def escape(text: Any, most: int | None = MAX_TEXT) -> str:
     """
     text = printable(text, most)
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    text = re.sub(r"([\\`*_{}\[\]#|~$@%])", r"\\\1", text)
+    # Entities, where the Hub acts on what a backslash makes: \( begins a formula, a\@b.c is an address all the same.
+    text = text.replace("\\", "&#92;").replace("@", "&#64;")
+    text = re.sub(r"([`*_{}\[\]|~$%]|(?<!&)#)", r"\\\1", text)
     # Bare addresses become links without any markup: https://…, www.…
     return re.sub(r"(?=://)|(?<=www)(?=\.)", r"\\", text, flags=re.IGNORECASE)
 
 
 def printable(text: Any, most: int | None = MAX_TEXT) -> str:
     """Makes one line of anything, cut at `most` characters, with "�" for control and invisible formatting characters.
+
+    The two that join are kept: emoji and Persian are written with them.
 
     Whole paragraphs of ours, of which each name was cut before, have no `most`.
     """
@@ -71,8 +76,14 @@ def fenced(text: str) -> str:
     return "\n".join([f"{fence}text", *map(_visible, text.split("\n")), fence])
 
 
+def printable_lines(text: str) -> str:
+    """Lines for a terminal, with "�" for what [`printable`] replaces; line ends and tabs are kept."""
+    return "".join(c if c in "\n\t" else _visible(c) for c in text)
+
+
 def _visible(line: str) -> str:
-    return "".join("�" if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co", "Cn") else c for c in line)
+    hidden = ("Cc", "Cf", "Cs", "Co", "Cn")
+    return "".join("�" if unicodedata.category(c) in hidden and c not in _JOINERS else c for c in line)
 
 
 def count(number: int, one: str, many: str | None = None) -> str:

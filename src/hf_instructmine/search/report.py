@@ -14,8 +14,9 @@ from ..data.containers import as_dataset
 from ..errors import InstructMineError
 from ..estimator.summary import WIDTH
 from ..estimator.verdict import paragraph
-from ..outputs.markdown import count
+from ..outputs.markdown import count, printable
 from ..outputs.plots import BLUE, GREY, RED, canvas, save
+from ..outputs.shown import Shown
 from .curve import SizeCurve, fit_size_curve
 
 
@@ -58,8 +59,8 @@ class SizeComparison:
         return "selected lower" if self.difference < 0 else "random lower"
 
 
-@dataclass(frozen=True)
-class SizeReport:
+@dataclass(frozen=True, repr=False)
+class SizeReport(Shown):
     """The result of a size search; prints as text. Made by [`size_report`].
 
     Attributes:
@@ -107,6 +108,10 @@ class SizeReport:
         if at_low and at_high:
             return "anywhere" if len(self.ranges) == 1 else "both ends"
         return "smallest" if at_low else "largest" if at_high else "inside"
+
+    def _line(self) -> str:
+        sizes = ", ".join(f"{comparison.size:,}" for comparison in self.comparisons[:12])
+        return f"{count(len(self.trials), 'run')} at sizes {sizes}, by {printable(self.target, 60)}"
 
     def __str__(self) -> str:
         failed = sum(status != "done" for status in self.trials["status"])

@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..data.columns import indicator_names
 from ..data.provenance import get_provenance
-from ..outputs.markdown import PARQUET_FILE, CardSection, count, escape, size_category, table
+from ..outputs.markdown import PARQUET_FILE, CardSection, count, escape, printable, size_category, table
+from . import sections
+from .decisions import digest_of_rows
 from .record import MAX_SOURCES
+from .reproduce import how_to_load, how_to_reproduce
 
 
 if TYPE_CHECKING:
@@ -22,7 +25,6 @@ if TYPE_CHECKING:
 
 
 FIGURE_FILE = "predicted_log_loss.png"
-FOLDER = "path/to/this/folder"
 TEMPLATE = Path(__file__).with_name("dataset_card.md")
 
 
@@ -39,36 +41,68 @@ def build_card(selection: "SelectionRecord", repo_id: str | None = None) -> "Dat
     from huggingface_hub import DatasetCard, DatasetCardData
 
     rule = selection.estimator
-    # In a repository, name the file: shards of an earlier dataset may lie beside it. In a folder, do not: there
-    # `load_dataset` caches by the name alone, and would give the rows of an earlier selection.
-    files = [{"config_name": "default", "data_files": [{"split": "train", "path": PARQUET_FILE}]}]
+    title = f"Curated instruction data: {selection.num_selected:,} of {count(selection.num_pool, 'example')}"
     data = DatasetCardData(
+        pretty_name=printable(selection.pretty_name or title),
         license=selection.license,
+        language=selection.languages or None,
         task_categories=["text-generation"],
         size_categories=[size_category(selection.num_selected)],
         source_datasets=selection.source_datasets or None,
         tags=["instructmining", "instruction-tuning", "data-selection", "hf-instructmine"],
-        configs=files if repo_id else None,
+        dataset_info=_info(selection),
+        configs=_configs(selection),
     )
     return DatasetCard.from_template(
         data,
         template_path=str(TEMPLATE),
-        title=f"Curated instruction data: {selection.num_selected:,} of {count(selection.num_pool, 'example')}",
+        title=escape(selection.pretty_name or title),
         verdict=_verdict(selection),
         opening=_opening(selection),
         figure=FIGURE_FILE,
-        how_to_load=_how_to_load(repo_id),
+        glance=sections.glance(selection),
+        how_to_load=how_to_load(repo_id),
+        columns=sections.columns(selection),
         choice=_choice(selection),
         counts=_counts(selection),
+        examples=sections.examples(selection),
         rule=f"**{escape(rule.name)}**, for the target {escape(rule.target)}: {escape(rule.origin)}",
         coefficients=table(
             ["term", "coefficient"], [[escape(term), f"{value:.6g}"] for term, value in rule.coefficients.items()]
         ),
         indicators=_indicators(selection),
         sections=[CardSection(escape(s.title), s.markdown) for s in selection.sections],
-        how_to_reproduce=_how_to_reproduce(selection, repo_id),
+        licence=sections.licence(selection),
+        use=sections.use(selection),
+        steps=sections.steps(selection),
+        how_to_reproduce=how_to_reproduce(selection, repo_id),
         versions=_versions(),
+        source_datasets=sections.linked(selection.source_datasets),
     )
+
+
+def _info(selection: "SelectionRecord") -> dict[str, Any]:
+    """`dataset_info` as `datasets` writes it, what made each indicator included."""
+    train: dict[str, Any] = {"name": "train", "num_examples": selection.num_selected}
+    size = {} if selection.num_bytes is None else {"dataset_size": selection.num_bytes}
+    if size:
+        train["num_bytes"] = selection.num_bytes
+    return {"features": selection.dataset.features._to_yaml_list(), "splits": [train], **size}
+
+
+def _configs(selection: "SelectionRecord") -> list[dict[str, Any]]:
+    """Which file holds the rows: shards of an earlier data set may lie beside it.
+
+    `load_dataset` finds what it has in its cache by the folder's name and these lines, so the rows are known from
+    them: another selection in the same folder is read anew.
+    """
+    return [
+        {
+            "config_name": "default",
+            "data_files": [{"split": "train", "path": PARQUET_FILE}],
+            "description": f"rows {digest_of_rows(selection.dataset, selection.dataset.column_names)}",
+        }
+    ]
 
 
 def _verdict(selection: "SelectionRecord") -> list[str]:
@@ -169,7 +203,8 @@ def _indicators(selection: "SelectionRecord") -> str:
     for column in columns:
         found = dict(provenance.get(column, {}))
         kind = found.pop("indicator", None)
-        made_by = found.pop("model", None) or found.get("tokenizer") or kind or "not recorded"
+        model = found.pop("model", None) or found.get("tokenizer")
+        made_by = ", ".join(str(part) for part in (kind, model) if part) or "not recorded"
         details = ", ".join(f"{key}={value}" for key, value in found.items()) or "–"
         rows.append([escape(column), "yes" if column in rule.indicators else "no", escape(made_by), escape(details)])
     made = table(["column", "in the rule", "made by", "configuration"], rows, text_columns=4)
@@ -183,35 +218,6 @@ def _mismatch(column: str, expected: dict[str, Any], found: dict[str, Any] | Non
         return None
     then = ", ".join(f"{key}={value}" for key, value in expected.items() if found.get(key) != value)
     return f"**Mismatch:** the rule was fitted on {escape(column)} made with {escape(then)}."
-
-
-def _selector(selection: "SelectionRecord") -> tuple[str, str]:
-    """The lines that make what a selector needs besides numbers, and the call that makes the selector."""
-    options, made = {name: repr(value) for name, value in selection.options.items()}, ""
-    if "embeddings" in options:
-        made += f"embeddings = him.NeighborDistance(encoder).embed(scored)  # shape {options['embeddings']}\n"
-        options["embeddings"] = "embeddings"
-    if "eval_sets" in options:
-        named = ", ".join(f"{name!r}: ..." for name in selection.options["eval_sets"])
-        made += f"eval_sets = {{{named}}}  # each a Dataset\n"
-        options["eval_sets"] = "eval_sets"
-    return made, f"him.Selector({', '.join(['rule', *(f'{name}={value}' for name, value in options.items())])})"
-
-
-def _how_to_load(repo_id: str | None) -> str:
-    return f'from datasets import load_dataset\n\ndataset = load_dataset("{repo_id or FOLDER}", split="train")'
-
-
-def _how_to_reproduce(selection: "SelectionRecord", repo_id: str | None) -> str:
-    source = f'"{repo_id}", repo_type="dataset"' if repo_id else f'"{FOLDER}"'
-    made, selector = _selector(selection)
-    arguments = ", ".join(f"{name}={value!r}" for name, value in selection.asked.items())
-    return (
-        "import hf_instructmine as him\n\n"
-        f"scored = him.score(pool, indicators)  # {count(selection.num_pool, 'row')}\n"
-        f"rule = him.LossEstimator.from_pretrained({source})  # estimator.json\n"
-        f"{made}selection = {selector}.select(scored, {arguments})"
-    )
 
 
 def _versions() -> str:

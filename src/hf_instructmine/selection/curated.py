@@ -2,18 +2,21 @@
 
 import json
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..data.provenance import get_provenance
 from ..errors import InstructMineError
 from ..estimator.file import rule_digest
+from ..estimator.verdict import in_a_title
 from ..outputs.folder import staged_folder
 from ..outputs.markdown import count, printable
 from ..outputs.publishing import Content, Pushed, publish
 from ..outputs.shards import MAX_SHARD_SIZE
 from .card import FIGURE_FILE, build_card
 from .figures import plot_predicted_log_loss
+from .origin import check_stated, read_origin
 from .record import SelectionRecord
 from .saved import read, write
 
@@ -50,8 +53,60 @@ class Selection(SelectionRecord):
         """The dataset card, built anew each time."""
         return build_card(self)
 
-    def __str__(self) -> str:
-        return self.summary()
+    def describe(
+        self,
+        *,
+        license: str | None = None,
+        language: Sequence[str] | None = None,
+        source_license: Mapping[str, str] | Sequence[str] | None = None,
+        pretty_name: str | None = None,
+        inputs: Sequence[str] = (),
+    ) -> None:
+        """Says what the rows cannot: licence, languages and a name, for the card and its metadata.
+
+        What is not said is taken from the cards of the inputs. Where their licences differ, or some have none, a
+        warning and the card say so, and no licence is stated.
+
+        Args:
+            license (`str`, *optional*): Of the whole, as the Hub writes it: `"apache-2.0"`.
+            language (`Sequence[str]`, *optional*): Codes of languages, such as `["en"]`.
+            source_license (`Mapping[str, str]` or `Sequence[str]`, *optional*): By source (column `source`), or as
+                texts `SOURCE=LICENSE`.
+            pretty_name (`str`, *optional*): What the data set is called.
+            inputs (`Sequence[str]`): What the pool was read from, as [`load_pool`] takes it: a folder's `README.md`
+                and the card of a dataset on the Hub are read.
+
+        Raises:
+            [`InstructMineError`]: Where a licence or a language is written otherwise than on the Hub, or a source is
+                not in the pool.
+        """
+        license, languages, given = check_stated(license, language, source_license)
+        named = {source.name for source in self.sources}
+        if absent := sorted(set(given) - named):
+            raise InstructMineError(f"the pool has no source '{printable(absent[0])}' to have a licence")
+        origin = read_origin(inputs)
+        self.languages = languages or origin.languages
+        self.source_datasets = self.source_datasets or origin.source_datasets
+        of_inputs = {name: found for name, found in origin.licenses.items() if found and name in named}
+        self.source_licenses = {**of_inputs, **given}
+        self.pretty_name = pretty_name
+        self.license = license or origin.license
+        notes = [] if license is not None else [origin.conflict, self._conflict()]
+        self.notes = [note for note in notes if note]
+        for note in self.notes:
+            warnings.warn(note, stacklevel=2)
+
+    def _conflict(self) -> str | None:
+        """What is to be said where the sources that rows were taken from have several licences, or some have none."""
+        if not self.source_licenses:
+            return None
+        found = {self.source_licenses.get(source.name) for source in self.sources if source.selected}
+        if len(found) == 1:
+            self.license = self.license or found.pop()
+            return None
+        self.license = None
+        some = ", ".join(sorted(one or "not known" for one in found))
+        return f"the rows are from sources of several licences ({some}): none holds for the whole"
 
     def attach_evidence(self, evidence: "Evidence") -> None:
         """Puts a comparison's tables, figure and verdict into the card; evidence attached before is replaced.
@@ -157,5 +212,5 @@ class Selection(SelectionRecord):
         write(self, folder, rows=repo_id is None)
         configurations = json.dumps(get_provenance(self.dataset), indent=2, sort_keys=True)
         (folder / "indicators.json").write_text(configurations + "\n", "utf-8")
-        plot_predicted_log_loss(self.pool_log_loss, self.log_loss, folder / FIGURE_FILE)
+        plot_predicted_log_loss(self.pool_log_loss, self.log_loss, folder / FIGURE_FILE, in_a_title(self.estimator))
         build_card(self, repo_id).save(folder / "README.md")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..outputs.markdown import count
 from ..outputs.plots import BLUE, GREY, canvas, save
 
 
@@ -17,18 +18,19 @@ if TYPE_CHECKING:
 SHOWN_SHARE = 99.5
 
 
-def plot_predicted_log_loss(pool: np.ndarray, selected: np.ndarray, path: str | Path) -> None:
+def plot_predicted_log_loss(pool: np.ndarray, selected: np.ndarray, path: str | Path, worth: str = "") -> None:
     """Draws the distributions of predicted log loss, pool above selection, on one axis.
 
     Args:
         pool (`np.ndarray` of shape `(n,)`): Predictions for the pool; those that are not finite are left out.
         selected (`np.ndarray` of shape `(k,)`): Predictions for the selected rows.
-        path (`str` or `Path`): Of the PNG, 1400 pixels wide.
+        path (`str` or `Path`): Of the PNG, 1400 pixels wide; or `.svg`, `.pdf`.
+        worth (`str`, *optional*): How well the rule predicts, for the title.
     """
-    save(partial(_figure, pool, selected), path, dpi=200)
+    save(partial(_figure, pool, selected, worth), path, dpi=200)
 
 
-def _figure(pool: np.ndarray, selected: np.ndarray) -> "Figure":
+def _figure(pool: np.ndarray, selected: np.ndarray, worth: str) -> "Figure":
     pool = pool[np.isfinite(pool)]
     low = pool.min()
     high = max(np.percentile(pool, SHOWN_SHARE), selected.max())
@@ -44,11 +46,13 @@ def _figure(pool: np.ndarray, selected: np.ndarray) -> "Figure":
         ax.hist(np.minimum(values, edges[-1]) if name == "Selection" else values, bins=edges, color=color)
         median = float(np.median(values))
         ax.axvline(median, color="black", linewidth=1.2, linestyle="--")
-        title = f"{name}: {len(values):,} rows, median {median:.4g} (dashed)"
+        title = f"{name}: {count(len(values), 'row')}, median {median:.4g} (dashed)"
         if name == "Pool" and beyond:
-            title += f"; {beyond:,} rows lie right of this view"
+            title += f"; {count(beyond, 'row lies', 'rows lie')} right of this view"
         ax.set_title(title, loc="left", fontsize=10)
         ax.set_ylabel("rows")
         ax.yaxis.get_major_locator().set_params(integer=True, nbins=4)
-    axes[1].set_xlabel("predicted log loss: ln of the loss in nats (lower is better)")
+    axes[1].set_xlabel("← better     predicted log loss: ln of the loss in nats per token     worse →")
+    if worth:
+        figure.suptitle(worth, fontsize=9, x=0.01, ha="left")
     return figure

@@ -10,6 +10,7 @@ from datasets import Dataset
 
 from ..data.columns import SOURCE, TOKENS, names_sources
 from ..errors import InstructMineError
+from ..outputs.markdown import count
 from .budget import Budget
 from .ranking import neighbor_columns
 from .shares import Shares, bin_shares, check_quotas, quota_shares
@@ -77,9 +78,8 @@ class Options:
             [`InstructMineError`]: Names the option.
         """
         if self.embeddings is not None and len(self.embeddings) != len(dataset):
-            raise InstructMineError(
-                f"embeddings have {len(self.embeddings)} rows and the pool has {len(dataset)}: give one for each"
-            )
+            found = count(len(self.embeddings), "row")
+            raise InstructMineError(f"embeddings have {found} and the pool has {len(dataset)}: give one for each")
         for name in ("quotas", "length_bins", "set_level"):
             if getattr(self, name) and budget.kind == "max_log_loss":
                 raise InstructMineError(

@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from datasets import Dataset
 
+from ..data.columns import TOKENS, numeric_column
 from ..estimator.summary import WIDTH
 from ..estimator.verdict import paragraph
+from ..outputs.digests import fast_digest
 from ..outputs.markdown import CardSection, count, printable
+from ..outputs.shown import Shown
+from .decisions import Decisions
 from .walk import Walk, passed_over
 
 
@@ -19,7 +23,7 @@ if TYPE_CHECKING:
 
 LOG_LOSS = "predicted_log_loss"
 # A pool whose `source` is a URL per row would make a summary or a card of a million lines.
-MAX_SOURCES = 40
+MAX_SOURCES, SHOWN_SOURCES = 40, 20  # in the card, and on a screen
 
 
 @dataclass
@@ -67,8 +71,30 @@ def count_by_source(
     return total, sources
 
 
-@dataclass
-class SelectionRecord:
+def count_tokens(pool: Dataset, indices: np.ndarray, lengths: np.ndarray | None) -> dict[str, dict[str, float]]:
+    """Response tokens of a pool and of the rows selected, as [`SelectionRecord`] keeps them; rows without are left
+    out. `lengths` are those of the pool, where they have been read."""
+    if lengths is None:
+        try:
+            lengths = numeric_column(pool.select_columns([TOKENS]), TOKENS)
+        except ValueError:  # no such column, or one of something else
+            return {}
+    parts = {"pool": lengths, "selected": lengths[indices]}
+    known = {name: part[~np.isnan(part)] for name, part in parts.items()}
+    return {
+        name: {"total": float(part.sum()), "median": float(np.median(part)) if len(part) else 0.0}
+        for name, part in known.items()
+    }
+
+
+def count_bytes(dataset: Dataset) -> int:
+    """How many bytes the rows take as Arrow."""
+    rows = dataset.with_format("arrow")
+    return sum(rows[start : start + 1000].nbytes for start in range(0, len(dataset), 1000))
+
+
+@dataclass(repr=False)
+class SelectionRecord(Shown):
     """A selection as data.
 
     Attributes:
@@ -98,6 +124,16 @@ class SelectionRecord:
         sections (`list[CardSection]`): Further sections of the card.
         set_log_loss (`float`, *optional*): Predicted log loss of the selection as a set, from its mean indicators. It
             is the mean of its rows' predictions for a linear rule alone.
+        languages (`list[str]`): For the card's metadata: codes of the data's languages.
+        pretty_name (`str`, *optional*): For the card's metadata: what the data set is called.
+        source_licenses (`dict[str, str]`): The licence of each source, as far as it is known.
+        notes (`list[str]`): What is to be said of the licences.
+        tokens (`dict[str, dict[str, float]]`): Response tokens (column `output_length`) of `pool` and `selected`:
+            their `total` and the `median` of a row; empty without that column.
+        num_bytes (`int`, *optional*): Of the rows as Arrow.
+        examples (`list[dict]`): Rows that were kept and not, as [`choose_examples`] gives them.
+        decisions ([`Decisions`], *optional*): What became of every row of the pool; None where an earlier version
+            saved the selection.
     """
 
     dataset: Dataset
@@ -118,6 +154,26 @@ class SelectionRecord:
     source_datasets: list[str] = field(default_factory=list)
     sections: list[CardSection] = field(default_factory=list)
     set_log_loss: float | None = None
+    languages: list[str] = field(default_factory=list)
+    pretty_name: str | None = None
+    source_licenses: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    tokens: dict[str, dict[str, float]] = field(default_factory=dict)
+    num_bytes: int | None = None
+    examples: list[dict[str, Any]] = field(default_factory=list)
+    decisions: Decisions | None = None
+
+    def _line(self) -> str:
+        name = printable(self.estimator.name, 60)
+        return f"{self.num_selected:,} of {count(self.num_pool, 'row')} by the rule {name}"
+
+    def __str__(self) -> str:
+        return self.summary()
+
+    @property
+    def digest(self) -> str:
+        """Of the numbers of the selected rows in the pool, in their order."""
+        return fast_digest([np.ascontiguousarray(self.indices, dtype="<i8").tobytes()])
 
     @property
     def request(self) -> dict[str, Any]:
@@ -191,10 +247,10 @@ class SelectionRecord:
         return "\n".join(lines)
 
     def largest_sources(self) -> list[SourceCount]:
-        """All sources in their order, or the `MAX_SOURCES` largest where there are more."""
-        if len(self.sources) <= MAX_SOURCES:
+        """All sources in their order, or the `SHOWN_SOURCES` largest where there are more."""
+        if len(self.sources) <= SHOWN_SOURCES:
             return self.sources
-        return sorted(self.sources, key=lambda source: (-source.pool, source.name))[:MAX_SOURCES]
+        return sorted(self.sources, key=lambda source: (-source.pool, source.name))[:SHOWN_SOURCES]
 
     def describe_skipped(self) -> str:
         """How many rows each option passed over, such as "12 have a longer response (max_response_tokens=800)"."""

@@ -21,6 +21,7 @@ from ..outputs.files import write_parquet
 from ..outputs.markdown import PARQUET_FILE, CardSection
 from ..outputs.reading import read_json
 from ..outputs.shards import ROWS_IN_GROUP, shards_in
+from .decisions import DECISIONS_FILE, SELECTED, Decisions
 from .record import LOG_LOSS, SelectionRecord, SourceCount
 
 
@@ -30,8 +31,11 @@ SCHEMA_VERSION = 1
 # Fields that are plain data; the others are tables, the rule, and what `_content` makes of them.
 PLAIN = (
     "asked", "options", "duplicates_checked", "leverage", "skipped_far", "skipped", "contaminated", "unread",
-    "license", "source_datasets", "set_log_loss",
+    "license", "source_datasets", "set_log_loss", "languages", "pretty_name", "source_licenses", "notes", "tokens",
+    "num_bytes", "examples",
 )  # fmt: skip
+# Of these, what earlier versions did not write: a record without it says nothing of it.
+LATER = PLAIN[PLAIN.index("languages") :]
 _FIGURE = re.compile(r"\w[\w.-]*\.png")
 
 
@@ -57,6 +61,8 @@ def write(record: SelectionRecord, folder: Path, rows: bool = True) -> None:
     places[record.indices] = np.arange(len(record.indices))
     table = {LOG_LOSS: pa.array(record.pool_log_loss), "place": pa.array(places, mask=places < 0)}
     pq.write_table(pa.table(table), folder / PREDICTIONS_FILE)
+    if record.decisions is not None:
+        record.decisions.save(folder)
     content = _content(record)
     text = json.dumps({**content, "checksum": digest(content)}, indent=2, ensure_ascii=False)
     (folder / RECORD_FILE).write_text(text + "\n", "utf-8")
@@ -119,7 +125,7 @@ def _read_record(folder: Path) -> dict[str, Any]:
 
 
 def _fields(content: dict[str, Any], folder: Path) -> dict[str, Any]:
-    fields = {name: content[name] for name in PLAIN}
+    fields = {name: content[name] for name in PLAIN if name in content or name not in LATER}
     # JSON knows no tuples, and the card shows what was asked for as Python does.
     options = fields["options"]
     if "quotas" in options:
@@ -157,4 +163,9 @@ def _tables(folder: Path) -> dict[str, Any]:
     indices = indices[np.argsort(places[indices], kind="stable")]
     if not np.array_equal(dataset[LOG_LOSS][:], log_loss[indices]):
         raise ValueError(f"{PARQUET_FILE} and {PREDICTIONS_FILE} do not belong together")
-    return {"dataset": dataset, "indices": indices, "pool_log_loss": log_loss}
+    decisions = Decisions.load(folder)
+    if decisions is not None:
+        known = len(decisions.codes) == len(log_loss)
+        if not known or not np.array_equal(decisions.of(SELECTED), np.sort(indices)):
+            raise ValueError(f"{DECISIONS_FILE} and {PREDICTIONS_FILE} do not belong together")
+    return {"dataset": dataset, "indices": indices, "pool_log_loss": log_loss, "decisions": decisions}

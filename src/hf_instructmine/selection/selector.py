@@ -17,6 +17,8 @@ from ..data.unread import unread_columns
 from ..errors import InstructMineError
 from .budget import Budget
 from .curated import Selection
+from .decisions import decide
+from .examples import choose_examples
 from .options import Options
 from .ranking import (
     FixedRanking,
@@ -28,7 +30,7 @@ from .ranking import (
     squared_columns,
     walk_means,
 )
-from .record import LOG_LOSS, count_by_source
+from .record import LOG_LOSS, count_by_source, count_bytes, count_tokens
 from .walk import Terms, Walk
 
 
@@ -53,6 +55,7 @@ class RankedPool:
         contaminated (`dict[str, int]`): Rows in which prompts of each evaluation set were found.
         unread (`list[str]`): Columns that carry text or meaning and are not read.
         terms ([`Terms`]): What every walk keeps to.
+        lengths (`np.ndarray`, *optional*): Of the responses, in tokens, where they matter to the choice.
     """
 
     dataset: Dataset
@@ -64,6 +67,7 @@ class RankedPool:
     contaminated: dict[str, int]
     unread: list[str]
     terms: Terms
+    lengths: np.ndarray | None = None
 
 
 class Selector:
@@ -163,7 +167,8 @@ class Selector:
                 they do to the set's mean prediction per token; see [`compete`]. Rows of no tokens are not selected.
             drop_duplicates (`bool`, *optional*, defaults to `True`): Pass over rows whose prompt and response, with
                 reasoning, tool calls and tools, are exactly those of an already selected row, and rows without a
-                response. With `False`, no text is read.
+                response. With `False`, no text is read but those of the few rows that
+                the card shows.
             columns (`Mapping[str, str]`, *optional*): Which column holds the `prompt` and `response` (or `messages`),
                 where the layout is not one that is detected.
             max_leverage (`float`, *optional*): Stay where the rule was tested: rows are left out, the ones farthest
@@ -184,7 +189,7 @@ class Selector:
         self._check(dataset, budget)
         pool = self._rank(dataset, budget, drop_duplicates, columns, allow_mismatch)
         if max_leverage is None:
-            walk, far = self._take(pool, pool.ranking), 0
+            walk, far = self._take(pool, pool.ranking), np.array([], np.int64)
         else:
             walk, far = self._stay_inside(pool, max_leverage)
         given = {
@@ -246,7 +251,7 @@ class Selector:
         )
         contaminated = overlaps.counts if overlaps is not None else {}
         unread = unread_columns(dataset, columns) if compare else []
-        return RankedPool(dataset, values, log_loss, ranking, unscored, sources, contaminated, unread, terms)
+        return RankedPool(dataset, values, log_loss, ranking, unscored, sources, contaminated, unread, terms, lengths)
 
     def _take(self, pool: RankedPool, rows: np.ndarray) -> Walk:
         """Takes from rows that are given from the lowest prediction upwards."""
@@ -289,17 +294,17 @@ class Selector:
         inside = {name: column[walk.taken] for name, column in pool.values.items()} | walk.distances
         return self.rule.leverage_of_set(inside, len(walk.taken))
 
-    def _stay_inside(self, pool: RankedPool, max_leverage: float) -> tuple[Walk, int]:
+    def _stay_inside(self, pool: RankedPool, max_leverage: float) -> tuple[Walk, np.ndarray]:
         """Takes from as many of the rows nearest to the runs as the bound allows, found by bisection.
 
         Returns:
-            The walk, and how many rows were left out for it.
+            The walk, and the numbers of the rows that were left out for it.
         """
         ranking = pool.ranking
         distance = self.rule.leverage_of_rows(pool.values, len(pool.log_loss))[ranking]
         order = np.argsort(distance, kind="stable")
         too_few, too_many = 0, len(ranking) + 1
-        best: tuple[Walk, int] | None = None
+        best: tuple[Walk, np.ndarray] | None = None
         nearest, lowest, kept = ranking, np.inf, len(ranking)
         while too_many - too_few > 1:
             try:
@@ -312,7 +317,7 @@ class Selector:
                 leverage = self._leverage(pool, walk)
                 lowest = min(lowest, leverage)
                 if leverage <= max_leverage:
-                    best, too_few = (walk, len(ranking) - kept), kept
+                    best, too_few = (walk, ranking[order[kept:]]), kept
                 else:
                     too_many = kept
             kept = (too_few + too_many) // 2
@@ -324,7 +329,7 @@ class Selector:
             )
         return best
 
-    def _report(self, pool: RankedPool, walk: Walk, far: int, asked: dict[str, Any]) -> Selection:
+    def _report(self, pool: RankedPool, walk: Walk, far: np.ndarray, asked: dict[str, Any]) -> Selection:
         """What was taken, with all that explains it."""
         # Whatever the order in which they were taken.
         indices = np.sort(np.asarray(walk.taken, dtype=np.int64))
@@ -339,20 +344,30 @@ class Selector:
                     "extrapolates; max_leverage=rule.max_leverage mends it",
                     stacklevel=3,
                 )
+        decisions = decide(pool.dataset, walk, pool.unscored, far)
+        named = names_sources(pool.dataset)
+        selected = pool.dataset.with_format(None).add_column(LOG_LOSS, pool.log_loss).select(indices)
         return Selection(
-            dataset=pool.dataset.with_format(None).add_column(LOG_LOSS, pool.log_loss).select(indices),
+            dataset=selected,
             estimator=self.rule,
             indices=indices,
             pool_log_loss=pool.log_loss,
             asked=asked,
             options=self.options.given,
             total=total,
-            sources=sources if names_sources(pool.dataset) else [],
+            sources=sources if named else [],
             duplicates_checked=pool.terms.keys is not None,
             leverage=leverage,
             set_log_loss=self.rule.predict_means(walk_means(pool.values, walk)),
-            skipped_far=far,
+            skipped_far=len(far),
             skipped={name: len(rows) for name, rows in walk.passed.items() if name not in ("duplicates", "empty")},
             contaminated=pool.contaminated,
             unread=pool.unread,
-        )
+            tokens=count_tokens(pool.dataset, indices, pool.lengths),
+            num_bytes=count_bytes(selected),
+            examples=choose_examples(
+                pool.dataset, decisions, pool.log_loss, self.rule, pool.values, asked.get("columns"),
+                pool.sources if named else None,
+            ),
+            decisions=decisions,
+        )  # fmt: skip

@@ -91,7 +91,10 @@ def build_runs_card(runs: Dataset, manifest: Mapping[str, Any]) -> "DatasetCard"
     """
     from huggingface_hub import DatasetCard, DatasetCardData
 
+    title = f"{count(len(runs), 'finetune')} of a sweep"
     data = DatasetCardData(
+        pretty_name=title,
+        task_categories=["tabular-regression"],
         size_categories=[size_category(len(runs))],
         tags=["instructmining", "instruction-tuning", "data-selection", "hf-instructmine"],
         configs=[{"config_name": "default", "data_files": [{"split": "train", "path": PARQUET_FILE}]}],

@@ -10,7 +10,8 @@ from datasets import Dataset, Value
 from ..data.columns import numeric_column
 from ..data.containers import as_dataset
 from ..errors import InstructMineError
-from ..outputs.markdown import count
+from ..outputs.markdown import count, printable
+from ..outputs.shown import Shown
 from ..regression.regressors import leverage, vif
 from .scored_pool import ScoredPool, SubsetSize
 
@@ -42,8 +43,8 @@ class IndicatorDesign:
     standard_error: float  # of its coefficient, per SD of the pool; in SDs of a run's noise, or in log loss
 
 
-@dataclass
-class DesignReport:
+@dataclass(repr=False)
+class DesignReport(Shown):
     """What [`design_report`] finds; `print` it to read it.
 
     Attributes:
@@ -77,6 +78,10 @@ class DesignReport:
     def max_vif(self) -> float:
         """The largest variance inflation factor of an indicator."""
         return max(indicator.vif for indicator in self.indicators.values())
+
+    def _line(self) -> str:
+        names = ", ".join(printable(name, 40) for name in list(self.indicators)[:12])
+        return f"{count(self.num_mixtures, 'mixture')} and {count(self.num_replicates, 'replicate')} over {names}"
 
     def __str__(self) -> str:
         each = f"{self.budget.rows} rows" if self.budget.rows else f"{self.budget.tokens} response tokens"

@@ -102,7 +102,7 @@ def design_mixtures(
     size = SubsetSize(subset_size, subset_tokens)
     pool = ScoredPool.load(scored, source_column, sources, indicators, embeddings, size)
     if pool.excluded:
-        warnings.warn(f"{pool.excluded} of {len(scored)} rows have a NaN indicator and are never drawn", stacklevel=2)
+        warnings.warn(f"{pool.excluded} of {len(scored)} rows with a NaN indicator are never drawn", stacklevel=2)
     if embeddings is None and pool.neighbor_columns:
         pooled = ", ".join(f"pool_{name}" for name in pool.neighbor_columns)
         warnings.warn(

@@ -1,0 +1,127 @@
+"""What became of every row of a pool: selected, or why not."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+
+from ..data.columns import indicator_names
+from ..errors import InstructMineError, one_line
+from ..outputs.digests import fast_digest
+from .walk import Walk
+
+
+DECISIONS_FILE = "decisions.npz"
+_CHUNK = 1000  # rows that are read at once
+SELECTED, BEYOND = "selected", "beyond the size"
+# What a row is told to be, by what [`Walk.passed`] calls it. The place is the code: new ones go to the end.
+FATES = {
+    "taken": SELECTED,
+    "beyond": BEYOND,
+    "unscored": "no prediction",
+    "duplicates": "exact duplicate",
+    "empty": "no response",
+    "output_length": "no length",
+    "embeddings": "no embedding",
+    "max_response_tokens": "response too long",
+    "eval_sets": "holds an evaluation prompt",
+    "max_similarity": "too similar",
+    "quotas": "over quota",
+    "length_bins": "over the share of its length",
+    "set_level": "no prediction inside the set",
+    "far": "far from the runs",
+}
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What became of every row of a pool.
+
+    Attributes:
+        codes (`np.ndarray` of shape `(n,)`, uint8): Of each row of the pool, in its order: a place in `names`.
+        names (`tuple[str, ...]`): What each code means; the first is `"selected"`.
+        pool_digest (`str`): As [`digest_of_pool`] gives it.
+    """
+
+    codes: np.ndarray
+    names: tuple[str, ...]
+    pool_digest: str
+
+    def save(self, folder: str | Path) -> None:
+        """Writes `decisions.npz`, which `load_dataset` passes over."""
+        np.savez_compressed(
+            Path(folder, DECISIONS_FILE),
+            codes=self.codes, names=np.array(self.names), pool_digest=np.array(self.pool_digest),
+        )  # fmt: skip
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Decisions | None":
+        """Reads what [`~Decisions.save`] wrote; None where there is no such file, as in folders of earlier versions.
+
+        Raises:
+            [`InstructMineError`]: Where the file is damaged.
+        """
+        path = Path(folder, DECISIONS_FILE)
+        if not path.is_file():
+            return None
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                codes, names, digest = file["codes"], file["names"], file["pool_digest"]
+            texts = {names.dtype.kind, digest.dtype.kind} == {"U"} and names.ndim == 1
+            if codes.dtype != np.uint8 or codes.ndim != 1 or not texts or (codes >= len(names)).any():
+                raise ValueError("it does not hold a code for each row")
+        except Exception as error:  # a damaged archive raises whatever its damage leads to
+            raise InstructMineError(f"'{path}' is damaged ({one_line(error)}): select again, or remove it") from error
+        return cls(codes, tuple(names.tolist()), str(digest))
+
+    def of(self, name: str) -> np.ndarray:
+        """Numbers of the rows of which a name is told, ascending."""
+        return np.flatnonzero(self.codes == self.names.index(name)) if name in self.names else np.array([], np.int64)
+
+    def counts(self) -> dict[str, int]:
+        """How many rows each name is told of; names of no row are left out."""
+        found = np.bincount(self.codes, minlength=len(self.names)).tolist()
+        return {name: rows for name, rows in zip(self.names, found) if rows}
+
+    def is_of(self, pool: Dataset) -> bool:
+        """Whether they are of this pool: as many rows, and the same values."""
+        return len(pool) == len(self.codes) and digest_of_pool(pool) == self.pool_digest
+
+
+def decide(pool: Dataset, walk: Walk, unscored: np.ndarray, far: Iterable[int] = ()) -> Decisions:
+    """What became of each row of a pool, from the walk that took some of them.
+
+    Args:
+        pool (`Dataset`): All rows.
+        walk ([`Walk`]): Over them.
+        unscored (`np.ndarray`): Numbers of the rows without a prediction.
+        far (`Iterable[int]`): Numbers of the rows that were left out for the bound on leverage.
+    """
+    codes = np.full(len(pool), list(FATES).index("beyond"), np.uint8)
+    told = {"unscored": unscored, "far": far, **walk.passed, "taken": walk.taken}
+    for code, reason in enumerate(FATES):
+        if reason in told:
+            codes[np.asarray(list(told[reason]), dtype=np.int64)] = code
+    codes[np.asarray(walk.taken, dtype=np.int64)] = 0
+    return Decisions(codes, tuple(FATES.values()), digest_of_pool(pool))
+
+
+def digest_of_pool(pool: Dataset) -> str:
+    """A digest of a pool's values in order, but for its indicators: the same before and after scoring, and however the
+    pool was loaded."""
+    scored = set(indicator_names(pool))
+    return digest_of_rows(pool, [name for name in pool.column_names if name not in scored])
+
+
+def digest_of_rows(dataset: Dataset, columns: Sequence[str]) -> str:
+    """A digest of the values of columns, in order."""
+    if not columns:  # a table of nothing but numbers
+        return fast_digest([json.dumps(len(dataset))])
+    # As Arrow, which opens no image that a row names.
+    rows = dataset.select_columns(list(columns)).with_format("arrow")
+    told = (rows[start : start + _CHUNK].to_pydict() for start in range(0, len(dataset), _CHUNK))
+    return fast_digest(chain([json.dumps(list(columns))], (json.dumps(chunk, default=str) for chunk in told)))
