@@ -15,12 +15,12 @@ from typing import Any
 from .. import __version__
 from ..errors import InstructMineError, one_line
 from ..outputs.folder import refuse_input
-from . import compare, demo, evaluate, finetune, fit, judge, push, score, search_size, select, sweep
+from . import compare, demo, evaluate, finetune, fit, judge, push, report, score, search_size, select, sweep
 from .terminal import harmless_output
 
 
 # In the order of a user's way.
-VERBS = (score, finetune, sweep, fit, select, search_size, compare, evaluate, judge, push, demo)
+VERBS = (score, finetune, sweep, fit, select, search_size, compare, evaluate, judge, report, push, demo)
 
 
 @harmless_output()
