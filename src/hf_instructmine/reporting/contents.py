@@ -252,7 +252,10 @@ def _open_evaluation(folder: Path, contents: Contents) -> None:
 
 
 def _evaluation(records: Records) -> Evaluation:
-    """An evaluation again from its records: its first model is the baseline, as which was asked for is not recorded.
+    """An evaluation again from its records.
+
+    Which model the others are compared with is not among these: it is read from the page that the verb wrote, and is
+    the first one where there is none.
 
     Raises:
         [`InstructMineError`]: Where no measure is finished for all models.
@@ -278,8 +281,11 @@ def _evaluation(records: Records) -> Evaluation:
         raise InstructMineError(f"'{records.folder}' holds no measure that is finished for all models")
     shots = {name: re.sub(r" \([0-9a-f]{8}\)$", "", str(request[f"benchmark {name}"])) for name in benchmarks}
     seed = request.get("seed")
+    page = records.folder / "evaluation.md"
+    named_in = re.search(r"\| to ([\w.-]+) \|", page.read_text("utf-8", errors="replace")) if page.is_file() else None
+    baseline = named_in[1] if named_in is not None and named_in[1] in models else models[0]
     return Evaluation(
-        models, models[0], losses, benchmarks, shots, str(request.get("asked", "")), seed if type(seed) is int else 0
+        models, baseline, losses, benchmarks, shots, str(request.get("asked", "")), seed if type(seed) is int else 0
     )
 
 

@@ -176,8 +176,7 @@ def _texts(rows: Dataset, columns: Mapping[str, Any] | None, data: RowData) -> I
             for row, conversation in enumerate(read, start=start):
                 data.usable[row] = conversation.problem is None
                 if wanted[row]:
-                    told = (_prompt(conversation), conversation.written)
-                    block += [shown_text(text, data.most).encode() for text in told]
+                    block += [shown_text(text, data.most).encode() for text in _told(conversation)]
                     if len(block) == 2 * BLOCK:
                         yield _block(block)
                         block = []
@@ -192,17 +191,22 @@ def _length(rows: Dataset, columns: Mapping[str, Any] | None, shown: np.ndarray,
     names = read_columns(rows.column_names, columns)
     read = read_conversations(rows.with_format(None).select_columns(names)[some.tolist()], columns)
     for most in _LENGTHS:
-        texts = [shown_text(text, most).encode() for row in read for text in (_prompt(row), row.written)]
+        texts = [shown_text(text, most).encode() for row in read for text in _told(row)]
         if (len(_packed64(_block(texts))) * len(shown) / len(some)) + numbers * 4 / 3 <= _MOST_BYTES:
             break
     return most
 
 
-def _prompt(conversation: Conversation) -> str:
-    """The prompt as one text; who speaks is said where there are several messages."""
-    if len(conversation.prompt) < 2:
-        return conversation.prompt_text
-    return "\n\n".join(f"{message.get('role')}: {message.get('content') or ''}" for message in conversation.prompt)
+def _told(conversation: Conversation) -> tuple[str, str]:
+    """Prompt and response, each as one text.
+
+    Who speaks is said where the prompt has several messages, and why a row cannot be read in place of its response.
+    """
+    prompt, response = conversation.prompt_text, conversation.written
+    if len(conversation.prompt) > 1:
+        spoken = (f"{message.get('role')}: {message.get('content') or ''}" for message in conversation.prompt)
+        prompt = "\n\n".join(spoken)
+    return prompt, response or (f"({conversation.problem})" if conversation.problem else "")
 
 
 def _block(texts: Sequence[bytes]) -> bytes:
