@@ -13,6 +13,7 @@ from ..outputs.markdown import count, printable, without_paths
 from ..search.report import SizeReport
 from .contents import Contents
 from .figures import picture
+from .rows import shown_text
 from .sections import UNKNOWN, Bar, Section, Table, comparison_verdict
 
 
@@ -35,7 +36,7 @@ def evidence(contents: Contents) -> list[Section]:
     if contents.evaluation is not None:
         found.append(_evaluation(contents.evaluation))
     if contents.judged is not None:
-        found.append(Section("judge", "What a judge said", text=without_paths(contents.judged)))
+        found.append(Section("judge", "What a judge said", text=shown_text(contents.judged, None)))
     return found
 
 
@@ -93,14 +94,14 @@ def _comparison(comparison: StrategyComparison, contents: Contents) -> Section:
 def _strategies(outcomes: Sequence[Outcome], amount: str, eval_set: str) -> Table:
     header = [
         "strategy", "verdict", "finetunes", "rows", "tokens", "steps", "loss", "to random", "95 % interval", "p",
-        "worth in random tokens", "loss of the whole pool's choice",
+        "worth in random tokens", "loss, of the whole pool",
     ]  # fmt: skip
     rows: list[list[str | Bar]] = []
     for o in outcomes:
         d = o.difference
         rows.append(
             [
-                printable(o.strategy), "" if d is None else _MARKS[o.verdict], str(o.runs), _number(o.rows, ",.0f"),
+                printable(o.strategy), "" if o.p is None else _MARKS[o.verdict], str(o.runs), _number(o.rows, ",.0f"),
                 _number(o.tokens, ",.0f"), _number(o.steps, ",.0f"), f"{o.loss:.4f}",
                 "" if d is None else f"{d.estimate:+.4f}", "" if d is None else f"{d.low:+.4f} … {d.high:+.4f}",
                 _number(o.p, ".3g"), "" if o.worth is None else o.worth.short, _number(o.whole, ".4f"),

@@ -89,7 +89,7 @@ def _against_indicators(
             axes.axis("off")
             continue
         name, values = list(indicators.items())[k]
-        log = name in logged and bool((values[np.isfinite(values)] > 0).all())
+        log = _is_logarithmic(values, name in logged)
         for label, rows, marker, color in shown:
             axes.plot(values[rows], log_loss[rows], marker, color=color, markersize=3.2, alpha=0.7, label=label)
         _limit(axes, values, log_loss)
@@ -100,6 +100,14 @@ def _against_indicators(
             axes.set_ylabel("predicted log loss (nats)")
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
     return figure
+
+
+def _is_logarithmic(values: np.ndarray, enters: bool) -> bool:
+    """Whether an indicator is drawn by its logarithm: where that is what enters the rule, or a few values are so large
+    that all others would stand on one line."""
+    known = values[np.isfinite(values)]
+    low, middle, high = np.percentile(known, [0, 50, _SHOWN[1]])
+    return bool(low > 0 and (enters or high > 20 * middle))
 
 
 def _scale_by_logarithm(axes: "Axes") -> None:

@@ -377,7 +377,9 @@
     $("page").addEventListener("change", () => render((Number($("page").value) || 1) - 1));
     $("rows-body").addEventListener("click", (event) => {
       const line = event.target.closest("tr");
-      if (line && !String(getSelection())) showRow(Number(line.dataset.place));
+      if (!line || String(getSelection())) return;
+      line.querySelector("button").focus();  // where closing leads back to
+      showRow(Number(line.dataset.place));
     });
     $("detail").addEventListener("close", () => {
       const line = $("rows-body").querySelector(`tr[data-place="${open}"]`);

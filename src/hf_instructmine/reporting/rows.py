@@ -23,7 +23,7 @@ from ..data.columns import TOKENS, names_sources, numeric_column, read_sources
 from ..data.conversation import Conversation, read_conversations
 from ..data.fields import read_columns
 from ..estimator.rule import Rule
-from ..outputs.markdown import count, printable, without_paths
+from ..outputs.markdown import count, printable
 from ..selection.decisions import SELECTED
 from .fates import Judged
 
@@ -151,7 +151,7 @@ def _sources(rows: Dataset, shown: np.ndarray) -> tuple[np.ndarray, list[str], i
     order = np.argsort(-sizes, kind="stable")[:_MOST_SOURCES]
     place = np.full(len(names), len(order), dtype=np.uint32)  # that of all others
     place[order] = np.arange(len(order))
-    return place[codes], [printable(without_paths(names[k])) for k in order], len(names) - len(order)
+    return place[codes], [printable(names[k]) for k in order], len(names) - len(order)
 
 
 def _packed(shown: np.ndarray, sources: np.ndarray, codes: np.ndarray, values: Sequence[np.ndarray]) -> bytes:

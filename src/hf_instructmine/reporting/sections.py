@@ -285,7 +285,7 @@ def composition(contents: Contents, judged: Judged | None) -> Section | None:
 
 def _source_row(name: str, before: int, after: int, pool: int, selection: int) -> list[str | Bar]:
     shares = before / max(pool, 1), after / max(selection, 1)
-    told = printable(without_paths(name)) or "(empty)"
+    told = printable(name) or "(empty)"
     kept = f"{after / before:.1%}" if before else UNKNOWN
     bars: Sequence[Bar] = [Bar(share, f"{share:.1%}") for share in shares]
     return [told, f"{before:,}", bars[0], f"{after:,}", bars[1], kept]
