@@ -94,3 +94,13 @@ def test_a_search_without_a_finished_trial_is_said_to_be_unfinished(copied, tmp_
     (copied / "search" / "trials.parquet").unlink()
     notes = open_contents(copied, None, tmp_path / "cache").notes
     assert notes == ["search: left out: no trial is finished: run the same instructmine search-size again"]
+
+
+def test_a_comparison_of_which_nothing_is_finished_yet_is_left_out(copied, tmp_path):
+    for path in (copied / "comparison" / "runs").glob("random-*"):
+        path.unlink()
+    contents = open_contents(copied, None, tmp_path / "cache")
+    assert contents.comparison is None
+    assert contents.notes == [
+        "comparison: left out: 'random' has no finished run at size=8: there is nothing to compare with"
+    ]

@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import RULE, pool, score, write_scored
+from report_folders import RULE, pool, score, write_scored
 
 from hf_instructmine.reporting.contents import open_contents
 from hf_instructmine.reporting.fates import NOT_KNOWN, UNFOUND, UNSELECTED, judge_rows

@@ -6,7 +6,7 @@ import time
 from base64 import b64decode
 
 import pytest
-from conftest import ACTIVE, pool
+from report_folders import ACTIVE, pool
 
 import hf_instructmine as him
 from hf_instructmine.reporting.page import is_ours

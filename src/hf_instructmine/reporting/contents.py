@@ -177,6 +177,9 @@ def read_parquet(paths: list[str], cache: Path) -> Dataset:
     Raises:
         [`InstructMineError`]: Where a file is damaged.
     """
+    paths = [path for path in paths if _count_rows(path)]  # `datasets` takes no file without rows for a whole one
+    if not paths:
+        return Dataset.from_dict({})
     told = not are_progress_bars_disabled()
     disable_progress_bars()  # which would tell of shards and splits
     try:
@@ -188,6 +191,15 @@ def read_parquet(paths: list[str], cache: Path) -> Dataset:
     finally:
         if told:
             enable_progress_bars()
+
+
+def _count_rows(path: str) -> int:
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.ParquetFile(path).metadata.num_rows
+    except (OSError, ValueError) as error:  # pyarrow's errors are among them
+        raise InstructMineError(f"'{path}' cannot be read ({one_line(error, first=True)}): make it again") from error
 
 
 def _open_scored(folder: Path, contents: Contents, cache: Path) -> None:
@@ -244,7 +256,9 @@ def _open_search(folder: Path, contents: Contents) -> None:
 
 
 def _open_comparison(folder: Path, contents: Contents) -> None:
-    contents.comparison = load_comparison(folder)
+    comparison = load_comparison(folder)
+    comparison.verdict()  # which says whether too little of it is finished
+    contents.comparison = comparison
 
 
 def _open_evaluation(folder: Path, contents: Contents) -> None:

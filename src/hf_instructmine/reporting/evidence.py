@@ -7,7 +7,6 @@ from datasets import Dataset
 
 from ..comparison.outcomes import Outcome
 from ..comparison.results import StrategyComparison
-from ..errors import InstructMineError
 from ..evaluation.table import Evaluation, Line
 from ..outputs.markdown import count, printable, without_paths
 from ..search.report import SizeReport
@@ -27,10 +26,7 @@ def evidence(contents: Contents) -> list[Section]:
     if contents.size is not None:
         found.append(_size(contents.size))
     if contents.comparison is not None:
-        try:
-            found.append(_comparison(contents.comparison, contents))
-        except InstructMineError as error:  # too little of it is finished
-            contents.notes.append(f"comparison: left out: {without_paths(str(error))}")
+        found.append(_comparison(contents.comparison, contents))
     if contents.runs is not None:
         found.append(_runs(contents.runs))
     if contents.evaluation is not None:
