@@ -322,12 +322,14 @@
       const rank = Number.isNaN(value) ? "an indicator of the rule is missing" : rankOf(row, predicted.values);
       parts.push(element("p", `Predicted log loss: ${shown(value)} (lower is better); ${rank}.`));
     }
+    const tables = element("div", undefined, "tables");
+    parts.push(tables);
     if (terms().length) {
       const told = terms().map((term) => [term.name, signed(term.values[row])]);
-      parts.push(list("What each term adds to the prediction, less its mean (nats): below 0 speaks for the row", ["term", "contribution"], told));
+      tables.append(list("What each term adds to the prediction, less its mean (nats): below 0 speaks for the row", ["term", "contribution"], told));
     }
     const indicators = columns.filter((column) => column.kind === "indicator");
-    if (indicators.length) parts.push(list("Indicators", ["indicator", "value"], indicators.map((c) => [c.name, shown(c.values[row])])));
+    if (indicators.length) tables.append(list("Indicators", ["indicator", "value"], indicators.map((c) => [c.name, shown(c.values[row])])));
     if (head.blocks) {
       for (const [name, content] of [["Prompt", prompt], ["Response", response]]) {
         const box = element("pre", content || "(empty)");
