@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
-from report_folders import WRITTEN_BEFORE, write_scored
+from report_folders import WRITTEN_BEFORE, pool, score, write_scored
 
 import hf_instructmine as him
 from hf_instructmine import InstructMineError
@@ -59,6 +59,16 @@ def test_a_folder_with_a_page_is_still_what_it_was(copied, tmp_path):
     assert him.LossEstimator.from_pretrained(copied / "rule") and him.load_comparison(copied / "comparison")
     assert len(him.load_runs(copied / "sweep")) == 4
     assert told(him.report(copied))  # a report.json of scores and a report.html are not of each other
+
+
+def test_work_in_a_folder_with_a_page_goes_on(tmp_path):
+    folder, rows = tmp_path / "scored", pool()
+    first = score(rows, folder)
+    him.report(folder)
+    again = score(rows, folder)
+    assert again["mtld"][:] == pytest.approx(first["mtld"][:], nan_ok=True)
+    him.score(rows, [him.MTLD(threshold=0.6)], folder, overwrite=True)
+    assert (folder / "report.html").is_file()
 
 
 def test_nothing_else_is_written_and_nothing_is_left_behind(copied, tmp_path, monkeypatch):
@@ -193,6 +203,12 @@ def test_failed_runs_stand_first_with_why_and_without_a_path(tmp_path):
     records.write(path, records.read(path) | {"reason": f"cannot read '{tmp_path}/secret.bin' <b>"})
     text = told(him.report(folder))
     assert "1 failed" in text and "cannot read &#39;secret.bin&#39; &lt;b&gt;" in text and str(tmp_path) not in text
+
+
+def test_a_name_that_is_no_text_is_shown_as_far_as_it_is(copied):
+    (copied / "older-\udcff").mkdir()  # as Python reads a name that is not UTF-8
+    shutil.copy(copied / "rule" / "estimator.json", copied / "older-\udcff")
+    assert "older-�: left out, as rule holds a rule too" in told(him.report(copied))
 
 
 def test_progress_is_told_of_a_pool_that_takes_a_while_and_of_no_other(copied, capsys):

@@ -2,6 +2,7 @@
 
 import base64
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 MOST_OTHERS, MOST_SELECTED = 500, 250
 MOST_INDICATORS = 6
 _SHOWN = (0.5, 99.5)  # per cent: a few values far away would squeeze all others together
-# What no XML may hold: a viewer would show nothing of the figure.
-_NO_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+# What no XML may hold, of which a viewer would show nothing; and what turns the direction of writing.
+_NOT_SHOWN = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]|[\u202a-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,12 @@ def picture(draw: Callable[[Path], None], alt: str, caption: str) -> Picture:
         alt (`str`): See [`Picture`].
         caption (`str`): See [`Picture`].
     """
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, warnings.catch_warnings():
+        # A script that matplotlib's fonts lack is drawn by the browser: text in an SVG stays text.
+        warnings.filterwarnings("ignore", "Glyph .* missing")
         path = Path(folder, "figure.svg")
         draw(path)
-        svg = _NO_XML.sub("�", path.read_text("utf-8"))
+        svg = _NOT_SHOWN.sub("�", path.read_text("utf-8"))
     packed = base64.b64encode(svg.encode()).decode("ascii")
     return Picture(f"data:image/svg+xml;base64,{packed}", alt, caption)
 

@@ -8,6 +8,7 @@ from datetime import date
 from pathlib import Path
 
 from ..outputs.files import written_whole
+from .rows import shown_text
 from .sections import Section
 
 
@@ -59,7 +60,12 @@ def write_page(
     here = Path(__file__).parent
     style, script = ((here / f"page.{kind}").read_text("utf-8") for kind in ("css", "js"))
     environment = Environment(
-        loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(here),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: shown_text(value, None) if type(value) is str else value,
     )
     text = environment.get_template("page.html").render(
         title=title,
