@@ -54,7 +54,7 @@ def make(data: Path, rows: int, folder: Path) -> None:
     for name in ("indicators", "report"):
         (folder / "scored" / f"{name}.json").write_text(json.dumps({}))
     rule = him.LossEstimator.from_coefficients({"reward": -0.1, "mtld": -0.02, "log(perplexity)": 0.05})
-    him.Selector(rule).select(scored, size=rows // 10).save_to_disk(folder / "curated")
+    him.Selector(rule).select(scored, size=min(rows // 10, 10_000)).save_to_disk(folder / "curated")
 
 
 def measure(page: Path, chromium: str) -> None:

@@ -2,7 +2,6 @@
 
 import base64
 import re
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -51,9 +50,10 @@ def picture(draw: Callable[[Path], None], alt: str, caption: str) -> Picture:
         alt (`str`): See [`Picture`].
         caption (`str`): See [`Picture`].
     """
-    with TemporaryDirectory() as folder, warnings.catch_warnings():
-        # A script that matplotlib's fonts lack is drawn by the browser: text in an SVG stays text.
-        warnings.filterwarnings("ignore", "Glyph .* missing")
+    from matplotlib import rc_context
+
+    # Text stays text, which the browser draws, and the page's colour is behind it.
+    with TemporaryDirectory() as folder, rc_context({"svg.fonttype": "none", "savefig.transparent": True}):
         path = Path(folder, "figure.svg")
         draw(path)
         svg = _NOT_SHOWN.sub("�", path.read_text("utf-8"))
