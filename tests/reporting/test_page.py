@@ -5,8 +5,9 @@ import re
 import time
 from base64 import b64decode
 
+import numpy as np
 import pytest
-from report_folders import ACTIVE, pool
+from report_folders import ACTIVE, pool, write_scored
 
 import hf_instructmine as him
 from hf_instructmine.reporting.page import is_ours
@@ -302,6 +303,41 @@ def test_every_control_has_a_name(tab):
       .filter((one) => !(one.ariaLabel || one.alt || one.textContent.trim() || one.labels?.length
         || one.getAttribute('aria-labelledby'))).map((one) => one.outerHTML)"""
     assert tab.evaluate(nameless) == []
+
+
+# --- A large pool -------------------------------------------------------------------------------------------------
+
+
+def test_a_hundred_thousand_rows_open_in_three_seconds_and_answer_meanwhile(browser, tmp_path):
+    words = np.array([f"{'aeiou'[n % 5]}word{n}" for n in range(5000)])
+    drawn = np.random.default_rng(0).integers(0, len(words), (5000, 30))
+    texts = [" ".join(words[row]) for row in drawn]
+    n = 100_000
+    rows = {
+        "prompt": [f"{k} {texts[k % 4999]}" for k in range(n)], "completion": [texts[7 * k % 5000] for k in range(n)],
+        "source": [f"https://a.page/{k}" for k in range(n)], "mtld": np.random.default_rng(1).lognormal(size=n),
+    }  # fmt: skip
+    write_scored(rows, tmp_path / "scored")
+    him.LossEstimator.from_coefficients({"mtld": 0.1}).save_pretrained(tmp_path / "rule")
+    page = him.report(tmp_path)
+    assert page.stat().st_size < 25_000_000
+    with opened(browser, page) as tab:
+        assert tab.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime") < 3000
+        assert tab.inner_text("#status") == "100,000 of 100,000 rows, 1 to 25 shown"
+        tab.evaluate("""() => {
+          globalThis.longest = 0;
+          let last = performance.now();
+          setInterval(() => { longest = Math.max(longest, performance.now() - last); last = performance.now(); }, 10);
+        }""")
+        tab.fill("#search", "99998 ")
+        status(tab, "1 of 100,000 rows")
+        tab.fill("#search", "")
+        status(tab, "100,000 of 100,000 rows")
+        tab.select_option("#sort", label="prompt")
+        tab.click("#last")
+        until(tab, "document.getElementById('page').value === '4000'")
+        assert tab.locator("#source option[disabled]").inner_text() == "(99,800 smaller ones)"
+        assert tab.evaluate("longest") < 1000  # milliseconds
 
 
 # --- Browsers that lack something ---------------------------------------------------------------------------------

@@ -86,7 +86,7 @@
 
   // --- Which rows are shown ----------------------------------------------------------------------------------------
 
-  const SIZE = 25;
+  const SIZE = 25, MOST_SOURCES = 200;
   const state = {query: "", decision: "", source: "", sort: "row", descending: false, page: 0};
   let visible = new Uint32Array(0), turn = 0;
 
@@ -411,7 +411,9 @@
     await readData();
     makeLayout();
     fill($("decision"), head.decisions.map((name, k) => [k, name]).filter(([k]) => decisions.includes(k)));
-    fill($("source"), head.sources.map((name, k) => [k, name]).slice(0, 200));
+    fill($("source"), head.sources.map((name, k) => [k, name]).slice(0, MOST_SOURCES));
+    const more = head.sources.length - MOST_SOURCES + head.more;
+    if (more > 0) $("source").append(Object.assign(element("option", `(${more.toLocaleString("en")} smaller ones)`), {disabled: true}));
     if (!head.sources.length) $("source").parentElement.hidden = true;
     if (!head.blocks) $("search").parentElement.hidden = true;
     for (const name of ["filters", "rows-table", "pages"]) $(name).hidden = false;
