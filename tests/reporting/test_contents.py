@@ -53,7 +53,8 @@ def test_the_folder_that_is_named_after_what_it_holds_goes_first(copied):
 def test_a_damaged_part_is_left_out_with_its_reason_and_without_the_path(copied, tmp_path):
     (copied / "curated" / "estimator.json").write_text("{")
     (copied / "comparison" / "comparison.json").write_text("[]")
-    contents = open_contents(copied, None, tmp_path / "cache")
+    with pytest.warns(UserWarning, match="the report lacks a part: .*(not JSON|holds no comparison)"):
+        contents = open_contents(copied, None, tmp_path / "cache")
     assert contents.curated is None and contents.comparison is None and len(contents.scored) == 60
     told = [line for line in contents.notes if "left out" in line]
     assert len(told) == 2 and not any(str(tmp_path) in line for line in contents.notes)
@@ -92,14 +93,16 @@ def test_what_cannot_be_reported_is_one_line(tmp_path, make, told):
 
 def test_a_search_without_a_finished_trial_is_said_to_be_unfinished(copied, tmp_path):
     (copied / "search" / "trials.parquet").unlink()
-    notes = open_contents(copied, None, tmp_path / "cache").notes
+    with pytest.warns(UserWarning, match="no trial is finished"):
+        notes = open_contents(copied, None, tmp_path / "cache").notes
     assert notes == ["search: left out: no trial is finished: run the same instructmine search-size again"]
 
 
 def test_a_comparison_of_which_nothing_is_finished_yet_is_left_out(copied, tmp_path):
     for path in (copied / "comparison" / "runs").glob("random-*"):
         path.unlink()
-    contents = open_contents(copied, None, tmp_path / "cache")
+    with pytest.warns(UserWarning, match="no finished run"):
+        contents = open_contents(copied, None, tmp_path / "cache")
     assert contents.comparison is None
     assert contents.notes == [
         "comparison: left out: 'random' has no finished run at size=8: there is nothing to compare with"

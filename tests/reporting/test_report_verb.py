@@ -171,6 +171,22 @@ def test_a_page_that_cannot_be_written_is_one_line(copied, capsys):
     assert "cannot write" in capsys.readouterr().err
 
 
+def test_a_full_disk_is_one_line_and_no_page(copied, capsys, monkeypatch):
+    from hf_instructmine.reporting import contents, rows
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(rows.gzip, "compress", full)
+        assert main(["report", str(copied)]) == 1
+    assert "No space left on device" in capsys.readouterr().err
+    monkeypatch.setattr(contents.Dataset, "from_parquet", full)
+    assert main(["report", str(copied)]) == 1
+    assert capsys.readouterr().err.endswith("No space left on device; free some, or set TMPDIR\n")
+    assert not (copied / "report.html").exists()
+
+
 # --- What earlier versions wrote, and odd pools -------------------------------------------------------------------
 
 

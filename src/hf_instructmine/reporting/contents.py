@@ -2,8 +2,10 @@
 
 import json
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +40,7 @@ ABSENT = {
     "judge": "no judge: run instructmine judge …",
 }
 _PAGE = "judge.md"
+_NO_ROOM = (ENOSPC, EDQUOT)  # of a disk, or of a user's share of it
 
 
 @dataclass
@@ -129,7 +132,8 @@ def find_parts(folder: Path) -> tuple[dict[str, Path], list[str]]:
 def open_contents(folder: Path, pool: Path | None, cache: Path) -> Contents:
     """Opens what a folder holds.
 
-    A part that cannot be opened is left out, and a note says why; where it is the only one, that is an error.
+    A part that cannot be opened is left out, and a warning and a note say why; where it is the only one, that is an
+    error.
 
     Args:
         folder (`Path`): See [`find_parts`].
@@ -164,10 +168,14 @@ def open_contents(folder: Path, pool: Path | None, cache: Path) -> Contents:
         try:
             opening[kind](parts[kind], contents)
         except InstructMineError as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in _NO_ROOM:
+                raise
             failed.append(error)
             contents.notes.append(f"{parts[kind].name}: left out: {without_paths(str(error))}")
     if len(failed) == len(parts):
         raise failed[0]
+    for reason in failed:
+        warnings.warn(f"the report lacks a part: {reason}", stacklevel=3)
     return contents
 
 
@@ -187,6 +195,10 @@ def read_parquet(paths: list[str], cache: Path) -> Dataset:
         return Dataset.from_parquet(paths, cache_dir=str(cache))
     except Exception as error:  # `datasets` raises a dozen kinds here
         cause = error.__cause__ or error
+        if isinstance(cause, OSError) and cause.errno in _NO_ROOM:
+            raise InstructMineError(
+                f"the pool cannot be unpacked into '{cache}': {cause.strerror}; free some, or set TMPDIR"
+            ) from cause
         raise InstructMineError(f"'{paths[0]}' cannot be read ({one_line(cause)}): make it again") from error
     finally:
         if told:

@@ -421,8 +421,11 @@
     sortBy("row", false);
   }
 
-  start().catch((error) => {
+  function fail(error) {
     $("trouble").textContent = `The table of rows cannot be shown: ${error.message}`;
     $("trouble").hidden = false;
-  });
+  }
+
+  addEventListener("unhandledrejection", (event) => { event.preventDefault(); fail(event.reason); });
+  start();
 })();

@@ -6,6 +6,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ..errors import InstructMineError
+from ..outputs.files import writing
 from ..outputs.folder import resolved
 from .contents import Contents, open_contents
 from .evidence import evidence
@@ -52,7 +53,7 @@ def report(
 
     Raises:
         [`InstructMineError`]: Where the folder holds nothing of ours, all of it is damaged, the pool has no rows, or
-            the page cannot be written.
+            the page cannot be written. A part that is damaged beside others is left out with a warning.
 
     Example:
 
@@ -91,7 +92,8 @@ def _read_rows(
     judged = judge_rows(contents, columns)
     if judged is None:
         return None, None, None
-    data = write_rows(judged, contents.rule, columns, full_texts, path)
+    with writing(path):
+        data = write_rows(judged, contents.rule, columns, full_texts, path)
     contents.notes += judged.notes
     told = list(data.notes)
     if judged.has_text and data.most is not None:
