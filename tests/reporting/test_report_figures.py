@@ -49,6 +49,7 @@ def test_a_name_stays_text_in_any_script_and_without_a_warning(title, shown):
 def test_a_figure_is_an_image_that_asks_for_nothing_and_is_the_same_each_time():
     first, second = (picture(titled("a"), "what it shows", "how to read it") for _ in range(2))
     assert first == second and (first.alt, first.caption) == ("what it shows", "how to read it")
+    assert "text{white-space:pre}" in svg_of(first)  # in which axes tell their sides apart
     assert "<script" not in svg_of(first) and "<image" not in svg_of(first)
 
 

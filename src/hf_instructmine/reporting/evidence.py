@@ -99,7 +99,7 @@ def _strategies(outcomes: Sequence[Outcome], amount: str, eval_set: str) -> Tabl
             [
                 printable(o.strategy), "" if o.p is None else _MARKS[o.verdict], str(o.runs), _number(o.rows, ",.0f"),
                 _number(o.tokens, ",.0f"), _number(o.steps, ",.0f"), f"{o.loss:.4f}",
-                "" if d is None else f"{d.estimate:+.4f}", "" if d is None else f"{d.low:+.4f} … {d.high:+.4f}",
+                "" if d is None else f"{d.estimate:+.4f}", "" if d is None else _interval(d.low, d.high),
                 _number(o.p, ".3g"), "" if o.worth is None else o.worth.short, _number(o.whole, ".4f"),
             ]
         )  # fmt: skip
@@ -167,12 +167,16 @@ def _line(line: Line) -> list[str | Bar]:
     told = ["", "", ""]
     if d is not None:
         p = d.p if d.mcnemar is None else d.mcnemar
-        told = [f"{d.estimate:+.4f}", f"{d.low:+.4f} … {d.high:+.4f}", f"{p:.3g}"]
+        told = [f"{d.estimate:+.4f}", _interval(d.low, d.high), f"{p:.3g}"]
     own = "" if line.low is None else f"{line.low:.4f} … {line.high:.4f}"
     measure = f"{printable(line.measure)} ({line.unit}, {'lower' if line.lower_is_better else 'higher'} is better)"
     return [
         measure, printable(line.model), str(line.examples), f"{line.value:.4f}", own, _number(line.bits, ".4f"), *told,
     ]  # fmt: skip
+
+
+def _interval(low: float, high: float) -> str:
+    return f"{low:+.4f} … {high:+.4f}" if math.isfinite(low) and math.isfinite(high) else UNKNOWN
 
 
 def _number(value: float | None, form: str) -> str:

@@ -57,6 +57,9 @@ def picture(draw: Callable[[Path], None], alt: str, caption: str) -> Picture:
         path = Path(folder, "figure.svg")
         draw(path)
         svg = _NOT_SHOWN.sub("�", path.read_text("utf-8"))
+    svg = svg.replace(
+        '<style type="text/css">', '<style type="text/css">text{white-space:pre}', 1
+    )  # blanks keep apart
     packed = base64.b64encode(svg.encode()).decode("ascii")
     return Picture(f"data:image/svg+xml;base64,{packed}", alt, caption)
 
