@@ -3,7 +3,7 @@
 import json
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from errno import EDQUOT, ENOSPC
 from pathlib import Path
@@ -17,7 +17,7 @@ from ..errors import InstructMineError, one_line
 from ..estimator import file as estimator_file
 from ..estimator.estimator import LossEstimator
 from ..evaluation.table import Evaluation
-from ..outputs.markdown import PARQUET_FILE, without_paths
+from ..outputs.markdown import without_paths
 from ..outputs.records import Records
 from ..search.report import SizeReport, size_report
 from ..selection.curated import Selection
@@ -83,12 +83,12 @@ def kind_of(folder: Path) -> str | None:
         if (folder / name).is_file():
             return kind
     if (folder / estimator_file.FILE_NAME).is_file():
-        return "curated" if (folder / PARQUET_FILE).is_file() else "rule"
+        return "curated" if shards(folder) else "rule"
     return "scored" if shards(folder) and (folder / "indicators.json").is_file() else None
 
 
 def shards(folder: Path) -> list[str]:
-    """The Parquet files of a scored pool, in order."""
+    """The Parquet files of a scored pool or of a selection, in order."""
     return [str(path) for path in sorted((folder / "data").glob("train-*.parquet"))]
 
 
@@ -242,7 +242,7 @@ def _open_curated(folder: Path, contents: Contents) -> None:
         contents.selection, contents.curated, rule = selection, selection.dataset, selection.estimator
     else:  # of an earlier version
         rule = LossEstimator.from_pretrained(folder)
-        contents.curated = _read_whole(folder / PARQUET_FILE)
+        contents.curated = _read_whole(shards(folder))
     contents.curated_folder = folder
     assert isinstance(rule, LossEstimator)  # as both are made by from_pretrained
     if before is not None and estimator_file.rule_digest(before) != estimator_file.rule_digest(rule):
@@ -250,21 +250,22 @@ def _open_curated(folder: Path, contents: Contents) -> None:
     contents.rule = rule
 
 
-def _read_whole(path: Path) -> Dataset:
+def _read_whole(paths: Sequence[str]) -> Dataset:
+    import pyarrow as pa
     import pyarrow.parquet as pq
     from datasets.table import InMemoryTable
 
     try:
-        return Dataset(InMemoryTable(pq.ParquetFile(path).read()))
+        return Dataset(InMemoryTable(pa.concat_tables([pq.ParquetFile(path).read() for path in paths])))
     except (OSError, ValueError) as error:  # pyarrow's errors are among them
-        raise InstructMineError(f"'{path}' is damaged ({one_line(error)}): select again") from error
+        raise InstructMineError(f"'{paths[0]}' is damaged ({one_line(error, first=True)}): make it again") from error
 
 
 def _open_search(folder: Path, contents: Contents) -> None:
     path = folder / "trials.parquet"
     if not path.is_file():
         raise InstructMineError("no trial is finished: run the same instructmine search-size again")
-    contents.size = size_report(_read_whole(path), rule=contents.rule)
+    contents.size = size_report(_read_whole([str(path)]), rule=contents.rule)
 
 
 def _open_comparison(folder: Path, contents: Contents) -> None:
