@@ -29,8 +29,9 @@ WINGS = {
     "search": "selection sweep estimator regression finetuning models data outputs",
     "comparison": "selection sweep estimator regression finetuning models data outputs",
     "evaluation": "finetuning models data outputs",
-    "cli": "evaluation comparison search selection sweep estimator regression finetuning indicators models data "
-    "outputs",
+    "reporting": "evaluation comparison search selection sweep estimator regression data outputs",
+    "cli": "reporting evaluation comparison search selection sweep estimator regression finetuning indicators models "
+    "data outputs",
 }
 GROUND = {"", "errors", "versions"}
 MOST_LINES, MOST_CODE, MOST_ROOMS = 450, 60, 16

@@ -40,6 +40,7 @@ _PUBLIC = {
     "Judgement": "evaluation.judgement",
     "search_size": "search.search",
     "size_report": "search.report",
+    "report": "reporting.report",
     "InstructMineError": "errors",
     "to_prompt_completion": "data.conversions",
     "get_provenance": "data.provenance",

@@ -28,6 +28,7 @@ BEHIND = {
     "compare": [him.compare_strategies, him.usual_strategies],
     "evaluate": [him.evaluate_models],
     "judge": [him.judge],
+    "report": [him.report],
     "push": [him.push_runs, Selection.push_to_hub, him.LossEstimator.push_to_hub],
     "demo": [run_demo],
 }

@@ -153,6 +153,7 @@ def run_demo(output_dir: str | Path, rule: str | None = None, quick: bool = Fals
     print(conclusion(comparison, quick))
     print(f"\nDone in {time.perf_counter() - started:.0f} s. The curated rows, with all of this in their card:")
     print(f"  {folder / 'curated'} (README.md; load_dataset opens it). The rule: {folder / 'rule'}")
+    print(f"To see why each row was kept or not, in a browser: instructmine report {folder}")
     return selection
 
 
