@@ -30,8 +30,9 @@ WINGS = {
     "comparison": "selection sweep estimator regression finetuning models data outputs",
     "evaluation": "finetuning models data outputs",
     "reporting": "evaluation comparison search selection sweep estimator regression data outputs",
-    "cli": "reporting evaluation comparison search selection sweep estimator regression finetuning indicators models "
-    "data outputs",
+    "mining": "reporting comparison selection sweep estimator finetuning indicators models data outputs",
+    "cli": "mining reporting evaluation comparison search selection sweep estimator regression finetuning indicators "
+    "models data outputs",
 }
 GROUND = {"", "errors", "versions"}
 MOST_LINES, MOST_CODE, MOST_ROOMS = 450, 60, 16

@@ -41,6 +41,7 @@ _PUBLIC = {
     "search_size": "search.search",
     "size_report": "search.report",
     "report": "reporting.report",
+    "mine": "mining.pipeline",
     "InstructMineError": "errors",
     "to_prompt_completion": "data.conversions",
     "get_provenance": "data.provenance",

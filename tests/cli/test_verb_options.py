@@ -19,6 +19,7 @@ from hf_instructmine.selection.curated import Selection
 
 
 BEHIND = {
+    "mine": [him.mine],
     "score": [him.score],
     "finetune": [launch],
     "sweep": [him.design_mixtures, him.run_sweep],

@@ -16,16 +16,17 @@ from .. import __version__
 from ..errors import InstructMineError
 from ..outputs.folder import refuse_input
 from ..outputs.reading import read_yaml
-from . import compare, demo, evaluate, finetune, fit, judge, push, report, score, search_size, select, sweep
+from . import compare, demo, evaluate, finetune, fit, judge, mine, push, report, score, search_size, select, sweep
 from .interrupt import stoppable
 from .terminal import harmless_output
 
 
 # In the order of a user's way.
-VERBS = (score, finetune, sweep, fit, select, search_size, compare, evaluate, judge, report, push, demo)
+VERBS = (mine, score, finetune, sweep, fit, select, search_size, compare, evaluate, judge, report, push, demo)
 # What a verb that is stopped leaves; others write all at their end, or nothing.
 _GOES_ON = "the same command goes on where it stopped"
 _LEFT = {
+    "mine": f"what is finished is kept: {_GOES_ON}",
     "score": f"finished shards are kept: {_GOES_ON}",
     "finetune": "checkpoints that the recipe asked for are kept: add --resume_from_checkpoint true to go on",
     "sweep": f"finished runs are kept: {_GOES_ON}",
