@@ -142,13 +142,14 @@ def recipe_for(model: str, rows: int) -> Recipe:
 
     if torch.cuda.is_available():
         return Recipe({**Recipe.load(_ON_GPU).settings, "model_name_or_path": model})
-    batch = min(max(round(2 * rows / STEPS), 2), 16)
+    batch = min(max(round(2 * rows / STEPS), 2), 16)  # two epochs
+    pieces = max(round(batch / 4), 1)
     return Recipe(
         {
             **_ON_CPU,
             "model_name_or_path": model,
-            "per_device_train_batch_size": min(batch, 4),
-            "gradient_accumulation_steps": -(-batch // 4),
+            "per_device_train_batch_size": -(-batch // pieces),
+            "gradient_accumulation_steps": pieces,
         }
     )
 
