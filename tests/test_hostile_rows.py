@@ -1,5 +1,7 @@
 """Rows and names of every hostile kind go the whole way, come out unchanged, and are text wherever they are shown."""
 
+import re
+
 import numpy as np
 import pytest
 from datasets import Dataset, load_dataset
@@ -101,3 +103,37 @@ def test_the_metadata_says_what_it_says_of_others(folders):
 def test_what_is_printed_is_text(folders):
     told = str(him.Selection.load(folders["hostile"] / "curated"))
     assert not {"\x1b", "\x9b", "\u202e", "\u2067", "\x00"} & set(told)
+
+
+def test_the_report_of_them_shows_text_and_asks_nobody(folders, browser):
+    page, wrong = browser.new_page(), []
+    page.on("console", lambda said: wrong.append(said.text))
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("dialog", lambda asked: (wrong.append(asked.message), asked.dismiss()))
+    page.on("request", lambda sent: sent.url.startswith(("file:", "data:")) or wrong.append(sent.url))
+    page.goto(him.report(folders["hostile"]).as_uri())
+    page.wait_for_selector("#rows-body tr")
+    shown = page.locator("#rows-body tr").count()
+    assert shown and page.get_by_text("<script>alert(1)</script>").count()
+    calm = browser.new_page()
+    calm.goto(him.report(folders["calm"]).as_uri())
+    calm.wait_for_selector("#rows-body tr")
+    for tag in ("script", "img", "iframe", "svg", "a", "style", "form"):
+        # A figure, a bar or a link more would be of the data's making.
+        assert page.locator(f"main {tag}").count() == calm.locator(f"main {tag}").count(), tag
+    assert wrong == []
+
+
+def test_pushed_and_loaded_back_they_are_what_they_were(folders, hub, tmp_path):
+    selection = him.Selection.load(folders["hostile"] / "curated")
+    assert selection.push_to_hub("me/hostile") == "me/hostile"
+    rows = load_dataset("me/hostile", split="train", cache_dir=tmp_path)
+    assert rows.to_list() == selection.dataset.to_list()
+    card = DatasetCard(hub.dataset("me/hostile").files["README.md"].decode())
+    marks = re.findall(r"(?m)^<!-- /?hf-instructmine\b.*-->$", card.text)
+    assert len(marks) == 2 and card.text.count("<!--") == 2  # the only comments are ours
+    pytest.importorskip("linkify_it", reason="pip install markdown-it-py linkify-it-py")
+    text = card.text.replace(marks[0], "").replace(marks[1], "")
+    assert foreign(text, DatasetCard.load(folders["calm"] / "curated/README.md").text) == []
+    him.LossEstimator.from_pretrained(folders["hostile"] / "rule").push_to_hub("me/hostile-rule")
+    assert him.LossEstimator.from_pretrained("me/hostile-rule").name == NAMES[5]
