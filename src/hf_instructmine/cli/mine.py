@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
     if selection is None:
         print("Nothing was trained. The same command goes on from here.")
         return
-    print(f"\n{selection.summary()}\n\n{fill(selection.verdict(), WIDTH)}")
+    print(f"\n{selection.summary()}\n")
     for section in selection.sections:
         print("\n".join(fill(line, WIDTH) for line in section.verdict))
     print(f"\nWrote {args.output_dir}/curated (load_dataset opens it) and {args.output_dir}/report.html")
