@@ -134,8 +134,10 @@ def test_push_sends_a_rule_as_a_model(rule, tmp_path, hub, capsys):
 
 def test_push_of_a_folder_that_holds_none_of_ours_is_told_in_one_line(tmp_path, hub, capsys):
     assert run("push", tmp_path / "absent", "me/curated") == 1
+    assert f"there is no folder '{tmp_path / 'absent'}'" in capsys.readouterr().err
+    assert run("push", tmp_path, "me/curated") == 1
     assert capsys.readouterr().err == (
-        f"instructmine push: '{tmp_path / 'absent'}' holds no curated dataset, rule or sweep: give a folder that "
+        f"instructmine push: '{tmp_path}' holds no curated dataset, rule or sweep: give a folder that "
         "`instructmine select`, `fit` or `sweep` wrote\n"
     )
     assert hub.requests == []

@@ -51,6 +51,8 @@ def run(args: argparse.Namespace) -> None:
     from ..selection.saved import RECORD_FILE
 
     folder = Path(args.folder)
+    if not folder.is_dir():
+        raise InstructMineError(f"there is no folder '{args.folder}': give one that instructmine wrote")
     if (folder / "sweep.json").is_file():
         _told(args, him.push_runs(**pick(args, him.push_runs)), f"the runs of {args.folder}", "load_dataset({!r})")
     elif shards_in(folder):
