@@ -136,6 +136,25 @@ def test_a_score_that_is_stopped_goes_on_and_leaves_no_process(tmp_path, num_pro
         os.killpg(process.pid, 0)  # nobody is left
 
 
+def test_a_score_that_is_stopped_while_its_workers_begin_says_one_line(tmp_path):
+    Dataset.from_dict({"prompt": ["q"] * 3000, "completion": ["one two three " * 400] * 3000}).to_parquet(
+        tmp_path / "pool.parquet"
+    )
+    command = [sys.executable, "-c", f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n{RUN}"]
+    command += ["score", "pool.parquet", "--indicator", "MTLD", "--output-dir", "out", "--num-proc", "2"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    if not children.exists():
+        process.kill()
+        pytest.skip("which processes a process has begun is not told here")
+    end = time.monotonic() + 60
+    while len(children.read_text().split()) < 2 and time.monotonic() < end:  # a tracker, and a worker that imports
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGINT)
+    told = process.communicate(timeout=30)[1]
+    assert process.returncode == 130 and "Traceback" not in told
+
+
 RUN = "import sys; from hf_instructmine.cli.main import main\nif __name__ == '__main__': sys.exit(main(sys.argv[1:]))"
 
 

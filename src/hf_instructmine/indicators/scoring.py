@@ -12,7 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
-from multiprocessing import active_children, get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process, resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -249,7 +249,9 @@ def _score_shards(
             running: dict[Future, int] = {}
             while True:
                 for start in islice(waiting, 2 * num_proc - len(running)):
-                    running[executor.submit(_score_rows_in_worker, texts[start : start + rows], start)] = start
+                    part = texts[start : start + rows]
+                    with _interrupt_waits():
+                        running[executor.submit(_score_rows_in_worker, part, start)] = start
                 if not running:
                     return
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -276,6 +278,29 @@ def _workers(count: int, indicator: Indicator) -> Iterator[ProcessPoolExecutor]:
             raise
 
 
+@contextmanager
+def _interrupt_waits() -> Iterator[None]:
+    """Within it Ctrl-C waits. A process that is begun here never gets it, and gets all that it is to be told: it would
+    print where it stood otherwise."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # its start, the first time, would let Ctrl-C through
+    arrived: list[tuple[int, Any]] = []
+    alone = threading.current_thread() is threading.main_thread()
+    # The mask is for the new process: here, the signal may reach another thread, and Python then acts in this one.
+    handler = signal.signal(signal.SIGINT, lambda *given: arrived.append(given)) if alone else None
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if handler is not None:
+            signal.signal(signal.SIGINT, handler)
+        if arrived and callable(handler):
+            handler(*arrived[0])
+
+
 _worker_indicator: Indicator
 
 
@@ -283,9 +308,8 @@ def _set_worker_indicator(indicator: Indicator) -> None:
     global _worker_indicator
     _worker_indicator = indicator
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # which reaches all processes of a terminal: the first ends the others
+    # It reaches all processes of a terminal: the first ends the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _end_with_the_parent() -> None:
