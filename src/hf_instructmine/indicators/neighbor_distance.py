@@ -280,7 +280,7 @@ def _write(path: Path, array: np.ndarray) -> None:
 
 def _assemble(chunks: list[Path], texts: _Texts, folder: Path) -> None:
     truncated = np.zeros(len(texts.digests), bool)
-    shape = (len(texts.digests), read_array(chunks[0], _mend(chunks[0].parent)).shape[1] - 1)
+    shape = (len(texts.digests), read_array(chunks[0], _mend(chunks[0].parent), mmap_mode="r").shape[1] - 1)
     # Another process may finish first; its embeddings are the same.
     with staged_folder(folder, overwrite=True) as stage:
         vectors = np.lib.format.open_memmap(stage / "vectors.npy", "w+", np.float32, shape)
