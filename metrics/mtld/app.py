@@ -1,14 +1,8 @@
 from pathlib import Path
 
-from hf_instructmine.indicators.space import metric_space, settings
+from hf_instructmine.indicators.space import EXAMPLES, metric_space, settings
 
 
-EXAMPLES = [
-    ("What does a barometer measure?", "It measures the pressure of the air, by which one can foretell the weather."),
-    ("What does a barometer measure?", "Bananas are rich in potassium."),
-    ("Write a line of a poem.", "the cat saw the dog and the dog saw the cat and the cat saw the dog"),
-    ("Say nothing.", ""),
-]
 space = metric_space(Path(__file__).parent, EXAMPLES)
 
 if __name__ == "__main__":

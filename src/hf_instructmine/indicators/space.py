@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 MAX_ROWS = 1000
 MAX_FILE = "20mb"
 FILES = [".jsonl", ".json", ".csv", ".tsv", ".parquet"]
+# Prompt and response: an answer, one of another question, one that repeats itself, and none.
+EXAMPLES = [
+    ("What does a barometer measure?", "It measures the pressure of the air, by which one can foretell the weather."),
+    ("What does a barometer measure?", "Bananas are rich in potassium."),
+    ("Write a line of a poem.", "the cat saw the dog and the dog saw the cat and the cat saw the dog"),
+    ("Say nothing.", ""),
+]
 _SHOWN = 160  # characters of a cell; the whole text is scored
 
 
