@@ -1,9 +1,9 @@
 """The folder and the Hub that commands of the docs find: rows of the bundled pool, real small models, a stub.
 
 Names of the docs stand for what is here. all-MiniLM-L6-v2 is the real one, out of its package; so is
-SmolLM2-135M-Instruct for README. For the other pages it is a model of its kind and with its tokenizer, of eight narrow
-layers with random weights, which trains in a second. The reward model is such a one everywhere. Their scores mean
-nothing.
+SmolLM2-135M-Instruct for the Python of README. Elsewhere it is a model of its kind and with its tokenizer, of
+eight narrow layers with random weights, which trains in a second. The reward model is such a one everywhere. Their
+scores mean nothing.
 """
 
 import gzip
