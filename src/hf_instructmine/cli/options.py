@@ -4,6 +4,7 @@ import argparse
 import inspect
 import shlex
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from .parser import VerbParser
@@ -58,6 +59,11 @@ def say_next(*command: object, instead: Sequence[object] = ()) -> None:
     print(f"Next: {shlex.join(map(str, ('instructmine', *command)))}")
     if instead:
         print(f"  or: {shlex.join(map(str, ('instructmine', *instead)))}")
+
+
+def beside(folder: object, name: str) -> Path:
+    """A folder of that name beside another one."""
+    return Path(str(folder)).with_name(name)
 
 
 def add_inputs(verb: argparse.ArgumentParser, seed: str = "seed of the sample") -> None:

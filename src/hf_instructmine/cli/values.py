@@ -89,13 +89,15 @@ def warn_against(rule: "Rule") -> None:
 
 
 def read_finetuning(args: argparse.Namespace) -> "tuple[Recipe, dict[str, EvaluationSet]]":
-    """The recipe and the evaluation sets. A mistake in them is better found before the pool is read.
+    """The recipe and the evaluation sets. A mistake in them, or in the executor, is told before the pool is read.
 
     Raises:
         [`InstructMineError`]: Where one of them cannot be read, or the recipe is not valid.
     """
     from ..data.evaluation_sets import load_eval_sets
+    from ..sweep.executors import Execution
 
+    Execution(args.executor, args.accelerate_config, workers=args.workers)  # refuses what it does not know
     recipe, eval_sets = read_recipe(args), load_eval_sets(args.eval_set)
     recipe.arguments()
     return recipe, eval_sets
