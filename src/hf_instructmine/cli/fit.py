@@ -87,9 +87,9 @@ def run(args: argparse.Namespace) -> None:
     rule.save_pretrained(args.output_dir, **pick(args, rule.save_pretrained))
     print(rule.summary())
     print(f"\nWrote {args.output_dir}: estimator.json, and README.md with the figures")
-    chosen = ["--size", "ROWS", "--output-dir", beside(args.output_dir, "curated")]
+    chosen = ["--fraction", "0.1", "--output-dir", beside(args.output_dir, "curated")]
     if advises_against(rule):
         print("More or larger subsets may tell more: sweep with --num-runs or --subset-size into another folder")
-        say_next("select", "SCORED", "--strategy", "longest", *chosen)
+        say_next("select", "SCORED", "--strategy", "random", *chosen)
     else:
         say_next("select", "SCORED", "--rule", args.output_dir, *chosen)

@@ -17,6 +17,7 @@ from ..errors import InstructMineError, nearest
 from ..outputs.folder import refuse_input
 from ..outputs.reading import read_yaml
 from . import compare, demo, evaluate, finetune, fit, judge, mine, push, report, score, search_size, select, sweep
+from .completion import PrintCompletion
 from .interrupt import stoppable
 from .parser import VerbParser
 from .terminal import harmless_output
@@ -75,6 +76,9 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, VerbParser]]:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument(
+        "--print-completion", action=PrintCompletion, metavar="SHELL", help="what bash, zsh or tcsh reads to complete"
+    )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb", parser_class=VerbParser)
     for verb in VERBS:
         verb.add_options(verbs)

@@ -60,11 +60,13 @@ def run(args: argparse.Namespace) -> None:
         print(f"  {describe_unread(unread)}", file=sys.stderr)
     for name, counts in report.items():
         print(f"  {scoring.describe_counts(name, counts)}{_quartiles(scored[name])}")
-    curated, sweep = beside(args.output_dir, "longest"), beside(args.output_dir, "sweep")
+    strategy = "longest" if "output_length" in scored.column_names else "random"
     training = ["--recipe", "smollm2-135m-cpu-last-layers", "--eval-set", "NAME=SOURCE"]
+    subset = ["--subset-size", max(len(scored) // 10, 1), "--output-dir", beside(args.output_dir, "sweep")]
     say_next(
-        "select", args.output_dir, "--strategy", "longest", "--fraction", "0.1", "--output-dir", curated,
-        instead=["sweep", args.output_dir, *training, "--subset-size", "ROWS", "--output-dir", sweep],
+        "select", args.output_dir, "--strategy", strategy, "--fraction", "0.1",
+        "--output-dir", beside(args.output_dir, strategy),
+        instead=["sweep", args.output_dir, *training, *subset],
     )  # fmt: skip
 
 
