@@ -239,7 +239,7 @@ def test_columns_in_a_file_are_a_mapping(tmp_path, config):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("sizes: 5", "has the unknown option 'sizes'; known are allow_mismatch, columns, "),
+        ("sizes: 5", "has the unknown option 'sizes': did you mean 'size'? known are allow_mismatch, columns, "),
         ("help: true", "has the unknown option 'help'"),
         ("size: many", "argument --size: invalid int value: 'many'"),
         ("size: 2.5", "argument --size: invalid int value: '2.5'"),

@@ -1,6 +1,7 @@
 """`instructmine sweep`: from a scored pool to recorded runs, once."""
 
 import gc
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from hf_instructmine import get_provenance, load_runs
 from hf_instructmine.cli.main import main
 from hf_instructmine.data.provenance import set_provenance
 from hf_instructmine.outputs.records import Records
-from hf_instructmine.sweep.manifest import DESIGN, MIXTURES
+from hf_instructmine.sweep.manifest import DESIGN, MIXTURES, recipe_of
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +95,40 @@ def test_the_design_is_for_the_sources_and_indicators_asked_for(files, tmp_path,
     assert sweep(files, tmp_path / "sweep", *asked) == 1  # a sweep of another design
 
 
+def test_a_dry_run_shows_the_design_and_what_it_takes_and_writes_nothing(files, tmp_path, capsys, trained):
+    folder = tmp_path / "sweep"
+    assert sweep(files, folder, "--dry-run", "--set", "budget=steps", "max_steps=3") == 0
+    out = capsys.readouterr().out
+    assert out.startswith("4 mixtures and 1 replicate of 6 rows, from 24 rows")
+    told = r"Would train 5 finetunes on 6 rows each, of 3 steps each; about \d+ s one after another on this machine"
+    assert re.search(told, out) and "Nothing was written." in out
+    assert not folder.exists() and trained == ["timed-0-seed0", "timed-1-seed1"]
+
+
+def test_a_dry_run_looks_at_the_design_that_is_there(files, tmp_path, capsys, trained):
+    assert sweep(files, tmp_path / "sweep") == 0
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "sweep").rglob("*")}
+    capsys.readouterr()
+    assert sweep(files, tmp_path / "sweep", "--dry-run") == 0
+    assert f"The design is that of {tmp_path / 'sweep'}" in capsys.readouterr().out
+    assert sweep(files, tmp_path / "sweep", "--dry-run", "--num-runs", "3") == 1
+    assert "--num-runs: 4 → 3): choose another --output-dir, undo the change, or delete" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "sweep").rglob("*")} == before
+
+
+def test_what_is_set_wins_over_the_recipe_and_is_a_part_of_it(files, tmp_path, capsys, trained):
+    assert sweep(files, tmp_path / "sweep", "--set", "learning_rate=3e-3", "budget=steps", "max_steps=2") == 0
+    kept = recipe_of(Records(tmp_path / "sweep").read(tmp_path / "sweep/sweep.json"))
+    assert (kept.settings["learning_rate"], kept.settings["max_steps"]) == (3e-3, 2)
+    assert set(load_runs(tmp_path / "sweep")["steps"]) == {2}
+    capsys.readouterr()
+    assert sweep(files, tmp_path / "sweep") == 1  # another recipe
+    assert "recipe (budget: 'steps' → None)" in capsys.readouterr().err
+    assert sweep(files, tmp_path / "other", "--set", "learning_rat=1") == 1
+    err = capsys.readouterr().err
+    assert "the recipe has the unknown option 'learning_rat': did you mean 'learning_rate'?" in err
+
+
 def test_what_is_wrong_is_one_line_and_leaves_no_folder(files, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["sweep", str(files / "pool.parquet")])
@@ -103,7 +138,9 @@ def test_what_is_wrong_is_one_line_and_leaves_no_folder(files, tmp_path, capsys)
         (["--recipe", str(tmp_path / "none.yaml")], "cannot read the recipe"),
         (["--eval-set", "single"], "is not of the form name=file-or-id"),
         (["--subset-size", "99"], "99"),
-        (["--method", "best"], "method='best' is unknown"),
+        (["--method", "dirichle"], "--method dirichle is unknown: did you mean 'dirichlet'? known are dirichlet, "),
+        (["--executor", "loca"], "executor must be one of inline, "),
+        (["--set", "max_steps"], "--set 'max_steps' is not of the form KEY=VALUE"),
     ):
         assert sweep(files, tmp_path / "sweep", *more) == 1
         err = capsys.readouterr().err

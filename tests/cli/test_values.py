@@ -4,9 +4,9 @@ import pytest
 
 import hf_instructmine as him
 from hf_instructmine import InstructMineError, UniEval
-from hf_instructmine.cli.values import build_indicator
+from hf_instructmine.cli.values import build_indicator, read_settings
 from hf_instructmine.data.inputs import parse_mapping
-from hf_instructmine.indicators import INDICATORS
+from hf_instructmine.indicators import INDICATORS, find_indicator, known_names
 from hf_instructmine.indicators.base import Indicator
 
 
@@ -26,6 +26,34 @@ def test_an_indicators_arguments_are_read_as_yaml():
     }
 
 
+@pytest.mark.parametrize(
+    "text, kind, names",
+    [
+        ("mtld", "MTLD", ("mtld",)),
+        ("Mtld", "MTLD", ("mtld",)),
+        ("perplexity,model=m", "Perplexity", ("perplexity",)),
+        ("nll,model=m", "Perplexity", ("perplexity", "nll")),
+        ("NLL,model=m,also=[ifd,nll]", "Perplexity", ("perplexity", "nll", "ifd")),
+        ("end_of_turn,model=m", "Perplexity", ("perplexity", "end_of_turn")),
+        ("knn_3,model=m", "NeighborDistance", ("knn_3",)),
+        ("coherence,model=m", "UniEval", ("coherence",)),
+        ("coherence,model=m,dimensions=naturalness", "UniEval", ("coherence", "naturalness")),
+        ({"output_length": {"tokenizer": "t"}}, "OutputLength", ("output_length",)),
+    ],
+)
+def test_an_indicator_goes_by_the_name_of_a_column_that_it_makes(text, kind, names):
+    built = build_indicator(text, None)
+    assert (type(built).__name__, built.names) == (kind, names)
+
+
+def test_every_column_of_an_indicator_can_be_named():
+    needed = {"OutputLength": "tokenizer=t", "InputLength": "tokenizer=t", "MTLD": "threshold=0.7"}
+    for name in known_names():
+        indicator, _ = find_indicator(name)
+        built = build_indicator(f"{name},{needed.get(indicator, 'model=m')}", None)
+        assert name in (*built.names, type(built).__name__)
+
+
 def test_every_public_indicator_can_be_named():
     public = {name: getattr(him, name) for name in him.__all__}
     known = {name for name, value in public.items() if isinstance(value, type) and issubclass(value, Indicator)}
@@ -35,12 +63,16 @@ def test_every_public_indicator_can_be_named():
 @pytest.mark.parametrize(
     "indicator, message",
     [
-        ("Mtld", "there is no indicator 'Mtld': known are InputLength, OutputLength,"),
-        ("MTLD,treshold=0.5", "MTLD: got an unexpected keyword argument 'treshold'"),
+        ("Mtdl", "there is no indicator 'Mtdl': did you mean 'mtld'? known are InputLength, OutputLength,"),
+        (
+            "MTLD,treshold=0.5",
+            "MTLD has no argument 'treshold': did you mean 'threshold'? known are threshold, columns, turns",
+        ),
+        ("knn_6,model=m,i=3", "NeighborDistance,i=3 contradicts itself: the column is of i=6"),
         ("MTLD,threshold=7", "threshold must be between 0 and 1, not 7"),
         ("MTLD,0.5", "'0.5' is not of the form key=value"),
         ("MTLD,threshold=[0.5", "'threshold=[0.5' cannot be read: while parsing a flow sequence"),
-        ("Perplexity", "Perplexity: missing 1 required positional argument: 'model'"),
+        ("Perplexity", "Perplexity needs model: write Perplexity,model=…"),
         ({"MTLD": {}, "UniEval": {}}, "is no indicator: write NAME,KEY=VALUE"),
         (7, "7 is no indicator: write NAME,KEY=VALUE"),
     ],
@@ -57,3 +89,25 @@ def test_a_mapping_may_be_text_or_already_one():
     assert parse_mapping({"prompt": "question"}) == {"prompt": "question"}
     assert parse_mapping(None) is None
     assert parse_mapping("") == {}
+
+
+def test_settings_are_read_as_a_recipe_is():
+    texts = ["learning_rate=1e-4", "max_steps=8", "lora_target_modules=[q_proj,v_proj]", "use_peft=false", "seed="]
+    assert read_settings(texts) == {
+        "learning_rate": 1e-4, "max_steps": 8, "lora_target_modules": ["q_proj", "v_proj"], "use_peft": False,
+        "seed": None,
+    }  # fmt: skip
+    assert read_settings([{"max_steps": 8}, "warmup_steps=2"]) == {"max_steps": 8, "warmup_steps": 2}
+
+
+@pytest.mark.parametrize(
+    "texts, message",
+    [
+        (["1e-4"], "--set '1e-4' is not of the form KEY=VALUE, such as learning_rate=1e-4"),
+        (["=1e-4"], "is not of the form KEY=VALUE"),
+        (["seed=1", "seed=2"], "--set gives 'seed' twice"),
+    ],
+)
+def test_settings_that_make_no_sense_are_told(texts, message):
+    with pytest.raises(InstructMineError, match=message):
+        read_settings(texts)

@@ -11,7 +11,7 @@ import hf_instructmine as him
 
 from ..errors import InstructMineError
 from ..outputs.files import written_whole
-from .options import add_finetuning, add_inputs, add_retry_failed, add_verb, pick
+from .options import add_finetuning, add_inputs, add_retry_failed, add_verb, pick, say_next
 from .values import embed, load_rule, read_finetuning
 
 
@@ -113,6 +113,7 @@ def run(args: argparse.Namespace) -> None:
         selection.attach_evidence(comparison)
         selection.save_to_disk(args.attach, overwrite=True)
         print(f"Wrote {Path(args.attach, 'README.md')}: the card of the selection, with this evidence")
+    say_next("report", args.attach or args.output_dir)
 
 
 def _write(comparison: "StrategyComparison", rules: "Mapping[str, Rule]", folder: Path) -> None:

@@ -9,7 +9,7 @@ import hf_instructmine as him
 
 from ..errors import InstructMineError
 from ..outputs.files import written_whole
-from .options import SOURCE, add_verb, pick
+from .options import SOURCE, add_verb, pick, say_next
 
 
 TABLES = "evaluation.md"
@@ -101,6 +101,7 @@ def run(args: argparse.Namespace) -> None:
         selection.attach_evidence(evaluation)
         selection.save_to_disk(args.attach, overwrite=True)
         print(f"Wrote {Path(args.attach, 'README.md')}: the card of the selection, with this evidence")
+    say_next("report", args.attach or args.output_dir)
 
 
 def _dry_run(args: argparse.Namespace) -> None:

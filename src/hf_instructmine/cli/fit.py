@@ -8,7 +8,7 @@ import hf_instructmine as him
 
 from ..errors import InstructMineError
 from ..outputs.folder import check_output_folder, refuse_foreign
-from .options import add_verb, pick
+from .options import add_verb, beside, pick, say_next
 
 
 # Parameters of `LossEstimator.fit` and `save_pretrained` that are not the option of that name.
@@ -57,12 +57,14 @@ def add_options(verbs: Any) -> None:
     verb.add_argument("--license", metavar="ID", help="licence of the rule, for its card, as on the Hub")
     verb.add_argument("--datasets", nargs="+", default=[], metavar="ID", help="what was finetuned on, for its card")
     verb.add_argument("--output-dir", metavar="DIR", help="folder for the rule, its card and its figures")
+    verb.add_argument("--overwrite", action="store_true", help="replace a rule in that folder")
 
 
 def run(args: argparse.Namespace) -> None:
     """Runs the verb."""
     from ..data.inputs import load_pool
     from ..estimator.file import FILE_NAME
+    from ..estimator.verdict import advises_against
     from ..outputs.metadata import check_license, check_repository
 
     if args.license is not None:
@@ -71,6 +73,10 @@ def run(args: argparse.Namespace) -> None:
         check_repository(name)
     check_output_folder(args.output_dir, overwrite=True)
     refuse_foreign(args.output_dir, FILE_NAME, "rule")
+    if Path(args.output_dir, FILE_NAME).exists() and not args.overwrite:
+        raise InstructMineError(
+            f"'{args.output_dir}' holds a rule: name another folder, or replace it with --overwrite"
+        )
     runs = him.load_runs(args.runs) if Path(args.runs, "sweep.json").is_file() else load_pool([args.runs])
     targets = args.target or [name for name in runs.column_names if name.startswith("loss_")][:1]
     if not targets:
@@ -81,3 +87,9 @@ def run(args: argparse.Namespace) -> None:
     rule.save_pretrained(args.output_dir, **pick(args, rule.save_pretrained))
     print(rule.summary())
     print(f"\nWrote {args.output_dir}: estimator.json, and README.md with the figures")
+    chosen = ["--fraction", "0.1", "--output-dir", beside(args.output_dir, "curated")]
+    if advises_against(rule):
+        print("More or larger subsets may tell more: sweep with --num-runs or --subset-size into another folder")
+        say_next("select", "SCORED", "--strategy", "random", *chosen)
+    else:
+        say_next("select", "SCORED", "--rule", args.output_dir, *chosen)

@@ -7,7 +7,7 @@ from typing import Any
 import hf_instructmine as him
 
 from ..errors import InstructMineError
-from .options import SOURCE, add_verb, pick
+from .options import SOURCE, add_verb, pick, say_next
 
 
 # Parameters of `judge` that are not the option of that name.
@@ -95,3 +95,4 @@ def run(args: argparse.Namespace) -> None:
     print(found.summary())
     if not args.dry_run:
         print(f"\nWrote {Path(args.output_dir, 'judge.md')}")
+        say_next("report", args.output_dir)

@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..errors import InstructMineError
+from ..errors import InstructMineError, nearest
 from ..outputs.folder import refuse_input
 from ..outputs.reading import read_yaml
 from . import compare, demo, evaluate, finetune, fit, judge, mine, push, report, score, search_size, select, sweep
+from .completion import PrintCompletion
 from .interrupt import stoppable
+from .parser import VerbParser
 from .terminal import harmless_output
+from .wording import in_options
 
 
 # In the order of a user's way.
@@ -38,7 +41,7 @@ _LEFT = {
     "demo": f"finished parts are kept: {_GOES_ON}",
 }
 # Options that may be mappings in a file.
-_MAPPINGS = ("indicator", "columns", "judge_options")
+_MAPPINGS = ("indicator", "columns", "judge_options", "set")
 
 
 @harmless_output()
@@ -53,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return args.run(args) or 0
         except InstructMineError as error:
             if not interrupt.seen:  # else it is what a library made of the interrupt
-                print(f"instructmine {args.verb}: {error}", file=sys.stderr)
+                print(f"instructmine {args.verb}: {_worded(str(error), args.verb)}", file=sys.stderr)
                 return 1
         except KeyboardInterrupt:
             pass
@@ -65,37 +68,52 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 130
 
 
-def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+def parsers() -> tuple[argparse.ArgumentParser, dict[str, VerbParser]]:
     """The parser of the command, and that of each verb."""
     parser = argparse.ArgumentParser(
         prog="instructmine",
         description="Choose the instruction examples worth finetuning on, and measure whether that beats random.",
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=__version__)
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
+    parser.add_argument(
+        "--print-completion", action=PrintCompletion, metavar="SHELL", help="what bash, zsh or tcsh reads to complete"
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb", parser_class=VerbParser)
     for verb in VERBS:
         verb.add_options(verbs)
+    for sorted_one in verbs.choices.values():
+        sorted_one.sort_options()
     return parser, verbs.choices
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    words = list(sys.argv[1:] if argv is None else argv)
     parser, verbs = parsers()
-    args, options = parser.parse_known_args(argv)
-    args.options = options
-    if args.options and args.verb != "finetune":  # which passes them on
-        parser.error(f"unrecognized arguments: {' '.join(args.options)}")
+    if words and not words[0].startswith("-") and words[0] not in verbs:
+        parser.error(f"argument verb: invalid choice: '{words[0]:.80}': {nearest(words[0], verbs)}")
+    args, options = parser.parse_known_args(words)
+    args.options = options  # of `finetune`, which passes them on
+    verb = verbs[args.verb]
+    if options and not verb.passes_on:
+        verb.error(f"unrecognized arguments: {' '.join(options)}")
     if getattr(args, "config", None) is not None:
-        verb = verbs[args.verb]
         verb.set_defaults(**_read_config(verb, args.config))
-        args = parser.parse_args(argv)
+        args = parser.parse_args(words)
     for option in () if getattr(args, "status", None) else args.required:
         if getattr(args, option) in (None, []):
-            verbs[args.verb].error(f"{option.replace('_', '-')} is missing (here or in --config)")
+            verb.missing(option, args)
     return args
 
 
-def _read_config(verb: argparse.ArgumentParser, path: str) -> dict[str, Any]:
-    known = {a.dest: a for a in verb._actions if a.dest not in ("help", "config")}
+def _worded(message: str, name: str) -> str:
+    """A message for the user of a verb, who knows its options."""
+    of_verb = {module.__name__.rpartition(".")[2].replace("_", "-"): module for module in VERBS}
+    return in_options(message, parsers()[1][name], getattr(of_verb[name], "OTHERWISE", {}))
+
+
+def _read_config(verb: VerbParser, path: str) -> dict[str, Any]:
+    known = {name: action for name, action in verb.options.items() if name not in ("help", "config")}
     try:
         values = read_yaml(Path(path), f"--config {path}")
     except InstructMineError as error:
@@ -103,7 +121,7 @@ def _read_config(verb: argparse.ArgumentParser, path: str) -> dict[str, Any]:
     values = {key.replace("-", "_"): value for key, value in values.items()}
     unknown = [key for key in values if key not in known]
     if unknown:
-        verb.error(f"--config {path} has the unknown option '{unknown[0]}'; known are {', '.join(sorted(known))}")
+        verb.error(f"--config {path} has the unknown option '{unknown[0]}': {nearest(unknown[0], sorted(known))}")
     return {key: _as_given(verb, known[key], value, f"--config {path}: {key}") for key, value in values.items()}
 
 
@@ -133,7 +151,7 @@ def _one_value(verb: argparse.ArgumentParser, action: argparse.Action, value: An
     except (TypeError, ValueError):
         verb.error(f"{where} is {value!r:.80}, which is no {getattr(action.type, '__name__', 'value')}")
     if action.choices is not None and converted not in action.choices:
-        verb.error(f"{where} is {value!r:.80}; it is one of {', '.join(map(str, action.choices))}")
+        verb.error(f"{where} is {value!r:.80}: {nearest(value, action.choices)}")
     return converted
 
 

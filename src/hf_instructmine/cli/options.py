@@ -2,8 +2,12 @@
 
 import argparse
 import inspect
+import shlex
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
+
+from .parser import VerbParser
 
 
 # What names rows on the command line.
@@ -23,7 +27,7 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
 def add_verb(
     verbs: Any, name: str, help: str, run: Callable[[argparse.Namespace], int | None], required: Sequence[str] = ()
-) -> argparse.ArgumentParser:
+) -> VerbParser:
     """Adds a verb to what `add_subparsers` returned.
 
     Args:
@@ -34,9 +38,9 @@ def add_verb(
         required (`Sequence[str]`): Options that have to be given, on the command line or in the file of `--config`.
 
     Returns:
-        `argparse.ArgumentParser`: For the options of the verb.
+        [`VerbParser`]: For the options of the verb.
     """
-    verb = verbs.add_parser(name, help=help, description=help, formatter_class=_HelpFormatter)
+    verb: VerbParser = verbs.add_parser(name, help=help, description=help, formatter_class=_HelpFormatter)
     verb.set_defaults(run=run, required=required)
     verb.add_argument("--config", metavar="FILE", help="YAML file with any of these options; the command line wins")
     return verb
@@ -45,6 +49,21 @@ def add_verb(
 def pick(args: argparse.Namespace, function: Callable[..., Any], **read: Any) -> dict[str, Any]:
     """The options that have the name of a parameter of `function`; what was `read` from an option goes before it."""
     return {name: vars(args)[name] for name in inspect.signature(function).parameters if name in args} | read
+
+
+def say_next(*command: object, instead: Sequence[object] = ()) -> None:
+    """Prints what to do next: a command of ours by its words, quoted for a shell, and another one `instead`.
+
+    What only the user knows is a word in capitals.
+    """
+    print(f"Next: {shlex.join(map(str, ('instructmine', *command)))}")
+    if instead:
+        print(f"  or: {shlex.join(map(str, ('instructmine', *instead)))}")
+
+
+def beside(folder: object, name: str) -> Path:
+    """A folder of that name beside another one."""
+    return Path(str(folder)).with_name(name)
 
 
 def add_inputs(verb: argparse.ArgumentParser, seed: str = "seed of the sample") -> None:
@@ -67,7 +86,7 @@ def add_rule(verb: argparse.ArgumentParser) -> None:
 
 def add_finetuning(verb: argparse.ArgumentParser) -> None:
     """Adds how finetunes are made, by what, and what they are measured on."""
-    verb.add_argument("--recipe", metavar="FILE", help="how to finetune: YAML, as in recipes/")
+    add_recipe(verb)
     verb.add_argument(
         "--eval-set",
         nargs="+",
@@ -79,6 +98,14 @@ def add_finetuning(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument("--workers", type=int, metavar="N", help="processes of --executor local (one for each GPU)")
     add_accelerate_config(verb)
+
+
+def add_recipe(verb: argparse.ArgumentParser, help: str = "how to finetune: a recipe's name, or a YAML file") -> None:
+    """Adds how finetunes are made."""
+    verb.add_argument("--recipe", metavar="RECIPE", help=help)
+    verb.add_argument(
+        "--set", nargs="+", metavar="KEY=VALUE", help="options that win over the recipe's, e.g. learning_rate=1e-4"
+    )
 
 
 def add_accelerate_config(verb: argparse.ArgumentParser) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import hf_instructmine as him
 
 from ..indicators import INDICATORS
-from .options import add_inputs, add_verb, pick
+from .options import add_inputs, add_verb, beside, pick, say_next
 from .values import build_indicator
 
 
@@ -60,7 +60,14 @@ def run(args: argparse.Namespace) -> None:
         print(f"  {describe_unread(unread)}", file=sys.stderr)
     for name, counts in report.items():
         print(f"  {scoring.describe_counts(name, counts)}{_quartiles(scored[name])}")
-    print(f"Next: instructmine select {args.output_dir} --rule RULE --size N --output-dir DIR")
+    strategy = "longest" if "output_length" in scored.column_names else "random"
+    training = ["--recipe", "smollm2-135m-cpu-last-layers", "--eval-set", "NAME=SOURCE"]
+    subset = ["--subset-size", max(len(scored) // 10, 1), "--output-dir", beside(args.output_dir, "sweep")]
+    say_next(
+        "select", args.output_dir, "--strategy", strategy, "--fraction", "0.1",
+        "--output-dir", beside(args.output_dir, strategy),
+        instead=["sweep", args.output_dir, *training, *subset],
+    )  # fmt: skip
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Any
 import hf_instructmine as him
 
 from ..errors import InstructMineError
-from .options import add_finetuning, add_inputs, add_rule, add_verb, pick
+from .options import add_finetuning, add_inputs, add_rule, add_verb, beside, pick, say_next
 from .values import load_rule, read_finetuning
 
 
@@ -77,8 +77,8 @@ def run(args: argparse.Namespace) -> None:
     report.save_figure(Path(args.output_dir, FIGURE))
     print(report)
     print(f"\nWrote {args.output_dir}: {TRIALS} and {FIGURE}")
-    pool = " ".join(args.input)
-    print(f"Next: instructmine select {pool} --rule {args.rule} --size {report.best_size} --output-dir DIR")
+    chosen = ["--size", report.best_size, "--output-dir", beside(args.output_dir, "curated")]
+    say_next("select", *args.input, "--rule", args.rule, *chosen)
 
 
 def parse_range(text: str) -> tuple[str, tuple | list]:

@@ -1,14 +1,24 @@
 """`instructmine sweep`: designs the mixtures once, keeps the design beside the runs, and sweeps."""
 
 import argparse
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 import hf_instructmine as him
 
-from .options import add_finetuning, add_inputs, add_retry_failed, add_verb, pick
+from .options import add_finetuning, add_inputs, add_retry_failed, add_verb, beside, pick, say_next
 from .values import embed, read_finetuning
 
+
+if TYPE_CHECKING:
+    import numpy as np
+    from datasets import Dataset
+
+    from ..data.evaluation_sets import EvaluationSet
+    from ..finetuning.recipe import Recipe
 
 # Parameters of `design_mixtures` and `run_sweep` that are not the option of that name.
 OTHERWISE = {
@@ -40,11 +50,16 @@ def add_options(verbs: Any) -> None:
     verb.add_argument("--method", default="d-optimal", help="d-optimal, tilted, or dirichlet (the paper's way)")
     verb.add_argument("--replicates", type=int, metavar="N", help="subsets trained twice (4 if not given)")
     verb.add_argument("--sources", nargs="+", metavar="SOURCE", help="mix these alone (all if not given)")
-    verb.add_argument("--indicators", nargs="+", metavar="COLUMN", help="design for these (all if not given)")
+    verb.add_argument(
+        "--indicators", nargs="+", metavar="COLUMN", help="design for these (all but copies if not given)"
+    )
     verb.add_argument("--num-candidates", type=int, metavar="N", help="subsets that the design chooses from")
     verb.add_argument("--encoder", metavar="MODEL", help="sentence encoder, for knn_<i> inside each subset")
     add_retry_failed(verb)
     verb.add_argument("--keep-models", action="store_true", help="keep the final model of each run, with a card")
+    verb.add_argument(
+        "--dry-run", action="store_true", help="show the design, time a short finetune, and write nothing"
+    )
     verb.add_argument("--status", metavar="DIR", help="tell how far the sweep in DIR is, and do nothing else")
 
 
@@ -61,6 +76,9 @@ def run(args: argparse.Namespace) -> int:
     recipe, eval_sets = read_finetuning(args)
     scored = load_pool(args.input, **pick(args, load_pool, columns=columns))
     embedding = None if args.encoder is None else partial(embed, args.encoder, scored, columns)
+    if args.dry_run:
+        _dry_run(args, scored, recipe, eval_sets, columns, embedding)
+        return 0
     request = pick(args, him.design_mixtures)
     mixtures, report = design_once(scored, args.output_dir, args.encoder, embedding, **request)
     if report is not None:
@@ -76,5 +94,29 @@ def run(args: argparse.Namespace) -> int:
         spreads = ("between mixtures", between), ("of replicates", within)
         told = ", ".join(f"{spread:.5f} {what}" for what, spread in spreads if spread is not None)
         print(f"SD of log loss on {name}: {told or 'one run has none'}")
-    print(f"Next: instructmine fit {args.output_dir} --output-dir DIR")
-    return 0 if len(done) else 1
+    if not len(done):
+        return 1
+    say_next("fit", args.output_dir, "--output-dir", beside(args.output_dir, "rule"))
+    return 0
+
+
+def _dry_run(
+    args: argparse.Namespace,
+    scored: "Dataset",
+    recipe: "Recipe",
+    eval_sets: "dict[str, EvaluationSet]",
+    columns: dict[str, str] | None,
+    embed: "Callable[[], np.ndarray] | None",
+) -> None:
+    """Shows the design, and what its finetunes take here; a design that the folder holds is looked at, not changed."""
+    from ..sweep.design import design_once
+    from ..sweep.manifest import DESIGN
+    from ..sweep.timing import foresee
+
+    with TemporaryDirectory() as empty:
+        kept = Path(args.output_dir, DESIGN).exists()
+        folder = args.output_dir if kept else empty
+        mixtures, report = design_once(scored, folder, args.encoder, embed, **pick(args, him.design_mixtures))
+    print(f"{report or 'The design is that of ' + str(args.output_dir)}\n")
+    print(f"Would train {foresee(scored, mixtures, recipe, eval_sets, columns)}. Nothing was written.")
+    print("Next: the same command without --dry-run")

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from ..data.columns import TOKENS
 from ..data.containers import as_dataset
 from ..data.evaluation_sets import load_eval_sets
-from ..errors import InstructMineError
+from ..errors import InstructMineError, not_one_of
 from ..outputs.markdown import count, printable
 from ..sweep.executors import Execution
 from ..sweep.manifest import open_records
@@ -169,7 +169,7 @@ def _check_numbers(protocol: Protocol) -> None:
         if not isinstance(value, int) or value < least:
             raise InstructMineError(f"{name} must be a whole number of at least {least}, not {value!r}")
     if protocol.budget not in BUDGETS:
-        raise InstructMineError(f"budget must be one of {', '.join(BUDGETS)}, not {protocol.budget!r}")
+        raise InstructMineError(f"budget must be {not_one_of(protocol.budget, BUDGETS)}")
 
 
 def _check_pool(scored: Dataset, strategies: Mapping[str, Strategy]) -> None:

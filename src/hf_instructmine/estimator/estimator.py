@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..data.containers import as_table
-from ..errors import InstructMineError
+from ..errors import InstructMineError, nearest
 from ..outputs.folder import refuse_foreign, staged_folder
 from ..outputs.markdown import printable
 from ..outputs.publishing import Content, Pushed, publish
@@ -148,7 +148,7 @@ class LossEstimator(Rule):
             [`InstructMineError`]: For another name.
         """
         if name not in PUBLISHED:
-            raise InstructMineError(f"no published rule '{name}': there are {' and '.join(PUBLISHED)}")
+            raise InstructMineError(f"no published rule '{name}': {nearest(name, PUBLISHED)}")
         text = resources.files(__package__).joinpath("published", f"{name}.json").read_text("utf-8")
         return cls(**estimator_file.read(text, f"the rule '{name}'"))
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
-from ..errors import InstructMineError
+from ..errors import InstructMineError, nearest
 from ..models.availability import check_model
 from ..models.loading import LoadedModel, ModelSource
 from ..outputs.digests import digest, digest_of_text
@@ -216,7 +216,7 @@ def _judge(
 
     known = inspect.signature(ask).parameters.keys() - {"models", "output_dir", "baseline", "dry_run"}
     if unknown := sorted(given.keys() - known):
-        raise InstructMineError(f"judge has no option '{unknown[0]}': known are {', '.join(sorted(known))}")
+        raise InstructMineError(f"judge has no option '{unknown[0]}': {nearest(unknown[0], sorted(known))}")
     if absent := [name for name in ("judge", "prompts") if name not in given]:
         raise InstructMineError(f"judge needs '{absent[0]}': the judge, and what the models answer for it")
     return ask(models, output_dir=folder, baseline=baseline, dry_run=dry_run, **{"dtype": dtype, **given})

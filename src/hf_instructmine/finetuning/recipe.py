@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
-from ..errors import InstructMineError, one_line
+from ..errors import InstructMineError, not_one_of, one_line
 from ..models.rendering import check_template_kwargs
 from ..outputs.digests import digest
 from ..outputs.files import shipped
@@ -226,7 +226,9 @@ class Recipe:
         parser = _parser()
         parser.set_defaults(**_as_defaults(parser, settings))
         try:
-            parsed = parser.parse_args_into_dataclasses(args=list(options), look_for_args_file=False)
+            *parsed, rest = parser.parse_args_into_dataclasses(
+                args=list(options), look_for_args_file=False, return_remaining_strings=True
+            )
         except (TypeError, ValueError) as error:
             if isinstance(error, InstructMineError):
                 raise
@@ -242,6 +244,10 @@ class Recipe:
                     "the recipe asks for DeepSpeed, which is not here: pip install deepspeed"
                 ) from error
             raise InstructMineError(f"the recipe needs a package that is not here: {one_line(error)}") from error
+        if rest:
+            near = difflib.get_close_matches(rest[0].partition("=")[0], parser._option_string_actions, n=1)
+            meant = f": did you mean {near[0]}?" if near else ": it takes those of TRL's SFTConfig and ModelConfig"
+            raise InstructMineError(f"a finetune has no option {rest[0]}{meant}")
         return Arguments(*parsed)
 
 
@@ -252,7 +258,11 @@ def _find(recipe: str | Path) -> Path:
         return path
     known = {path.stem: path for path in sorted(shipped("recipes").glob("*.yaml"))}
     if str(recipe) not in known:
-        raise InstructMineError(f"cannot read the recipe '{recipe}': it is no file and none of {', '.join(known)}")
+        near = difflib.get_close_matches(str(recipe).casefold(), known, n=1)
+        meant = f": did you mean '{near[0]}'?" if near else ""
+        raise InstructMineError(
+            f"cannot read the recipe '{recipe}': it is no file and none of {', '.join(known)}{meant}"
+        )
     return known[str(recipe)]
 
 
@@ -308,7 +318,7 @@ def _as_named_here(settings: Mapping[str, Any], known: Mapping[str, argparse.Act
 
 def _check_budget(own: FinetuningArguments, sft: "SFTConfig") -> None:
     if own.budget not in BUDGETS:
-        raise InstructMineError(f"budget must be one of {', '.join(BUDGETS)}, not {own.budget!r}")
+        raise InstructMineError(f"budget must be {not_one_of(own.budget, BUDGETS)}")
     if own.budget == "steps" and sft.max_steps < 1:
         raise InstructMineError("budget: steps needs max_steps")
     if own.budget == "tokens" and not own.train_tokens:

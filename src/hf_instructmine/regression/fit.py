@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InstructMineError
+from ..errors import InstructMineError, nearest
 from ..versions import check_versions
 from . import choice, penalized
 from .choice import CRITERIA, Problem
@@ -58,9 +58,9 @@ class FitOptions:
 
     def __post_init__(self) -> None:
         if self.model not in penalized.MODELS:
-            raise InstructMineError(f"no model '{self.model}': there are {', '.join(penalized.MODELS)}")
+            raise InstructMineError(f"no model '{self.model}': {nearest(self.model, penalized.MODELS)}")
         if self.select not in CRITERIA:
-            raise InstructMineError(f"no criterion '{self.select}': there are {', '.join(CRITERIA)}")
+            raise InstructMineError(f"no criterion '{self.select}': {nearest(self.select, CRITERIA)}")
         if self.weights is not None and self.model in ("pls", "automl"):
             raise InstructMineError(f"model='{self.model}' takes no weights: use 'ols', 'ridge' or 'elastic-net'")
         if self.max_vif is not None and self.model != "ols":

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from ..data.containers import as_dataset
 from ..data.evaluation_sets import load_eval_sets
-from ..errors import InstructMineError
+from ..errors import InstructMineError, not_one_of
 from ..estimator.estimator import LossEstimator
 from ..finetuning.recipe import Recipe
 from ..outputs.digests import digest
@@ -114,7 +114,7 @@ def search_size(
         grid_seeds=grid_seeds, equal_steps=equal_steps, concurrency=concurrency, seed=seed,
     )  # fmt: skip
     if cost not in COSTS:
-        raise InstructMineError(f"cost must be one of {', '.join(COSTS)}, not {cost!r}")
+        raise InstructMineError(f"cost must be {not_one_of(cost, COSTS)}")
     # Everything that can be refused is looked at before the first run.
     scored = as_dataset(scored, "scored", columns=columns)
     execution = Execution(executor, accelerate_config, columns, workers=workers)

@@ -12,6 +12,7 @@ from datasets import Dataset
 from ..data.texts import pool_digest
 from ..errors import InstructMineError
 from ..outputs.files import write_parquet, written_whole
+from ..outputs.markdown import count
 from ..outputs.reading import read_parquet
 from ..outputs.records import differences
 from .design_report import design_report
@@ -52,8 +53,8 @@ def design_once(
     if before is not None:
         if changed := differences(before["request"], asked):
             raise InstructMineError(
-                f"'{folder}' holds a sweep of another design ({'; '.join(changed)}): choose another output_dir, or "
-                "undo the change"
+                f"'{folder}' holds a sweep of another design ({'; '.join(changed)}): choose another output_dir, undo "
+                f"the change, or delete that folder, which holds {count(len(records.all()), 'finished run')}"
             )
         try:
             return _read_mixtures(records.folder / MIXTURES), None

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..errors import InstructMineError
+from ..errors import InstructMineError, not_one_of
 from ..finetuning.launching import configured_processes
 from .inline import Inline
 from .subprocesses import Subprocess, run_command
@@ -43,7 +43,7 @@ class Execution:
 
     def __post_init__(self) -> None:
         if self.executor not in EXECUTORS:
-            raise InstructMineError(f"executor must be one of {', '.join(EXECUTORS)}, not {self.executor!r}")
+            raise InstructMineError(f"executor must be {not_one_of(self.executor, EXECUTORS)}")
         if self.workers is not None and (self.executor != "local" or self.workers < 1):
             raise InstructMineError("workers is the number, at least 1, of processes of executor='local'")
 

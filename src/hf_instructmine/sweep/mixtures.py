@@ -14,11 +14,12 @@ from datasets import Dataset, Features, List, Value
 from datasets.utils import tqdm
 
 from ..data.containers import as_dataset
-from ..errors import InstructMineError
+from ..errors import InstructMineError, nearest
 from ..regression.regressors import leverage
 from .scored_pool import ScoredPool, SubsetSize
 
 
+METHODS = ("dirichlet", "tilted", "d-optimal")
 TILT_STRENGTHS = (0.5, 6.0)  # λ, in standard deviations of the pool; drawn log-uniformly
 RIDGE = 1e-3  # prior precision of each slope, candidates standardised: keeps collinear columns from stopping a design
 
@@ -88,8 +89,8 @@ def design_mixtures(
         [`InstructMineError`]: On a request that the pool cannot meet; the message names the column, source or size.
     """
     scored = as_dataset(scored, "scored")
-    if method not in ("dirichlet", "tilted", "d-optimal"):
-        raise InstructMineError(f"method={method!r} is unknown: choose 'dirichlet', 'tilted' or 'd-optimal'")
+    if method not in METHODS:
+        raise InstructMineError(f"method={method!r} is unknown: {nearest(method, METHODS)}")
     if num_runs < 1:
         raise InstructMineError(f"num_runs={num_runs}: a design needs at least one run")
     if replicates is None:

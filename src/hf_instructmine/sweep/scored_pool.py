@@ -1,5 +1,6 @@
 """A scored pool as arrays, and how a subset is drawn from it and measured."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,6 +8,7 @@ import numpy as np
 from datasets import Dataset
 
 from ..data.columns import NEIGHBOR_COLUMN, TOKENS, indicator_names, numeric_column
+from ..data.provenance import get_provenance
 from ..errors import InstructMineError
 from ..models.neighbors import neighbor_distances
 
@@ -150,12 +152,25 @@ class ScoredPool:
 def _columns(scored: Dataset, indicators: Sequence[str] | None) -> list[str]:
     if len(scored) == 0:
         raise InstructMineError("the pool is empty: there is nothing to draw subsets from")
-    columns = list(indicators) if indicators is not None else indicator_names(scored)
+    columns = list(indicators) if indicators is not None else _independent(scored, indicator_names(scored))
     if missing := [name for name in columns if name not in scored.column_names]:
         raise InstructMineError(f"the pool has no column {missing[0]!r}: its columns are {scored.column_names}")
     if not columns:
         raise InstructMineError(f"the pool has no indicator column among {scored.column_names}: score it first")
     return columns
+
+
+def _independent(scored: Dataset, columns: list[str]) -> list[str]:
+    """Without a column that says the same as another: perplexity is exp(nll), and a design cannot tell them apart."""
+    made = get_provenance(scored)
+    if not {"perplexity", "nll"} <= {*columns} or made.get("perplexity") != made.get("nll"):
+        return columns
+    warnings.warn(
+        "perplexity is left out of the design, as it is exp(nll) of the same model; indicators=['perplexity', …] "
+        "designs for it",
+        stacklevel=4,
+    )
+    return [name for name in columns if name != "perplexity"]
 
 
 def _sources(scored: Dataset, column: str | None) -> np.ndarray:
