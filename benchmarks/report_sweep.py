@@ -32,7 +32,7 @@ def main() -> None:
     if args.rank_with is not None:
         print(rank_table(runs, read(args.rank_with)))
     for name in SETS:
-        print(f"### Rule for `{name}`\n\n```\n{fit(runs, name).summary()}\n```\n")
+        print(f"## Rule for `{name}`\n\n```\n{fit(runs, name).summary()}\n```\n")
 
 
 def read(path: Path) -> list[dict]:

@@ -87,7 +87,7 @@ class StrategyComparison(Shown):
 
     @cached_property
     def amounts(self) -> list[str]:
-        """The budgets: response tokens before rows, small before large."""
+        """The budgets, response tokens before rows, small before large."""
         given = {amount for amount in self.runs["amount"] if amount != FULL}
         return sorted(given, key=lambda amount: (not amount.startswith("tokens"), int(amount.split("=")[1])))
 

@@ -83,7 +83,7 @@ class SubsetPrediction:
 
     @property
     def extrapolates(self) -> bool:
-        """Whether the set lies further out than any run: the rule was not tested there."""
+        """Whether the set lies further out than any run, where the rule was not tested."""
         if self.leverage is None or self.max_run_leverage is None:
             return False
         return self.leverage > self.max_run_leverage * (1 + 1e-9)

@@ -71,7 +71,7 @@ class Calibration:
 
     @property
     def informative(self) -> float:
-        """Sensitivity + specificity - 1: 1 for a judge that always agrees with people, 0 for one that guesses."""
+        """Sensitivity + specificity - 1, which is 1 for a judge that follows people, and 0 for one that guesses."""
         return self.sensitivity + self.specificity - 1
 
     def to_dict(self) -> dict[str, float | None]:

@@ -171,8 +171,11 @@ class Recipe:
 
     @property
     def comparable(self) -> dict[str, Any]:
-        """What makes two runs comparable: all settings but data, seeds, folders, the number of processes and what no
-        loss depends on, the same wherever a local model's folder lies."""
+        """What has to be equal in two runs for their losses to be compared.
+
+        That is all settings but data, seeds, folders, the number of processes and what no loss depends on. It is
+        the same wherever a local model's folder lies.
+        """
         return {name: value for name, value in self._of_recipe.items() if name not in _OF_NO_LOSS}
 
     @property

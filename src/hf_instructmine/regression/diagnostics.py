@@ -242,7 +242,7 @@ class Diagnostics:
 
     @property
     def in_every(self) -> list[str]:
-        """The regressors that are in the rule whatever is chosen: covariates and groups."""
+        """The covariates and groups, which are regressors of the rule whatever is chosen."""
         return [name for name in self.vif if name not in self.candidates]
 
     @property
