@@ -79,7 +79,7 @@ def test_a_page_is_read_with_what_its_comments_say(check_docs, page):
         ("select scored --size 2000 --output-dir curated", "select scored --size 12 --output-dir curated"),
         (
             "design_mixtures(scored, num_runs=24, subset_size=1000)",
-            "design_mixtures(scored, num_runs=6, subset_size=6)",
+            "design_mixtures(scored, num_runs=8, subset_size=6)",
         ),
         ("min_size=500, max_size=10_000", "min_size=4, max_size=20, num_trials=2, grid_seeds=2"),
         ("select(scored, size=100)", "select(scored, size=100)"),
@@ -103,7 +103,7 @@ def test_a_page_gets_the_folders_that_it_reads_and_not_those_that_it_writes(chec
 def test_yaml_blocks_become_files(check_docs, page, tmp_path):
     (tmp_path / "inputs").mkdir()
     check_docs.lay_out(tmp_path / "work", tmp_path / "inputs", [], check_docs.read_page(page)[0], tmp_path)
-    assert (tmp_path / "work" / "sweep.yaml").read_text() == "# sweep.yaml\nnum_runs: 6\n"
+    assert (tmp_path / "work" / "sweep.yaml").read_text() == "# sweep.yaml\nnum_runs: 8\n"
 
 
 def test_what_fails_is_named_by_page_and_line(check_docs, tmp_path):

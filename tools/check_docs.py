@@ -35,8 +35,8 @@ KEPT = ("scored", "sweep", "rule", "search", "curated", "comparison", "mined")
 QUICK = (
     (r"--size \d+", "--size 12"),
     (r"\bsize=(2000|1000)", "size=12"),
-    (r"num_runs=\d+|num_runs: \d+", lambda found: re.sub(r"\d+", "6", found[0])),
-    (r"--num-runs \d+", "--num-runs 6"),
+    (r"num_runs=\d+|num_runs: \d+", lambda found: re.sub(r"\d+", "8", found[0])),
+    (r"--num-runs \d+", "--num-runs 8"),
     (r"(--subset-size |subset_size=|subset_size: )\d+", r"\g<1>6"),
     (r"subset_tokens=[\d_]+", "subset_tokens=200"),
     (r"(instructmine compare .*--tokens )\d+", r"\g<1>60 --parts 5 --random-at"),
