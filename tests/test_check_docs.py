@@ -96,6 +96,7 @@ def test_a_page_gets_the_folders_that_it_reads_and_not_those_that_it_writes(chec
 
     assert named("instructmine select scored --rule rule --output-dir curated") == ["scored", "rule"]
     assert named("instructmine push curated me/curated") == ["curated"]
+    assert named("instructmine sweep scored --output-dir sweep") == ["scored"]
     assert named("instructmine compare scored --rule mine=rule --output-dir comparison") == ["scored", "rule"]
     assert named('him.Selection.load("curated").save_to_disk("curated")') == ["curated"]
 

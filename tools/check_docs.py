@@ -30,7 +30,7 @@ from hub_stub import TOKEN, HubStub
 
 ROOT = Path(__file__).parents[1]
 FIRST = "docs/quick-start.md"
-KEPT = ("scored", "sweep", "rule", "search", "curated", "comparison", "mined")
+KEPT = ("scored", "sweep", "rule", "search", "curated", "comparison")
 # The sizes of the docs, and those that they are tried with.
 QUICK = (
     (r"--size \d+", "--size 12"),
@@ -113,7 +113,7 @@ def read_page(page: str) -> tuple[list[Block], list[str] | None]:
 
 def named_folders(blocks: list[Block]) -> list[str]:
     """The folders of the quick start that blocks read: those they name, and do not write when they first do."""
-    text = "\n".join(block.text for block in blocks if block.left_out is None)
+    text = re.sub(r"instructmine \S+", "", "\n".join(block.text for block in blocks if block.left_out is None))
     found = []
     for folder in KEPT:
         first = re.search(rf"({WRITES})?(?<![\w/.-]){folder}(?![\w.-])", text)
