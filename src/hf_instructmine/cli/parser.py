@@ -89,7 +89,8 @@ class VerbParser(argparse.ArgumentParser):
         moved: list[str] = []
         while words and len(own) < most and not _is_option(words[0]):
             word = words.pop(0)
-            is_input = action.nargs in LISTS and not _fits(action, word) and self._is_input(word)
+            may_end = action.nargs == "*" or (action.nargs == "+" and bool(own))
+            is_input = may_end and not _fits(action, word) and self._is_input(word)
             (moved if is_input else own).append(word)
         return own, moved
 
