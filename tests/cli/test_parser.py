@@ -61,6 +61,10 @@ def test_a_word_that_no_list_can_hold_is_an_input(command, expected):
     assert parse(command)["input"] == expected
 
 
+def test_the_first_word_of_a_list_stays_in_it_however_wrong():
+    assert parse("compare scored --rule scored --recipe r --eval-set a=b --output-dir o")["rule"] == ["scored"]
+
+
 def test_a_named_model_is_no_benchmark():
     args = parse("evaluate --benchmarks openllm base=some/model --eval-set a=x.jsonl --output-dir o tuned=t")
     assert (args["models"], args["benchmarks"]) == (["base=some/model", "tuned=t"], ["openllm"])

@@ -4,7 +4,7 @@ import pytest
 
 import hf_instructmine as him
 from hf_instructmine import InstructMineError, UniEval
-from hf_instructmine.cli.values import build_indicator, read_settings
+from hf_instructmine.cli.values import build_indicator, build_indicators, read_settings
 from hf_instructmine.data.inputs import parse_mapping
 from hf_instructmine.indicators import INDICATORS, find_indicator, known_names
 from hf_instructmine.indicators.base import Indicator
@@ -33,17 +33,27 @@ def test_an_indicators_arguments_are_read_as_yaml():
         ("Mtld", "MTLD", ("mtld",)),
         ("perplexity,model=m", "Perplexity", ("perplexity",)),
         ("nll,model=m", "Perplexity", ("perplexity", "nll")),
-        ("NLL,model=m,also=[ifd,nll]", "Perplexity", ("perplexity", "nll", "ifd")),
+        ("NLL,model=m,also=[ifd,nll]", "Perplexity", ("perplexity", "ifd", "nll")),
         ("end_of_turn,model=m", "Perplexity", ("perplexity", "end_of_turn")),
         ("knn_3,model=m", "NeighborDistance", ("knn_3",)),
         ("coherence,model=m", "UniEval", ("coherence",)),
-        ("coherence,model=m,dimensions=naturalness", "UniEval", ("coherence", "naturalness")),
+        ("coherence,model=m,dimensions=naturalness", "UniEval", ("naturalness", "coherence")),
         ({"output_length": {"tokenizer": "t"}}, "OutputLength", ("output_length",)),
     ],
 )
 def test_an_indicator_goes_by_the_name_of_a_column_that_it_makes(text, kind, names):
     built = build_indicator(text, None)
     assert (type(built).__name__, built.names) == (kind, names)
+
+
+def test_columns_of_one_model_are_one_indicator():
+    texts = ["perplexity,model=m", "nll,model=m", "mtld", "ifd,model=m", "nll,model=n", "coherence,model=u"]
+    built = build_indicators([*texts, "naturalness,model=u"], None)
+    assert [one.names for one in built] == [
+        ("perplexity", "nll", "ifd"), ("mtld",), ("perplexity", "nll"), ("coherence", "naturalness"),
+    ]  # fmt: skip
+    # All dimensions and one of them are not one wish.
+    assert len(build_indicators(["UniEval,model=u", "coherence,model=u"], None)) == 2
 
 
 def test_every_column_of_an_indicator_can_be_named():

@@ -39,6 +39,11 @@ def worded(verb: str, message: str) -> str:
         ("select", "pass embeddings=NeighborDistance(…).embed(scored)", "pass --encoder MODEL"),
         ("select", "accept it with allow_mismatch=True", "accept it with --allow-mismatch"),
         ("select", "do not compare texts, with drop_duplicates=False", "do not compare texts, with --keep-duplicates"),
+        (
+            "select",
+            "give one of size, fraction, max_log_loss, tokens",
+            "give one of --size, --fraction, --max-log-loss, --tokens",
+        ),
         ("fit", "mend it, or fit with log_target=False", "mend it, or fit with --no-log-target"),
         ("fit", "use select='none', model='ridge'", "use --select none, --model ridge"),
         ("sweep", "another design (seed: 0 → 1; num_runs: 4 → 3)", "another design (seed: 0 → 1; --num-runs: 4 → 3)"),

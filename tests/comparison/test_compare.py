@@ -387,7 +387,7 @@ def test_the_command(model, tmp_path, capsys):
          "--recipe", str(tmp_path / "recipe.yaml"), "--eval-set", f"single={tmp_path / 'eval.jsonl'}",
          "--output-dir", str(tmp_path / "out")]
     )  # fmt: skip
-    assert code == 1 and "unexpected keyword argument 'drop'" in capsys.readouterr().err
+    assert code == 1 and "has no option 'drop'" in capsys.readouterr().err
     code = main(
         ["compare", str(tmp_path / "scored.jsonl"), "--rule", f"mine={tmp_path / 'rule'}", "--tokens", "150",
          "--parts", "4", "--random-at", "--no-whole-pool", "--recipe", str(tmp_path / "recipe.yaml"),

@@ -1,6 +1,7 @@
 """`instructmine compare`: rules against random and the usual baselines, on finetunes of one's own."""
 
 import argparse
+import inspect
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import hf_instructmine as him
 
-from ..errors import InstructMineError
+from ..errors import InstructMineError, nearest
 from ..outputs.files import written_whole
 from .options import add_finetuning, add_inputs, add_retry_failed, add_verb, pick, say_next
 from .values import embed, load_rule, read_finetuning
@@ -169,13 +170,13 @@ def _read_rule(text: str, embeddings: "Callable[[str], np.ndarray]") -> "tuple[s
     name, rest = _pair(text, "--rule")
     place, _, more = rest.partition(",")
     options: dict[str, Any] = parse_mapping(more) or {}
+    known = [*inspect.signature(him.Selector).parameters, "encoder"]
+    if unknown := [key for key in options if key not in known]:
+        raise InstructMineError(f"--rule {name} has no option '{unknown[0]}': {nearest(unknown[0], known)}")
     rule = load_rule(place)
     if encoder := options.pop("encoder", None):
         options["embeddings"] = embeddings(encoder)
-    try:
-        return name, him.Selector(rule, **options)
-    except TypeError as error:
-        raise InstructMineError(f"--rule {name}: {str(error).split('() ')[-1]}") from error
+    return name, him.Selector(rule, **options)
 
 
 def _pair(text: str, option: str) -> tuple[str, str]:

@@ -78,7 +78,7 @@ class VerbParser(argparse.ArgumentParser):
     def _find(self, name: str) -> argparse.Action:
         action = self._option_string_actions.get(name) or self._option_string_actions.get(name.replace("_", "-"))
         if action is None:
-            known = [option for option in self._option_string_actions if option.startswith("--")]
+            known = [option for one in self._actions for option in one.option_strings if option.startswith("--")]
             self.error(f"there is no option {name}: {nearest(name, known, quote='')}")
         return action
 
@@ -89,7 +89,8 @@ class VerbParser(argparse.ArgumentParser):
         moved: list[str] = []
         while words and len(own) < most and not _is_option(words[0]):
             word = words.pop(0)
-            is_input = action.nargs in LISTS and not _fits(action, word) and self._is_input(word)
+            may_end = action.nargs == "*" or (action.nargs == "+" and bool(own))
+            is_input = may_end and not _fits(action, word) and self._is_input(word)
             (moved if is_input else own).append(word)
         return own, moved
 
@@ -108,10 +109,11 @@ class VerbParser(argparse.ArgumentParser):
     def missing(self, option: str, args: argparse.Namespace) -> NoReturn:
         """Ends with the usage and what is missing; where a list may have taken it, with how to keep it from that."""
         lists = [a for a in self._actions if isinstance(a, _AddsUp) and getattr(args, a.dest) is not a.default]
-        taken = ""
-        if lists and not self.options[option].option_strings:
+        names, taken = self.options[option].option_strings, ""
+        if lists and not names:
             taken = f"; {lists[-1].option_strings[0]} takes all words after it: write the {option} first"
-        self.error(f"{option.replace('_', '-')} is missing (here or in --config){taken}")
+        name = names[0] if names else option.replace("_", "-")
+        self.error(f"{name} is missing (here or in --config){taken}")
 
 
 class _AddsUp(argparse.Action):

@@ -13,7 +13,7 @@ import hf_instructmine as him
 
 from ..indicators import INDICATORS
 from .options import add_inputs, add_verb, beside, pick, say_next
-from .values import build_indicator
+from .values import build_indicators
 
 
 # Parameters of `score` that are not the option of that name.
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
     from ..indicators import scoring
 
     columns = parse_mapping(args.columns)
-    indicators = [build_indicator(text, columns) for text in args.indicator]
+    indicators = build_indicators(args.indicator, columns)
     pool = load_pool(args.input, **pick(args, load_pool, columns=columns))
     with _silenced(scoring.logger):  # the summary below says the same
         scored = him.score(pool, indicators, **pick(args, him.score))

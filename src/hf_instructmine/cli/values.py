@@ -27,6 +27,26 @@ if TYPE_CHECKING:
 _EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 
 
+def build_indicators(texts: Sequence[str | dict], columns: dict[str, str] | None) -> list[Any]:
+    """Builds the indicators of a command. Columns of one model are one indicator, which runs the model once.
+
+    Raises:
+        [`InstructMineError`]: Where the name or an argument of one is not known.
+    """
+    joint: list[tuple[str, dict[str, Any]]] = []
+    for name, arguments in map(_read_indicator, texts):
+        asked: dict[str, Any] = {key: arguments[key] for key in ("also", "dimensions") if key in arguments}
+        rest = {key: value for key, value in arguments.items() if key not in asked}
+        for other, known in joint:
+            same = other == name and {key: value for key, value in known.items() if key not in asked} == rest
+            if asked and same and ("also" in asked or "dimensions" in known):
+                known |= _join(name, asked, known)
+                break
+        else:
+            joint.append((name, arguments))
+    return [_build(name, arguments, columns) for name, arguments in joint]
+
+
 def build_indicator(text: str | dict, columns: dict[str, str] | None) -> Any:
     """Builds an indicator from `NAME[,KEY=VALUE…]`, or from a YAML mapping `{NAME: {KEY: VALUE}}`.
 
@@ -35,6 +55,11 @@ def build_indicator(text: str | dict, columns: dict[str, str] | None) -> Any:
     Raises:
         [`InstructMineError`]: Where the name or an argument is not known.
     """
+    return _build(*_read_indicator(text), columns)
+
+
+def _read_indicator(text: str | dict) -> tuple[str, dict[str, Any]]:
+    """The public name and the arguments of an indicator."""
     from ..data.inputs import parse_mapping
 
     if isinstance(text, str):
@@ -47,8 +72,11 @@ def build_indicator(text: str | dict, columns: dict[str, str] | None) -> Any:
     found = find_indicator(str(name))
     if found is None:
         raise InstructMineError(f"there is no indicator '{name}': {nearest(name, known_names())}")
-    name, asked = found
-    kwargs = _join(str(name), asked, kwargs or {}) | ({} if columns is None else {"columns": columns})
+    return found[0], _join(found[0], found[1], kwargs or {})
+
+
+def _build(name: str, arguments: Mapping[str, Any], columns: dict[str, str] | None) -> Any:
+    kwargs = {**arguments, **({} if columns is None else {"columns": columns})}
     indicator = getattr(him, name)
     known = inspect.signature(indicator).parameters
     if unknown := [key for key in kwargs if key not in known]:
@@ -65,7 +93,8 @@ def _join(name: str, asked: Mapping[str, Any], given: Mapping[str, Any]) -> dict
     for key, value in asked.items():
         if isinstance(value, list):
             more = joint.get(key, [])
-            joint[key] = [*value, *(one for one in ([more] if isinstance(more, str) else more) if one not in value)]
+            given_first = [more] if isinstance(more, str) else list(more)
+            joint[key] = [*given_first, *(one for one in value if one not in given_first)]
         elif joint.setdefault(key, value) != value:
             raise InstructMineError(f"{name},{key}={joint[key]} contradicts itself: the column is of {key}={value}")
     return joint

@@ -32,7 +32,7 @@ def in_options(message: str, verb: VerbParser, otherwise: Mapping[str, str]) -> 
     names = "|".join(sorted(map(re.escape, named), key=len, reverse=True))
     pattern = re.compile(
         rf"{_QUOTED}|`(?P<ticked>{names})`|(?<![\w./-])(?:(?P<given>{names})=(?P<value>{_VALUE})|"
-        rf"(?P<bare>{names})\b(?![\w=./'-]))"
+        rf"(?P<listed>(?:{names})(?:, (?:{names}))+)\b(?![\w=./'-])|(?P<bare>{names})\b(?![\w=./'-]))"
     )
 
     def option(found: re.Match[str]) -> str:
@@ -40,6 +40,8 @@ def in_options(message: str, verb: VerbParser, otherwise: Mapping[str, str]) -> 
             return f"`{named[name].option_strings[0]}`"
         if name := found["given"]:
             return _given(named[name], found["value"], name)
+        if found["listed"]:
+            return ", ".join(named[name].option_strings[0] for name in found["listed"].split(", "))
         # Without an underscore it may be any word.
         return named[name].option_strings[0] if (name := found["bare"]) and "_" in name else found[0]
 
