@@ -47,7 +47,7 @@ QUICK = (
     (r"(?m)^    parts=8,", "    parts=5, random_at=[],"),
     (r"\*\*him\.usual_strategies\(scored\)", '"longest": "highest:output_length"'),
     (r"(?m)^(instructmine mine .*)$", r"\1 --num-runs 6 --parts 4 --yes"),
-    (r"(him\.mine\(.*)\)$", r"\1, num_runs=6, parts=4)"),
+    (r"(him\.mine\(.*)\)$", r"\1, num_runs=8, parts=4)"),
     (r"instructmine demo ", "instructmine demo --quick "),
 )
 FENCE = re.compile(r"^```(bash|python|yaml|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
