@@ -46,7 +46,8 @@ QUICK = (
     (r"--min-size \d+ --max-size \d+( --num-trials \d+)?", "--min-size 4 --max-size 20 --num-trials 2 --grid-seeds 2"),
     (r"(?m)^    parts=8,", "    parts=5, random_at=[],"),
     (r"\*\*him\.usual_strategies\(scored\)", '"longest": "highest:output_length"'),
-    (r"(?m)^(instructmine mine .*)$", r"\1 --num-runs 6 --parts 4 --yes"),
+    (r"(?m)^(instructmine mine .*--eval-set .*)$", r"\1 --num-runs 8 --parts 4"),
+    (r"(?m)^(instructmine mine .*)$", r"\1 --yes"),
     (r"(him\.mine\(.*)\)$", r"\1, num_runs=8, parts=4)"),
     (r"instructmine demo ", "instructmine demo --quick "),
 )
