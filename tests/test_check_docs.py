@@ -83,6 +83,15 @@ def test_a_page_is_read_with_what_its_comments_say(check_docs, page):
         ),
         ("min_size=500, max_size=10_000", "min_size=4, max_size=20, num_trials=2, grid_seeds=2"),
         ("select(scored, size=100)", "select(scored, size=100)"),
+        ('him.mine("a", "b", {"c": "d"}, 75, "e")', 'him.mine("a", "b", {"c": "d"}, 12, "e", num_runs=8, parts=4)'),
+        (
+            "instructmine mine a --eval-set b=c --size 75 --output-dir d",
+            "instructmine mine a --eval-set b=c --size 12 --output-dir d --num-runs 8 --parts 4 --yes",
+        ),
+        (
+            "instructmine mine a --strategy longest --output-dir d",
+            "instructmine mine a --strategy longest --output-dir d --yes",
+        ),
         ("score pool.jsonl --indicator MTLD", "score pool.jsonl --indicator MTLD"),
     ],
 )

@@ -48,7 +48,7 @@ QUICK = (
     (r"\*\*him\.usual_strategies\(scored\)", '"longest": "highest:output_length"'),
     (r"(?m)^(instructmine mine .*--eval-set .*)$", r"\1 --num-runs 8 --parts 4"),
     (r"(?m)^(instructmine mine .*)$", r"\1 --yes"),
-    (r"(him\.mine\(.*)\)$", r"\1, num_runs=8, parts=4)"),
+    (r"(?m)^(him\.mine\(.*\}, )\d+(.*)\)$", r"\g<1>12\2, num_runs=8, parts=4)"),
     (r"instructmine demo ", "instructmine demo --quick "),
 )
 FENCE = re.compile(r"^```(bash|python|yaml|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
