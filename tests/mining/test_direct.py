@@ -68,7 +68,10 @@ def test_what_a_rule_needs_is_grouped_by_what_makes_it(model):
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
-        ({"rule": "instructmining-v1"}, "makes output_length, knn_6 is not recorded: give --indicator NeighborDistance,model=MODEL and --model"),
+        (
+            {"rule": "instructmining-v1"},
+            "makes output_length, knn_6 is not recorded: give --indicator NeighborDistance,model=MODEL and --model",
+        ),
         ({"rule": "instructmining-v2"}, "cannot be scored"),
         ({"strategy": "longest"}, "give --model MODEL"),
         ({"strategy": "longest", "model": "no/such-model"}, "no/such-model"),
