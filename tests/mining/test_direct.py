@@ -78,7 +78,7 @@ def test_what_a_rule_needs_is_grouped_by_what_makes_it(model):
         ({"strategy": "longest", "rule": "instructmining-v2"}, "give one of them"),
         ({"strategy": "random", "size": "auto"}, "no size can be searched for"),
         ({"strategy": "random", "size": 31}, "size=31 is above the pool's 30 rows"),
-        ({"strategy": "longst"}, "'longst' is no strategy"),
+        ({"strategy": "longst"}, "or write a strategy: random"),
         ({"strategy": "highest:mine"}, "no indicator of this package makes 'mine'"),
         ({}, "finetunes need a model and an evaluation set"),
         ({"strategy": "random", "described": {"source_license": ["web=mit"]}}, "the pool has no source 'web'"),

@@ -159,7 +159,7 @@ def test_a_selector_of_a_strategy_is_recorded_in_a_comparison_by_what_it_does():
 @pytest.mark.parametrize(
     ("strategy", "select", "told"),
     [
-        ("longst", {}, "'longst' is no strategy: write random, balanced:COLUMN"),
+        ("longst", {}, "or write a strategy: random, balanced:COLUMN"),
         ("instructmining-v2", {}, "open it with LossEstimator.from_pretrained"),
         ("highest:ifd<1-2", {}, "has the limit '1-2', which is no number"),
         ("highest-reward", {}, "needs the column 'reward': score the pool with Reward first"),

@@ -93,8 +93,12 @@ def run(args: argparse.Namespace) -> None:
 
 def _check_options(args: argparse.Namespace) -> None:
     """Refuses what does not go together, by the names of the options."""
+    from ..selection.preference import Preference
+
     if args.rule is not None and args.strategy is not None:
         raise InstructMineError("--rule and --strategy are two ways to choose: give one of them")
+    if args.strategy is not None:
+        Preference.parse(args.strategy)
     if args.size is None and args.search_size is None:
         raise InstructMineError("say how many rows with --size N, --size auto or --search-size MIN:MAX")
     without = args.rule is not None or args.strategy is not None

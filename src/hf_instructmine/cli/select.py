@@ -130,6 +130,8 @@ def read_chooser(args: argparse.Namespace) -> "LossEstimator | str":
     Raises:
         [`InstructMineError`]: Where there is neither or both, or a strategy is asked for what only a rule has.
     """
+    from ..selection.preference import Preference
+
     if args.strategy is None and args.rule is None:
         raise InstructMineError(
             "give --rule RULE, or --strategy WHAT to choose without one, such as longest or random"
@@ -142,7 +144,7 @@ def read_chooser(args: argparse.Namespace) -> "LossEstimator | str":
         if vars(args).get(name):
             option = f"--{name.replace('_', '-')}"
             raise InstructMineError(f"{option} is about a rule, and --strategy {args.strategy} is none: leave it out")
-    him.Selector(args.strategy)
+    Preference.parse(args.strategy)
     return args.strategy
 
 

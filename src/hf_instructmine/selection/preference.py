@@ -48,6 +48,11 @@ def column_of(what: str) -> str | None:
     return by_column and by_column[2]
 
 
+def is_strategy(text: str) -> bool:
+    """Whether it is a name or a form of a choice without a rule."""
+    return text in (RANDOM, DIVERSE, BALANCED_RANDOM) or column_of(NAMED.get(text, text)) is not None
+
+
 def rank_by_column(scored: Dataset, what: str) -> tuple[np.ndarray, np.ndarray]:
     """What `highest:COLUMN`, `lowest:COLUMN` and their `<LIMIT` rank by.
 
@@ -106,7 +111,7 @@ class Preference:
             [`InstructMineError`]: Where it is neither.
         """
         what = NAMED.get(text, "" if text in (DIVERSE, BALANCED_RANDOM) else text)
-        if text not in (RANDOM, DIVERSE, BALANCED_RANDOM) and column_of(what) is None:
+        if not is_strategy(text):
             names = ", ".join([*NAMED, BALANCED_RANDOM, DIVERSE])
             raise InstructMineError(f"{text!r:.60} is no strategy: write {FORMS}, or one of {names}")
         limit = BY_COLUMN.fullmatch(what)

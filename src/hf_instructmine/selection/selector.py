@@ -20,7 +20,7 @@ from .curated import Selection
 from .decisions import decide
 from .examples import choose_examples
 from .options import Options
-from .preference import Preference
+from .preference import FORMS, Preference, is_strategy
 from .ranking import (
     FixedRanking,
     SetRanking,
@@ -419,10 +419,12 @@ def _strategy(text: str, seed: int) -> Preference:
     Raises:
         [`InstructMineError`]: Where it is none.
     """
-    try:
-        return Preference.parse(text, seed)
-    except InstructMineError as error:
-        raise InstructMineError(f"{error}; if it is a rule, open it with LossEstimator.from_pretrained") from None
+    if not is_strategy(text):
+        raise InstructMineError(
+            f"the rule is a name, {text!r:.60}: open it with LossEstimator.from_pretrained; or write a strategy: "
+            f"{FORMS}"
+        )
+    return Preference.parse(text, seed)
 
 
 def _refuse_of_rules(strategy: Preference, given: Mapping[str, Any]) -> None:
