@@ -126,6 +126,17 @@ def test_a_report_opens_it(scored, tmp_path):
     assert "No rule: the rows are those of the highest output_length" in page
 
 
+def test_it_takes_the_place_of_a_selection_by_a_rule_and_goes_to_the_hub(scored, tmp_path, monkeypatch, hub, capsys):
+    monkeypatch.chdir(tmp_path)
+    rule = him.LossEstimator.from_coefficients({"output_length": 1.0})
+    him.Selector(rule).select(scored, size=3).save_to_disk("curated")
+    him.Selector("longest").select(scored, size=3).save_to_disk("curated", overwrite=True)
+    assert not (tmp_path / "curated" / "estimator.json").exists()
+    assert main(["push", "curated", "me/longest"]) == 0
+    assert "No rule: the rows are those of the highest output_length" in " ".join(capsys.readouterr().out.split())
+    assert load_dataset("me/longest", split="train")["output_length"][:] == [9, 8, 7]
+
+
 class Evidence:
     """A comparison in which these strategies took part."""
 

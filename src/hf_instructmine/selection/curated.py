@@ -8,23 +8,28 @@ from typing import TYPE_CHECKING
 
 from ..data.provenance import get_provenance
 from ..errors import InstructMineError
+from ..estimator import file as estimator_file
 from ..estimator.verdict import in_a_title
-from ..outputs.folder import staged_folder
+from ..outputs.folder import resolved, staged_folder
 from ..outputs.markdown import count, printable
 from ..outputs.publishing import Content, Pushed, publish
 from ..outputs.shards import MAX_SHARD_SIZE
-from .card import build_card, figure_file
+from .card import FIGURE_FILE, FIGURE_WITHOUT_RULE, build_card, figure_file
 from .figures import plot_predicted_log_loss
 from .origin import check_stated, read_origin
 from .preference import RANDOM
 from .record import SelectionRecord
-from .saved import read, write
+from .saved import RECORD_FILE, read, write
 
 
 if TYPE_CHECKING:
     from huggingface_hub import DatasetCard
 
     from ..outputs.markdown import Evidence
+
+
+# What a selection by a rule has and one by a strategy has not, or the other way round.
+KINDS_OF_FILES = {estimator_file.FILE_NAME, FIGURE_FILE, FIGURE_WITHOUT_RULE}
 
 
 class Selection(SelectionRecord):
@@ -153,8 +158,13 @@ class Selection(SelectionRecord):
         Raises:
             [`InstructMineError`]: Where the folder cannot be written, or holds files and `overwrite` is `False`.
         """
+        earlier = resolved(folder) / RECORD_FILE
+        of_earlier = KINDS_OF_FILES if earlier.is_file() else set()
         with staged_folder(folder, overwrite) as stage:
             self._write(stage)
+            stale = of_earlier - {path.name for path in stage.iterdir()}
+        for name in stale:  # a rule's beside rows of a strategy would be taken for theirs
+            (resolved(folder) / name).unlink(missing_ok=True)
 
     def push_to_hub(
         self,
