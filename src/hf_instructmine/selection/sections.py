@@ -75,7 +75,7 @@ def ranking(selection: "SelectionRecord") -> str:
             "Each row keeps every column of its source row, the indicators among them, and adds `predicted_log_loss`. "
             "Rows are in the order of their ranking, the lowest predicted log loss first."
         )
-    return "Each row keeps every column of its source row, the indicators among them. Rows are as they were taken."
+    return "Each row keeps every column of its source row, the indicators among them. Rows are in the order in which they were taken."
 
 
 def not_measured(selection: "SelectionRecord") -> list[str]:
