@@ -136,7 +136,10 @@ def _tell(selection: Any, args: argparse.Namespace) -> None:
 
     print(f"\n{selection.summary()}\n")
     measured = [line for section in selection.sections for line in section.verdict]
-    print("\n".join(fill(line, WIDTH) for line in measured or not_measured(selection)))
+    told = [fill(line, WIDTH) for line in measured]
+    # Where nothing was measured there is a command, which stays in one line.
+    told = told or not_measured(selection, f"{args.output_dir}/scored", f"{args.output_dir}/curated")
+    print("\n".join(told))
     print(f"\nWrote {args.output_dir}/curated (load_dataset opens it) and {args.output_dir}/report.html")
     print(f"Next: instructmine push {args.output_dir}/curated me/my-dataset")
 

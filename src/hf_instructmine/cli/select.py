@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Sequence
-from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import hf_instructmine as him
@@ -89,7 +88,6 @@ def run(args: argparse.Namespace) -> None:
     """Runs the verb."""
     from ..data.evaluation_sets import open_eval_sets
     from ..data.inputs import load_pool, parse_mapping
-    from ..estimator.summary import WIDTH
     from ..selection.origin import check_stated
     from ..selection.sections import not_measured
 
@@ -116,7 +114,7 @@ def run(args: argparse.Namespace) -> None:
     if selection.license is None:
         print("The licence of these rows is not known: the card says so; --license states one")
     if selection.strategy is not None:
-        print("\n".join(fill(line, WIDTH) for line in not_measured(selection)))
+        print("\n".join(not_measured(selection, " ".join(args.input), args.output_dir)))
     print(f"\nWrote {args.output_dir}: load_dataset({str(args.output_dir)!r}) opens it; README.md is its dataset card")
 
 

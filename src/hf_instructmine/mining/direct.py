@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,11 +138,16 @@ def _probe(
     if not made:
         return plan
     some = np.random.default_rng(0).permutation(len(pool))[:SCORED]
-    rows = pool.select(some)
-    him.score(rows, made)  # loads the models
-    started = time.perf_counter()
-    scored = him.score(rows, made)
-    seconds = time.perf_counter() - started
+    few, more = pool.select(some[: len(some) // 2 + 1]), pool.select(some)
+    him.score(few, made)  # loads the models
+    (_, short), (scored, long) = _timed(few, made), _timed(more, made)
     if selector.rule is not None:
         selector.rule.read(scored, allow_mismatch)
-    return ShortPlan(**{**vars(plan), "seconds_scoring": seconds * len(pool) / len(rows)})
+    # What each row adds; the rest is the same for any number of rows.
+    slope = max(long - short, 0.0) / max(len(more) - len(few), 1)
+    return replace(plan, seconds_scoring=long + slope * (len(pool) - len(more)))
+
+
+def _timed(rows: "Dataset", made: "Sequence[Indicator]") -> "tuple[Dataset, float]":
+    started = time.perf_counter()
+    return him.score(rows, made), time.perf_counter() - started

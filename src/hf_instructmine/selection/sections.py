@@ -75,11 +75,20 @@ def ranking(selection: "SelectionRecord") -> str:
             "Each row keeps every column of its source row, the indicators among them, and adds `predicted_log_loss`. "
             "Rows are in the order of their ranking, the lowest predicted log loss first."
         )
-    return "Each row keeps every column of its source row, the indicators among them. Rows are in the order in which they were taken."
+    return (
+        "Each row keeps every column of its source row, the indicators among them. Rows are in the order in which they "
+        "were taken."
+    )
 
 
-def not_measured(selection: "SelectionRecord") -> list[str]:
-    """What is said where no comparison with a random choice is attached, and the command that would find out."""
+def not_measured(selection: "SelectionRecord", pool: str = "SCORED_POOL", folder: str = "THIS_FOLDER") -> list[str]:
+    """What is said where no comparison with a random choice is attached, and the command that would find out.
+
+    Args:
+        selection ([`SelectionRecord`]): Of which it is said.
+        pool (`str`): What the command is to call the scored pool.
+        folder (`str`): What it is to call the folder of the selection.
+    """
     strategy = selection.strategy
     if strategy is None:
         return ["No comparison of this choice with a random one is attached."]
@@ -90,8 +99,8 @@ def not_measured(selection: "SelectionRecord") -> list[str]:
     else:
         amount = f"--size {max(selection.num_selected // PARTS, 1)}"
     command = (
-        f"instructmine compare SCORED_POOL --recipe RECIPE --eval-set NAME=SOURCE --strategy 'chosen={strategy.what}' "
-        f"--no-usual {amount} --output-dir comparison --attach THIS_FOLDER"
+        f"instructmine compare {pool} --recipe RECIPE --eval-set NAME=SOURCE --strategy 'chosen={strategy.what}' "
+        f"--no-usual {amount} --output-dir comparison --attach {folder}"
     )
     return [f"Whether this choice beats a random one is not known. This would find out: `{command}`"]
 
