@@ -76,8 +76,8 @@ def ranking(selection: "SelectionRecord") -> str:
             "Rows are in the order of their ranking, the lowest predicted log loss first."
         )
     return (
-        "Each row keeps every column of its source row, the indicators among them. Rows are in the order in which they "
-        "were taken."
+        "Each row keeps every column of its source row, the indicators among them. Rows are in the order in which "
+        "they were taken."
     )
 
 
