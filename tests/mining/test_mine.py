@@ -81,6 +81,12 @@ def test_what_is_done_is_not_done_again(mined, asked, trained):
     assert trained == [] and curated(mined) == before
 
 
+def test_what_is_said_of_the_rows_may_change_and_is_no_part_of_the_path(mined, asked, trained):
+    him.mine(output_dir=mined, described={"license": "mit", "pretty_name": "Things"}, **asked)
+    card = him.Selection.load(mined / "curated").card
+    assert card.data.license == "mit" and card.data.pretty_name == "Things" and trained == []
+
+
 def test_it_asks_once_with_what_it_takes_and_a_no_trains_nothing(asked, tmp_path):
     shown = []
     assert him.mine(output_dir=tmp_path / "all", confirm=lambda plan: shown.append(plan) or False, **asked) is None
@@ -94,7 +100,7 @@ def test_it_asks_once_with_what_it_takes_and_a_no_trains_nothing(asked, tmp_path
         "tokens a second",
     ):
         assert words in str(plan)
-    assert not (tmp_path / "all" / "scored").exists() and not (tmp_path / "all" / "sweep").exists()
+    assert not (tmp_path / "all").exists()
 
 
 def test_rows_with_a_prompt_of_an_evaluation_set_and_copies_are_left_out(asked, tmp_path):
@@ -115,6 +121,10 @@ def test_rows_with_a_prompt_of_an_evaluation_set_and_copies_are_left_out(asked, 
         ({"eval_sets": {"own": Dataset.from_list(rows(5, 1000))}}, "has 5 examples, too few"),
         ({"pool": Dataset.from_list(rows(10, 1000))}, "every row of the pool holds a prompt of an evaluation set"),
         ({"pool": Dataset.from_list([{"a": 1}] * 20)}, "no known layout"),
+        ({"eval_sets": {"own": Dataset.from_list([{"messages": r["messages"][:1]} for r in rows(20, 1000)])}},
+         "no row of the evaluation set 'own' has a reference answer"),
+        ({"described": {"license": "no such one!"}}, "licence"),
+        ({"search_size": (5, 20), "size": None}, "no range of at least 10"),
         ({"recipe": {**RECIPE, "learning_rat": 1}}, "did you mean 'learning_rate'"),
     ],
 )  # fmt: skip
@@ -122,7 +132,7 @@ def test_what_cannot_be_done_is_one_line_before_anything_is_trained(asked, chang
     with pytest.raises(InstructMineError, match=told) as error:
         him.mine(output_dir=tmp_path / "all", **{**asked, **changed})
     assert "\n" not in str(error.value) and trained == []
-    assert not (tmp_path / "all" / "sweep").exists()
+    assert not (tmp_path / "all").exists()
 
 
 def test_another_path_does_not_go_into_the_folder(mined, asked):

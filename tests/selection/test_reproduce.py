@@ -53,7 +53,7 @@ def test_a_column_whose_making_is_not_recorded_is_named(tmp_path):
 
 
 def test_the_seven_indicators_can_be_written_down():
-    from hf_instructmine.selection.reproduce import _ARGUMENTS, _call, _with_columns
+    from hf_instructmine.selection.reproduce import ARGUMENTS, _call, _with_columns
 
     made = {"indicator": "Perplexity", "model": "me/m", "revision": "abc", "dtype": "bfloat16", "max_length": 2048,
             "turns": "all", "given": False, "include_eos": False, "weights": "xxh64:1"}  # fmt: skip
@@ -62,7 +62,7 @@ def test_the_seven_indicators_can_be_written_down():
         "him.Perplexity(model='me/m', revision='abc', dtype='bfloat16', max_length=2048, turns='all', given=False, "
         "also=['ifd'])"
     )
-    for name, arguments in _ARGUMENTS.items():
+    for name, arguments in ARGUMENTS.items():
         try:
             eval(f"him.{name}({', '.join(f'{a}=None' for a in arguments)})", {"him": him})
         except (InstructMineError, TypeError, ValueError, AttributeError) as error:

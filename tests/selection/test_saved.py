@@ -76,6 +76,7 @@ def test_every_field_of_a_selection_is_kept():
         "sources",
         "sections",
         "decisions",
+        "strategy",
     }
     assert {field.name for field in fields(SelectionRecord)} == {*PLAIN, *tables_rule_and_counts}
 

@@ -86,7 +86,9 @@ def add_options(verbs: Any) -> None:
     verb.add_argument("--output-dir", metavar="DIR", help="folder for the runs, the tables and the figure")
     add_retry_failed(verb)
     verb.add_argument(
-        "--attach", metavar="DIR", help="selection by one of the rules: its card is written anew with this evidence"
+        "--attach",
+        metavar="DIR",
+        help="selection by one of the rules or strategies: its card is written anew with this evidence",
     )
     verb.add_argument("--keep-models", action="store_true", help="keep the final model of each run, with a card")
 
@@ -105,7 +107,7 @@ def run(args: argparse.Namespace) -> None:
     strategies = read_strategies(args, scored, columns)
     rules = rules_of(strategies)
     if selection is not None:
-        _check_rule(selection, rules, args.attach)
+        _check_chosen(selection, strategies, args.attach)
     function = him.compare_strategies
     given = pick(args, function, recipe=recipe, eval_sets=eval_sets, columns=columns, sizes=args.size)
     comparison = function(scored, strategies, **given)
@@ -139,14 +141,21 @@ def rules_of(strategies: "Mapping[str, Strategy]") -> "dict[str, Rule]":
     return {name: rule for name, rule in rules.items() if isinstance(rule, him.LossEstimator)}
 
 
-def _check_rule(selection: "Selection", rules: "Mapping[str, Rule]", folder: str) -> None:
-    """Refuses evidence of other rules before the first finetune."""
+def _check_chosen(selection: "Selection", strategies: "Mapping[str, Strategy]", folder: str) -> None:
+    """Refuses evidence of other choices before the first finetune."""
     from ..estimator.file import rule_digest
 
-    if rule_digest(selection.estimator) not in map(rule_digest, rules.values()):
+    by = selection.chosen_by
+    known = [s.chooses_by if isinstance(s, him.Selector) else s for s in strategies.values()]
+    if by in [rule_digest(s) if isinstance(s, him.LossEstimator) else s for s in known]:
+        return
+    if selection.strategy is not None:
         raise InstructMineError(
-            f"no --rule is the rule of the selection in '{folder}': add --rule NAME={folder}, which holds it"
+            f"no --strategy is that of the selection in '{folder}': add --strategy NAME={by}, which chose its rows"
         )
+    raise InstructMineError(
+        f"no --rule is the rule of the selection in '{folder}': add --rule NAME={folder}, which holds it"
+    )
 
 
 def read_strategies(

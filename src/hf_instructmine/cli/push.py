@@ -69,7 +69,8 @@ def run(args: argparse.Namespace) -> None:
 
 def _selection(args: argparse.Namespace) -> Pushed:
     selection = him.Selection.load(args.folder)
-    warn_against(selection.estimator)
+    if selection.estimator is not None:  # else a strategy chose, and the verdict says so
+        warn_against(selection.estimator)
     _say(selection.verdict())
     return selection.push_to_hub(**pick(args, selection.push_to_hub))
 

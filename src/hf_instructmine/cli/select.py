@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hf_instructmine as him
 
@@ -12,8 +12,12 @@ from .options import SOURCE, add_inputs, add_rule, add_verb, pick
 from .values import embed, load_rule
 
 
+if TYPE_CHECKING:
+    from ..estimator.estimator import LossEstimator
+
 # Parameters of `Selector`, `select` and `save_to_disk` that are not the option of that name.
 OTHERWISE = {
+    "rule": "from --rule or --strategy",
     "dataset": "from input",
     "embeddings": "from --encoder",
     "quotas": "from --quota",
@@ -29,12 +33,14 @@ def add_options(verbs: Any) -> None:
     verb = add_verb(
         verbs,
         "select",
-        "Keep the rows of a scored pool that a rule predicts the lowest loss for, and write them with a dataset card.",
+        "Keep the rows of a scored pool that a rule predicts the lowest loss for, or those of a strategy without a "
+        "rule, and write them with a dataset card.",
         run,
-        required=("input", "rule", "output_dir"),
+        required=("input", "output_dir"),
     )
-    add_inputs(verb)
+    add_inputs(verb, "seed of the sample, and of a strategy that draws")
     add_rule(verb)
+    add_strategy(verb)
     verb.add_argument("--size", type=int, metavar="N", help="keep N rows")
     verb.add_argument("--fraction", type=float, metavar="F", help="keep this share of the pool, 0 to 1")
     verb.add_argument("--tokens", type=int, metavar="N", help="keep rows up to N response tokens")
@@ -52,6 +58,13 @@ def add_options(verbs: Any) -> None:
         metavar="NAME=SOURCE",
         help=f"leave out rows with a prompt of this set; each a {SOURCE}",
     )
+    add_described(verb)
+    verb.add_argument("--output-dir", metavar="DIR", help="folder for the curated dataset, its card and the rule")
+    verb.add_argument("--overwrite", action="store_true", help="replace another selection in that folder")
+
+
+def add_described(verb: argparse.ArgumentParser) -> None:
+    """Adds what the rows cannot say of themselves, for the card."""
     verb.add_argument(
         "--license", metavar="ID", help="licence of the whole, as on the Hub (the inputs' cards', if one)"
     )
@@ -60,8 +73,15 @@ def add_options(verbs: Any) -> None:
     )
     verb.add_argument("--source-license", nargs="+", metavar="SOURCE=ID", help="licence of a source")
     verb.add_argument("--pretty-name", metavar="NAME", help="what the data set is called in its card")
-    verb.add_argument("--output-dir", metavar="DIR", help="folder for the curated dataset, its card and the rule")
-    verb.add_argument("--overwrite", action="store_true", help="replace another selection in that folder")
+
+
+def add_strategy(verb: argparse.ArgumentParser) -> None:
+    """Adds how to choose without a rule."""
+    verb.add_argument(
+        "--strategy", metavar="WHAT",
+        help="without a rule: longest, random, highest:COLUMN, lowest:COLUMN, highest:COLUMN<LIMIT, balanced:COLUMN, "
+        "lowest-perplexity, highest-perplexity, highest-reward, highest-ifd, knn-diversity or balanced-random",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> None:
@@ -69,6 +89,7 @@ def run(args: argparse.Namespace) -> None:
     from ..data.evaluation_sets import open_eval_sets
     from ..data.inputs import load_pool, parse_mapping
     from ..selection.origin import check_stated
+    from ..selection.sections import not_measured
 
     # What can be wrong is read before the pool is.
     columns = parse_mapping(args.columns)
@@ -76,7 +97,7 @@ def run(args: argparse.Namespace) -> None:
     if compares and args.encoder is None:
         option = "--set-level" if args.set_level else "--max-similarity"
         raise InstructMineError(f"{option} compares embeddings: name a sentence encoder with --encoder")
-    rule, quotas = load_rule(args.rule), parse_quotas(args.quota)
+    rule, quotas = read_chooser(args), parse_quotas(args.quota)
     eval_sets = open_eval_sets(args.eval_set) if args.eval_set else None
     check_stated(args.license, args.language, args.source_license)
     check_output_folder(args.output_dir, args.overwrite)
@@ -92,7 +113,37 @@ def run(args: argparse.Namespace) -> None:
     print(selection)
     if selection.license is None:
         print("The licence of these rows is not known: the card says so; --license states one")
+    if selection.strategy is not None:
+        print("\n".join(not_measured(selection, " ".join(args.input), args.output_dir)))
     print(f"\nWrote {args.output_dir}: load_dataset({str(args.output_dir)!r}) opens it; README.md is its dataset card")
+
+
+# Options of `select` that only a rule can be asked for.
+_OF_RULES = ("max_log_loss", "max_leverage", "allow_mismatch", "set_level")
+
+
+def read_chooser(args: argparse.Namespace) -> "LossEstimator | str":
+    """The rule, or the strategy, which is looked at before the pool is read.
+
+    Raises:
+        [`InstructMineError`]: Where there is neither or both, or a strategy is asked for what only a rule has.
+    """
+    from ..selection.preference import Preference
+
+    if args.strategy is None and args.rule is None:
+        raise InstructMineError(
+            "give --rule RULE, or --strategy WHAT to choose without one, such as longest or random"
+        )
+    if args.strategy is None:
+        return load_rule(args.rule)
+    if args.rule is not None:
+        raise InstructMineError("--rule and --strategy are two ways to choose: give one of them")
+    for name in _OF_RULES:
+        if vars(args).get(name):
+            option = f"--{name.replace('_', '-')}"
+            raise InstructMineError(f"{option} is about a rule, and --strategy {args.strategy} is none: leave it out")
+    Preference.parse(args.strategy)
+    return args.strategy
 
 
 def parse_quotas(texts: Sequence[str] | None) -> dict[str, tuple[float | None, float | None]] | None:

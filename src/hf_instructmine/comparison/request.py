@@ -84,7 +84,7 @@ class Request:
         choices: Choices,
     ) -> None:
         before = self.records.read(self.path) or {"strategies": [], "fitted_on": {}}
-        rules = {n: s.rule if isinstance(s, Selector) else s for n, s in strategies.items()}
+        rules = {n: s.chooses_by if isinstance(s, Selector) else s for n, s in strategies.items()}
         fitted = {
             name: [target.removeprefix("loss_") for target in rule.target.split(" + ")]
             for name, rule in rules.items()

@@ -1,6 +1,5 @@
 """Ways to choose rows, at equal response tokens or equal numbers of rows, so that they can be compared."""
 
-import heapq
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -8,45 +7,29 @@ from typing import Any
 import numpy as np
 from datasets import ClassLabel, Dataset, Value
 
-from ..data.columns import SOURCE, names_sources, numeric_column
 from ..data.containers import as_dataset
 from ..errors import InstructMineError
 from ..estimator.estimator import LossEstimator
+from ..selection.preference import BALANCED, RANDOM, balance, column_of, rank_by_column, shuffled, usual
 from ..selection.selector import Selector
 
 
 # What a strategy may be: see [`choose_rows`].
 Strategy = str | LossEstimator | Selector | Callable[..., Sequence[int]]
 
-RANDOM, FULL = "random", "full"
-_BALANCED = re.compile(r"balanced:(\w+)")
-_BY_COLUMN = re.compile(r"(highest|lowest):(\w+)(?:<([-\d.eE]+))?")
-# What one would try without a rule, where the pool has the column. IFD as its authors use it: the highest below 1,
-# where the instruction helps at all (arXiv 2308.12032).
-_USUAL = {
-    "longest": "highest:output_length",
-    "lowest-perplexity": "lowest:perplexity",
-    "highest-perplexity": "highest:perplexity",
-    "highest-reward": "highest:reward",
-    "highest-ifd": "highest:ifd<1",
-}
+FULL = "full"
 
 
 def usual_strategies(scored: Any) -> dict[str, Strategy]:
     """The baselines that a pool's columns allow: random, random balanced over sources (column `source`), longest
     response, lowest and highest perplexity, highest reward, highest IFD below 1, kNN diversity (highest distance to
     the i-th neighbour)."""
-    scored = as_dataset(scored, "scored")
-    usual = {name: spec for name, spec in _USUAL.items() if _column(spec) in scored.column_names}
-    neighbors = [name for name in scored.column_names if re.fullmatch(r"knn_\d+", name)]
-    diverse = {"knn-diversity": f"highest:{neighbors[0]}"} if neighbors else {}
-    balanced = {"balanced-random": f"balanced:{SOURCE}"} if names_sources(scored) else {}
-    return {RANDOM: RANDOM, **balanced, **usual, **diverse}
+    return dict(usual(as_dataset(scored, "scored")))
 
 
 def is_random(strategy: Strategy) -> bool:
     """Whether it chooses at random, so that what it chose once is like what it would choose again."""
-    return isinstance(strategy, str) and (strategy == RANDOM or _BALANCED.fullmatch(strategy) is not None)
+    return isinstance(strategy, str) and (strategy == RANDOM or BALANCED.fullmatch(strategy) is not None)
 
 
 def check_strategy(name: str, strategy: Strategy, scored: Dataset) -> None:
@@ -58,7 +41,7 @@ def check_strategy(name: str, strategy: Strategy, scored: Dataset) -> None:
     if not re.fullmatch(r"\w[\w.-]{0,59}", name):
         raise InstructMineError(f"the strategy's name {name!r:.70} must be letters, digits, '-', '_' and '.'")
     if isinstance(strategy, str) and strategy not in (RANDOM, FULL):
-        column = _column(strategy)
+        column = column_of(strategy)
         if column is None:
             raise InstructMineError(
                 f"the strategy '{name}' is {strategy!r}: write random, balanced:COLUMN, full, highest:COLUMN, "
@@ -66,7 +49,7 @@ def check_strategy(name: str, strategy: Strategy, scored: Dataset) -> None:
             )
         if column not in scored.column_names:
             raise InstructMineError(f"the strategy '{name}' needs the column '{column}': score the pool with it first")
-        if _BALANCED.fullmatch(strategy) and not isinstance(scored.features[column], Value | ClassLabel):
+        if BALANCED.fullmatch(strategy) and not isinstance(scored.features[column], Value | ClassLabel):
             raise InstructMineError(f"the strategy '{name}' balances over '{column}', which holds no single values")
     elif not isinstance(strategy, str | LossEstimator | Selector) and not callable(strategy):
         raise InstructMineError(f"the strategy '{name}' is a {type(strategy).__name__}, which cannot choose rows")
@@ -113,9 +96,9 @@ def choose_rows(
         return _checked(name, strategy(scored, **budget), len(scored), costs, budget)
     ((kind, amount),) = budget.items()
     if is_random(strategy):
-        order = np.random.default_rng(list(draw)).permutation(usable)
+        order = shuffled(usable, draw)
         if strategy != RANDOM:
-            order = _balanced(order, scored[strategy.partition(":")[2]], costs)
+            order = balance(order, scored[strategy.partition(":")[2]], costs)
     else:
         order = _ranked(scored, strategy)
         order = order[np.isin(order, usable)]
@@ -144,38 +127,9 @@ def take(order: np.ndarray, costs: np.ndarray, amount: int, what: str) -> np.nda
 
 
 def _ranked(scored: Dataset, strategy: str) -> np.ndarray:
-    found = _BY_COLUMN.fullmatch(strategy)
-    assert found is not None  # other names are refused first
-    end, column, limit = found.groups()
-    values = numeric_column(scored, column)
-    known = np.isfinite(values)
-    if limit is not None:
-        known &= values < float(limit)
-    order = np.argsort(-values if end == "highest" else values, kind="stable")
-    return order[known[order]]
-
-
-def _balanced(order: np.ndarray, values: Sequence[Any], costs: np.ndarray) -> np.ndarray:
-    """Takes in turn from the value of which least has been taken, each in the given order."""
-    groups: dict[Any, list[int]] = {}
-    for row in order:
-        groups.setdefault(values[int(row)], []).append(int(row))
-    waiting = [(0.0, k, iter(rows)) for k, rows in enumerate(groups.values())]
-    found: list[int] = []
-    while waiting:
-        taken, k, rows = heapq.heappop(waiting)
-        row = next(rows, None)
-        if row is not None:
-            found.append(row)
-            heapq.heappush(waiting, (taken + costs[row], k, rows))
-    return np.array(found, dtype=np.int64)
-
-
-def _column(strategy: str) -> str | None:
-    if found := _BALANCED.fullmatch(strategy):
-        return found[1]
-    found = _BY_COLUMN.fullmatch(strategy)
-    return found and found[2]
+    ranked_by, beyond = rank_by_column(scored, strategy)
+    order = np.argsort(ranked_by, kind="stable")
+    return order[(np.isfinite(ranked_by) & ~beyond)[order]]
 
 
 def _checked(name: str, rows: Sequence[int], given: int, costs: np.ndarray, budget: Mapping[str, int]) -> np.ndarray:

@@ -30,7 +30,8 @@ REPLICATES = 4
 DESIGNED, LOGGED = ("nll", "ifd", "end_of_turn", "mtld"), ("end_of_turn", "mtld")
 STEPS = 16  # optimiser steps of a finetune, where the machine's recipe is taken
 _MOST_TOKENS = 8000  # of a subset on a CPU: what docs/results.md was measured at
-_SAMPLE, _SCORED = 256, 12
+_SAMPLE, SCORED = 256, 12
+BYTES_A_ROW = 4096  # of a scored pool, with its texts
 _MARGIN = 2.0  # a part has so many times what is chosen of it at least
 # The last layers of a model over a trunk that is run once per text: what a CPU trains in seconds.
 _ON_CPU: dict[str, Any] = {
@@ -40,6 +41,8 @@ _ON_CPU: dict[str, Any] = {
     "disable_tqdm": True, "report_to": "none", "save_strategy": "no", "logging_steps": 4,
 }  # fmt: skip
 _ON_GPU = "smollm2-1.7b-lora"
+# Of a search for the size: a grid of five sizes with three seeds, selected and random, and trials after it.
+GRID_SIZES, GRID_SEEDS, TRIALS = 5, 3, 6
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,9 @@ class Plan:
         examples (`dict[str, int]`): Of each evaluation set.
         seconds_scoring, seconds_sweep, seconds_comparison (`float`): By a few rows and steps, measured here.
         tokens_per_second (`float`): That were scored.
-        disk (`int`): Bytes, about; models that are kept come on top.
+        disk (`int`): Bytes, about; models that are kept are among them.
+        sizes (`tuple[int, int]`, *optional*): Within which the number of rows is searched for; `size` is the larger.
+        seconds_search (`float`): Of that search.
     """
 
     rows: int
@@ -77,6 +82,26 @@ class Plan:
     seconds_comparison: float = 0.0
     tokens_per_second: float = 0.0
     disk: int = 0
+    sizes: tuple[int, int] | None = None
+    seconds_search: float = 0.0
+
+    def tokens_in_part(self, rows: int) -> int:
+        """Response tokens chosen in each part, where so many rows are kept of the pool."""
+        return max(int(self.tokens_a_row * rows / self.parts), 1)
+
+    @property
+    def searched(self) -> int:
+        """Finetunes of the search for the size."""
+        return 0 if self.sizes is None else 2 * GRID_SIZES * GRID_SEEDS + TRIALS
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """What is asked for, without what depends on the machine or has no say."""
+        plain = {**asdict(self), "disk": 0}
+        del plain["seconds_search"]
+        if self.sizes is None:  # as earlier versions wrote it
+            del plain["sizes"]
+        return plain
 
     @property
     def finetunes(self) -> tuple[int, int]:
@@ -85,11 +110,7 @@ class Plan:
 
     def __str__(self) -> str:
         sweep, comparison = self.finetunes
-        left = "".join(
-            f", {count(rows, 'row')} left out that hold a prompt of {printable(name)}"
-            for name, rows in self.overlapping.items()
-            if rows
-        )
+        left = _left_out(self.overlapping)
         smallest = min(self.examples.values())
         return "\n".join(
             [
@@ -99,13 +120,65 @@ class Plan:
                 f"{self.tokens_per_second:,.0f} tokens a second",
                 f"Sweep:      {sweep} finetunes on {self.subset_tokens:,} response tokens each; "
                 f"{duration(self.seconds_sweep)}",
-                f"Select:     {count(self.size, 'row')} by the rule fitted to them",
+                *self._told_of_size(),
                 f"Compare:    with random rows: {comparison} finetunes on {self.part_tokens:,} response tokens in "
                 f"each of {self.parts} parts of the pool; {duration(self.seconds_comparison)}",
                 f"It can see: {power(self.parts, smallest, len(self.examples))}",
                 f"Disk:       about {self.disk / 2**20:,.0f} MiB",
             ]
         )
+
+    def _told_of_size(self) -> list[str]:
+        if self.sizes is None:
+            return [f"Select:     {count(self.size, 'row')} by the rule fitted to them"]
+        least, most = self.sizes
+        return [
+            f"Size:       from {least:,} to {count(most, 'row')}, searched for with {self.searched} finetunes; "
+            f"{duration(self.seconds_search)}",
+            "Select:     as many rows as the search finds best, by the rule fitted to the sweep",
+        ]
+
+
+@dataclass(frozen=True)
+class ShortPlan:
+    """What is going to be done without finetunes, and what it takes.
+
+    Attributes:
+        rows, usable, overlapping, size: As of a [`Plan`].
+        chooser (`str`): The rule or the strategy, in words.
+        scores (`list[str]`): Columns that are made.
+        disk (`int`): Bytes, about.
+        seconds_scoring (`float`): By a few rows, measured here.
+    """
+
+    rows: int
+    usable: int
+    overlapping: dict[str, int]
+    size: int
+    chooser: str
+    scores: list[str]
+    disk: int = 0
+    seconds_scoring: float = 0.0
+
+    def __str__(self) -> str:
+        scores = f"{', '.join(self.scores)}; {duration(self.seconds_scoring)}" if self.scores else "nothing"
+        return "\n".join(
+            [
+                f"Pool:       {count(self.rows, 'row')}, {self.usable:,} of them usable{_left_out(self.overlapping)}",
+                f"Score:      {scores}",
+                f"Select:     {count(self.size, 'row')} by {printable(self.chooser)}",
+                "Finetunes:  none, so whether the choice beats a random one will not be known",
+                f"Disk:       about {self.disk / 2**20:,.0f} MiB",
+            ]
+        )
+
+
+def _left_out(overlapping: Mapping[str, int]) -> str:
+    return "".join(
+        f", {count(rows, 'row')} left out that hold a prompt of {printable(name)}"
+        for name, rows in overlapping.items()
+        if rows
+    )
 
 
 def indicators(model: str, columns: Mapping[str, str] | None = None) -> "list[Indicator]":
@@ -134,8 +207,15 @@ def clean_pool(
     return pool.select(kept), dict(overlaps.counts)
 
 
+def executor_for() -> str:
+    """How to run finetunes on this machine: one on each GPU where there are several."""
+    import torch
+
+    return "local" if torch.cuda.is_available() and torch.cuda.device_count() > 1 else "inline"
+
+
 def recipe_for(model: str, rows: int) -> Recipe:
-    """How to finetune on this machine: on so many rows, in 16 steps on a CPU."""
+    """How to finetune on this machine: on so many rows, in 16 steps on a CPU; LoRA where there is a GPU."""
     import torch
 
     if torch.cuda.is_available():
@@ -152,6 +232,20 @@ def recipe_for(model: str, rows: int) -> Recipe:
     )
 
 
+def own_recipe(recipe: Any, model: str, plan: Plan) -> Recipe:
+    """The recipe that was given, or the machine's, with this model.
+
+    Raises:
+        [`InstructMineError`]: Where it is not valid.
+    """
+    if recipe is None:
+        return recipe_for(model, round(plan.subset_tokens / plan.tokens_a_row))
+    settings = recipe.settings if isinstance(recipe, Recipe) else Recipe.load(recipe).settings
+    own = Recipe({**settings, "model_name_or_path": model})
+    own.arguments()
+    return own
+
+
 def make_plan(
     rows: int,
     pool: Dataset,
@@ -163,6 +257,7 @@ def make_plan(
     parts: int,
     columns: Mapping[str, str] | None = None,
     seed: int = 0,
+    sizes: tuple[int, int] | None = None,
 ) -> Plan:
     """Says what will be done, without its costs.
 
@@ -182,6 +277,11 @@ def make_plan(
             f"size={size} is {size / parts:.1f} rows in each of {parts} parts: ask for at least {2 * parts}, or fewer "
             "parts"
         )
+    if sizes is not None and not 2 * parts <= sizes[0] < sizes[1]:
+        raise InstructMineError(
+            f"the sizes {sizes[0]} to {sizes[1]} are no range of at least {2 * parts} (two rows in each of {parts} "
+            "parts): raise the first, or ask for fewer parts"
+        )
     sample = np.random.default_rng(seed).permutation(len(pool))[:_SAMPLE]
     lengths = np.array(score(pool.select(sample), OutputLength(tokenizer=model, columns=columns))["output_length"])
     mean = float(lengths[lengths > 0].mean())
@@ -189,7 +289,7 @@ def make_plan(
     return Plan(
         rows=rows, usable=len(pool), overlapping=overlapping, size=size, tokens_a_row=mean,
         subset_tokens=max(int(min(kept, all_tokens / 8, _MOST_TOKENS)), 1), part_tokens=max(int(kept / parts), 1),
-        num_runs=num_runs, parts=parts, examples={name: len(e.rows) for name, e in eval_sets.items()},
+        num_runs=num_runs, parts=parts, examples={name: len(e.rows) for name, e in eval_sets.items()}, sizes=sizes,
     )  # fmt: skip
 
 
@@ -204,7 +304,7 @@ def measure(
 ) -> Plan:
     """The plan with what it takes, by scoring a few rows and two short finetunes."""
     some = np.random.default_rng(seed).permutation(len(pool))
-    rows = pool.select(some[:_SCORED])
+    rows = pool.select(some[:SCORED])
     made = indicators(model, columns)
     score(rows.select(range(min(2, len(rows)))), made)  # loads the model
     started = time.perf_counter()
@@ -222,22 +322,37 @@ def measure(
             "seconds_scoring": scoring * len(pool) / len(rows),
             "seconds_sweep": trunk + run * sweep,
             "seconds_comparison": trunk + run * comparison,
+            "seconds_search": trunk + run * plan.searched if plan.sizes is not None else 0.0,
             "tokens_per_second": float(tokens / scoring),
-            "disk": _bytes(plan, recipe),
+            "sizes": plan.sizes,
         }
     )
 
 
-def _bytes(plan: Plan, recipe: Recipe) -> int:
-    """Bytes that are taken at most: the scored pool twice, the records, and a trunk in bfloat16 while one is used."""
+def disk_bytes(plan: Plan, recipe: Recipe, keep_models: bool = False) -> int:
+    """Bytes that are taken at most: the scored pool twice, the records, and a trunk in bfloat16 while one is used.
+
+    Of models that are kept, whole ones count with their parameters as float32; adapters are small and do not count.
+    """
     from transformers import AutoConfig
 
-    kept = plan.usable * 2 * 4096 + sum(plan.finetunes) * 2**16
+    models = (sum(plan.finetunes) + plan.searched) if keep_models and not recipe.settings.get("use_peft") else 0
+    kept = models * _model_bytes(recipe.settings["model_name_or_path"]) if models else 0
+    kept += plan.usable * 2 * BYTES_A_ROW + sum(plan.finetunes) * 2**16
     if not recipe.settings.get("cached_trunk"):
         return kept
     width = AutoConfig.from_pretrained(recipe.settings["model_name_or_path"]).get_text_config().hidden_size
     # Prompts are taken for as long as responses.
     return kept + int(plan.usable * plan.tokens_a_row * 2 * width * 2)
+
+
+def _model_bytes(model: str) -> int:
+    """Bytes of all parameters as float32, from the configuration alone."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return 4 * AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model)).num_parameters()
 
 
 def _steps(recipe: Recipe, rows: int) -> int:

@@ -82,6 +82,8 @@ def kind_of(folder: Path) -> str | None:
     for name, kind in {**marks, "judge.json": "judge", "sweep.json": "sweep"}.items():
         if (folder / name).is_file():
             return kind
+    if (folder / RECORD_FILE).is_file() and shards(folder):  # by a strategy there is no rule beside it
+        return "curated"
     if (folder / estimator_file.FILE_NAME).is_file():
         return "curated" if shards(folder) else "rule"
     return "scored" if shards(folder) and (folder / "indicators.json").is_file() else None
@@ -244,6 +246,11 @@ def _open_curated(folder: Path, contents: Contents) -> None:
         rule = LossEstimator.from_pretrained(folder)
         contents.curated = _read_whole(shards(folder))
     contents.curated_folder = folder
+    if rule is None:
+        if before is not None:
+            contents.notes.append("the rule in this folder did not choose the rows: a strategy did")
+        contents.rule = None
+        return
     assert isinstance(rule, LossEstimator)  # as both are made by from_pretrained
     if before is not None and estimator_file.rule_digest(before) != estimator_file.rule_digest(rule):
         contents.notes.append("the rule shown is the one that chose the rows; the folder of the rule holds another")

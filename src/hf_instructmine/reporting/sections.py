@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,11 +16,16 @@ from ..outputs.markdown import count, printable
 from ..outputs.privacy import without_paths
 from ..selection.decisions import SELECTED
 from ..selection.figures import plot_predicted_log_loss
+from ..selection.preference import RANDOM, Preference
 from ..selection.walk import passed_over
 from .contents import ABSENT, Contents
 from .fates import NOT_KNOWN, Judged
 from .figures import MOST_INDICATORS, Picture, draw_against_indicators, picture
 from .rows import RowData
+
+
+if TYPE_CHECKING:
+    from ..comparison.results import StrategyComparison
 
 
 MOST_SOURCES = 40
@@ -97,9 +103,11 @@ def verdict(contents: Contents) -> Section:
 
 def comparison_verdict(contents: Contents) -> list[str]:
     """A sentence for each budget and evaluation set; empty where there is no comparison."""
-    comparison, rule = contents.comparison, contents.rule
+    comparison, rule, selection = contents.comparison, contents.rule, contents.selection
     if comparison is None:
         return []
+    if selection is not None and selection.strategy is not None:
+        return _strategy_verdict(comparison, selection.strategy)
     named = comparison.strategies_of(rule_digest(rule)) if rule is not None else None
     lines = [line for name in named or comparison.strategies[:1] for line in comparison.verdict(name)]
     if rule is not None and not named:
@@ -108,6 +116,15 @@ def comparison_verdict(contents: Contents) -> list[str]:
         )
         lines.append(f"About this comparison: {told}.")
     return lines
+
+
+def _strategy_verdict(comparison: "StrategyComparison", strategy: "Preference") -> list[str]:
+    """The same where a strategy chose the rows; that which is random is what others are compared with."""
+    named = [] if strategy.what == RANDOM else comparison.strategies_of(strategy.what) or []
+    lines = [line for name in named for line in comparison.verdict(name)]
+    return lines or [
+        f"About this comparison: none of its strategies is {printable(strategy.called)}, which chose here."
+    ]
 
 
 def _plain(markdown: str) -> str:
@@ -156,7 +173,7 @@ def _recorded_steps(contents: Contents) -> Table:
     assert selection is not None  # as its caller has looked
     total = selection.total
     left = {
-        "no prediction": total.unscored,
+        f"no {selection.lack}": total.unscored,
         "exact duplicate": total.duplicates,
         "no response": total.empty,
         "far from the runs": selection.skipped_far,
@@ -179,7 +196,7 @@ def _passed_over(contents: Contents) -> list[str]:
     selection = contents.selection
     assert selection is not None  # as its caller has looked
     lines = [
-        f"{selection.skipped_unscored:,} without a prediction, "
+        f"{selection.skipped_unscored:,} without a {selection.lack}, "
         f"{count(selection.skipped_duplicates, 'exact duplicate')}, {selection.skipped_empty:,} without a response."
     ]
     return lines + ([f"of the others, {selection.describe_skipped()}."] if selection.skipped else [])

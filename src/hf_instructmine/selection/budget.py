@@ -84,8 +84,10 @@ class Budget:
             return lengths
         return np.full(rows, 0.0 if self.kind == "max_log_loss" else 1.0)
 
-    def rank(self, log_loss: np.ndarray, costs: np.ndarray) -> np.ndarray:
+    def rank(self, log_loss: np.ndarray, costs: np.ndarray, lack: str = "prediction") -> np.ndarray:
         """Row numbers that may be taken, lowest predicted log loss first, equal ones in the order of the pool.
+
+        Without a rule there is a `lack` of a `"value"`, not of a `"prediction"`.
 
         Raises:
             [`InstructMineError`]: Where there is none.
@@ -93,9 +95,8 @@ class Budget:
         ranking = np.argsort(log_loss, kind="stable")
         ranking = ranking[np.isfinite(log_loss[ranking]) & np.isfinite(costs[ranking])]
         if len(ranking) == 0:
-            raise InstructMineError(
-                f"none of {len(log_loss)} rows has a prediction: an indicator of the rule is missing in each"
-            )
+            why = ": an indicator of the rule is missing in each" if lack == "prediction" else " to be chosen by"
+            raise InstructMineError(f"none of {len(log_loss)} rows has a {lack}{why}")
         if self.kind == "max_log_loss":
             lowest = log_loss[ranking[0]]
             ranking = ranking[log_loss[ranking] <= self.amount]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .record import SelectionRecord
 
 
-FIGURE_FILE = "predicted_log_loss.png"
+FIGURE_FILE, FIGURE_WITHOUT_RULE = "predicted_log_loss.png", "chosen_by.png"
 TEMPLATE = Path(__file__).with_name("dataset_card.md")
 
 
@@ -40,7 +40,6 @@ def build_card(selection: "SelectionRecord", repo_id: str | None = None) -> "Dat
     """
     from huggingface_hub import DatasetCard, DatasetCardData
 
-    rule = selection.estimator
     title = f"Curated instruction data: {selection.num_selected:,} of {count(selection.num_pool, 'example')}"
     data = DatasetCardData(
         pretty_name=printable(selection.pretty_name or title),
@@ -59,17 +58,16 @@ def build_card(selection: "SelectionRecord", repo_id: str | None = None) -> "Dat
         title=escape(selection.pretty_name or title),
         verdict=_verdict(selection),
         opening=_opening(selection),
-        figure=FIGURE_FILE,
+        figure=figure_file(selection),
+        ranking=sections.ranking(selection),
         glance=sections.glance(selection),
         how_to_load=how_to_load(repo_id),
         columns=sections.columns(selection),
         choice=_choice(selection),
         counts=_counts(selection),
         examples=sections.examples(selection),
-        rule=f"**{escape(rule.name)}**, for the target {escape(rule.target)}: {escape(rule.origin)}",
-        coefficients=table(
-            ["term", "coefficient"], [[escape(term), f"{value:.6g}"] for term, value in rule.coefficients.items()]
-        ),
+        rule=_rule(selection),
+        drawn=selection.strategy is not None and selection.strategy.is_random,
         indicators=_indicators(selection),
         sections=[CardSection(escape(s.title), s.markdown) for s in selection.sections],
         licence=sections.licence(selection),
@@ -79,6 +77,23 @@ def build_card(selection: "SelectionRecord", repo_id: str | None = None) -> "Dat
         versions=_versions(),
         source_datasets=sections.linked(selection.source_datasets),
     )
+
+
+def figure_file(selection: "SelectionRecord") -> str | None:
+    """The figure of what decided; None where rows were drawn."""
+    if selection.strategy is None:
+        return FIGURE_FILE
+    return FIGURE_WITHOUT_RULE if selection.deciding else None
+
+
+def _rule(selection: "SelectionRecord") -> str | None:
+    """The rule and its coefficients; None where there is none."""
+    if selection.estimator is None:
+        return None
+    rule = selection.estimator
+    coefficients = [[escape(term), f"{value:.6g}"] for term, value in rule.coefficients.items()]
+    named = f"**{escape(rule.name)}**, for the target {escape(rule.target)}: {escape(rule.origin)}"
+    return f"{named}\n\n{table(['term', 'coefficient'], coefficients)}"
 
 
 def _info(selection: "SelectionRecord") -> dict[str, Any]:
@@ -108,19 +123,20 @@ def _configs(selection: "SelectionRecord") -> list[dict[str, Any]]:
 def _verdict(selection: "SelectionRecord") -> list[str]:
     """What stands before all else: what the rule is worth, and what its choice was measured to be worth."""
     measured = [line for section in selection.sections for line in section.verdict]
-    return [
-        escape(selection.verdict(), None),
-        *(measured or ["No comparison of this choice with a random one is attached."]),
-    ]
+    return [escape(selection.verdict(), None), *(measured or sections.not_measured(selection))]
 
 
 def _opening(selection: "SelectionRecord") -> str:
     share = selection.num_selected / selection.num_pool
     pool = ", ".join(escape(name) for name in selection.source_datasets)
-    return (
+    rows = (
         f"The {count(selection.num_selected, 'row')} ({share:.2%}) of a pool of "
-        f"{count(selection.num_pool, 'instruction example')}"
-        f"{f' ({pool})' if pool else ''} for which the rule {escape(selection.estimator.name)} predicts the lowest "
+        f"{count(selection.num_pool, 'instruction example')}{f' ({pool})' if pool else ''} "
+    )
+    if selection.strategy is not None:
+        return f"{rows}that the strategy {escape(selection.strategy.called)} takes. Chosen with hf-instructmine."
+    return (
+        f"{rows}for which the rule {escape(selection.chooser)} predicts the lowest "
         "log loss of a model finetuned on them ([InstructMining](https://arxiv.org/abs/2307.06290)). "
         "Chosen with hf-instructmine."
     )
@@ -137,8 +153,8 @@ def _choice(selection: "SelectionRecord") -> str:
     sentences = [
         f"Asked for: {', '.join(escape(f'{name}={value!r}') for name, value in selection.request.items())}.",
         _order(selection),
-        f"{count(selection.skipped_unscored, 'row has', 'rows have')} no prediction, for want of an indicator, and "
-        "could not be selected.",
+        f"{count(selection.skipped_unscored, 'row has', 'rows have')} no {selection.lack}, for want of an indicator, "
+        "and could not be selected.",
         duplicates,
         f"Of the others, {selection.describe_skipped()}." if selection.skipped else "",
         _contamination(selection) if selection.contaminated else "",
@@ -162,6 +178,8 @@ def _unread(selection: "SelectionRecord") -> str:
 
 
 def _order(selection: "SelectionRecord") -> str:
+    if selection.strategy is not None:
+        return f"Taken were {escape(selection.strategy.told())}, one after another while they fit."
     if "set_level" in selection.options:
         order = (
             "Rows were taken one after another, the lowest predicted log loss first, each predicted with its distance "
@@ -187,7 +205,7 @@ def _counts(selection: "SelectionRecord") -> str:
     named = sorted(selection.sources, key=lambda source: (-source.pool, source.name))
     rows = [row(source, escape(source.name) or "(empty)") for source in named[:MAX_SOURCES]]
     text = table(
-        ["source", "in", "out", "kept", "without prediction", "duplicates", "without response"],
+        ["source", "in", "out", "kept", f"without {selection.lack}", "duplicates", "without response"],
         [*rows, row(selection.total, "**all**")],
     )
     if len(named) > MAX_SOURCES:
@@ -196,9 +214,8 @@ def _counts(selection: "SelectionRecord") -> str:
 
 
 def _indicators(selection: "SelectionRecord") -> str:
-    rule = selection.estimator
     provenance = get_provenance(selection.dataset)
-    columns = list(dict.fromkeys([*rule.indicators, *indicator_names(selection.dataset)]))
+    columns = list(dict.fromkeys([*selection.deciding, *indicator_names(selection.dataset)]))
     rows = []
     for column in columns:
         found = dict(provenance.get(column, {}))
@@ -206,9 +223,13 @@ def _indicators(selection: "SelectionRecord") -> str:
         model = found.pop("model", None) or found.get("tokenizer")
         made_by = ", ".join(str(part) for part in (kind, model) if part) or "not recorded"
         details = ", ".join(f"{key}={value}" for key, value in found.items()) or "–"
-        rows.append([escape(column), "yes" if column in rule.indicators else "no", escape(made_by), escape(details)])
-    made = table(["column", "in the rule", "made by", "configuration"], rows, text_columns=4)
-    warnings = [_mismatch(column, rule.provenance.get(column, {}), provenance.get(column)) for column in columns]
+        rows.append(
+            [escape(column), "yes" if column in selection.deciding else "no", escape(made_by), escape(details)]
+        )
+    decides = "in the rule" if selection.strategy is None else "decides"
+    made = table(["column", decides, "made by", "configuration"], rows, text_columns=4)
+    expected = {} if selection.estimator is None else selection.estimator.provenance
+    warnings = [_mismatch(column, expected.get(column, {}), provenance.get(column)) for column in columns]
     return "\n\n".join([made, *filter(None, warnings)])
 
 

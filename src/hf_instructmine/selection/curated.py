@@ -8,23 +8,28 @@ from typing import TYPE_CHECKING
 
 from ..data.provenance import get_provenance
 from ..errors import InstructMineError
-from ..estimator.file import rule_digest
+from ..estimator import file as estimator_file
 from ..estimator.verdict import in_a_title
-from ..outputs.folder import staged_folder
+from ..outputs.folder import resolved, staged_folder
 from ..outputs.markdown import count, printable
 from ..outputs.publishing import Content, Pushed, publish
 from ..outputs.shards import MAX_SHARD_SIZE
-from .card import FIGURE_FILE, build_card
+from .card import FIGURE_FILE, FIGURE_WITHOUT_RULE, build_card, figure_file
 from .figures import plot_predicted_log_loss
 from .origin import check_stated, read_origin
+from .preference import RANDOM
 from .record import SelectionRecord
-from .saved import read, write
+from .saved import RECORD_FILE, read, write
 
 
 if TYPE_CHECKING:
     from huggingface_hub import DatasetCard
 
     from ..outputs.markdown import Evidence
+
+
+# What a selection by a rule has and one by a strategy has not, or the other way round.
+KINDS_OF_FILES = {estimator_file.FILE_NAME, FIGURE_FILE, FIGURE_WITHOUT_RULE}
 
 
 class Selection(SelectionRecord):
@@ -120,18 +125,21 @@ class Selection(SelectionRecord):
                 [`Evaluation`] of models joins it, with a warning: on what these were trained is not recorded.
 
         Raises:
-            [`InstructMineError`]: Where no strategy of the comparison is this rule.
+            [`InstructMineError`]: Where no strategy of the comparison is this rule or strategy.
         """
-        name, found = printable(self.estimator.name), evidence.strategies_of(rule_digest(self.estimator))
+        kind, name = "rule" if self.strategy is None else "strategy", printable(self.chooser)
+        if self.chosen_by == RANDOM:
+            raise InstructMineError("these rows are a random choice: a comparison is with such a one, and not of it")
+        found = evidence.strategies_of(self.chosen_by)
         if found == []:
             raise InstructMineError(
-                f"no strategy of the comparison is the rule '{name}' of this selection: compare that rule, or attach "
-                "the evidence to a selection by a rule that was compared"
+                f"no strategy of the comparison is the {kind} '{name}' of this selection: compare that {kind}, or "
+                f"attach the evidence to a selection by a {kind} that was compared"
             )
         section = evidence.section(found or ())
         if found is None:
-            unchecked = "It cannot be checked that the comparison is of this rule: it does not record its rules."
-            warnings.warn(f"the rule '{name}': {unchecked}", stacklevel=2)
+            unchecked = f"It cannot be checked that the comparison is of this {kind}: it does not record its {kind}s."
+            warnings.warn(f"the {kind} '{name}': {unchecked}", stacklevel=2)
             section.verdict.append(unchecked)
             section.markdown = f"{unchecked}\n\n{section.markdown}"
         self.sections = [*(other for other in self.sections if other.title != section.title), section]
@@ -150,8 +158,13 @@ class Selection(SelectionRecord):
         Raises:
             [`InstructMineError`]: Where the folder cannot be written, or holds files and `overwrite` is `False`.
         """
+        earlier = resolved(folder) / RECORD_FILE
+        of_earlier = KINDS_OF_FILES if earlier.is_file() else set()
         with staged_folder(folder, overwrite) as stage:
             self._write(stage)
+            stale = of_earlier - {path.name for path in stage.iterdir()}
+        for name in stale:  # a rule's beside rows of a strategy would be taken for theirs
+            (resolved(folder) / name).unlink(missing_ok=True)
 
     def push_to_hub(
         self,
@@ -212,5 +225,17 @@ class Selection(SelectionRecord):
         write(self, folder, rows=repo_id is None)
         configurations = json.dumps(get_provenance(self.dataset), indent=2, sort_keys=True)
         (folder / "indicators.json").write_text(configurations + "\n", "utf-8")
-        plot_predicted_log_loss(self.pool_log_loss, self.log_loss, folder / FIGURE_FILE, in_a_title(self.estimator))
+        self._draw(folder)
         build_card(self, repo_id).save(folder / "README.md")
+
+    def _draw(self, folder: Path) -> None:
+        """The figure of what decided; none where rows were drawn."""
+        name = figure_file(self)
+        if name is None:
+            return
+        decided, selected, pool = self.what_decided()
+        if self.strategy is None:
+            plot_predicted_log_loss(pool, selected, folder / name, in_a_title(self.rule))
+        else:
+            worth = "No rule: what this choice is worth is not known from these values."
+            plot_predicted_log_loss(pool, selected, folder / name, worth, decided)

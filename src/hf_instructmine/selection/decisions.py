@@ -34,6 +34,7 @@ FATES = {
     "length_bins": "over the share of its length",
     "set_level": "no prediction inside the set",
     "far": "far from the runs",
+    "limit": "beyond the limit",
 }
 
 
@@ -92,7 +93,9 @@ class Decisions:
         return len(pool) == len(self.codes) and digest_of_pool(pool) == self.pool_digest
 
 
-def decide(pool: Dataset, walk: Walk, unscored: np.ndarray, far: Iterable[int] = ()) -> Decisions:
+def decide(
+    pool: Dataset, walk: Walk, unscored: np.ndarray, far: Iterable[int] = (), lack: str = "prediction"
+) -> Decisions:
     """What became of each row of a pool, from the walk that took some of them.
 
     Args:
@@ -100,6 +103,7 @@ def decide(pool: Dataset, walk: Walk, unscored: np.ndarray, far: Iterable[int] =
         walk ([`Walk`]): Over them.
         unscored (`np.ndarray`): Numbers of the rows without a prediction.
         far (`Iterable[int]`): Numbers of the rows that were left out for the bound on leverage.
+        lack (`str`): What unscored rows have not: a rule's `"prediction"`, or a strategy's `"value"`.
     """
     codes = np.full(len(pool), list(FATES).index("beyond"), np.uint8)
     told = {"unscored": unscored, "far": far, **walk.passed, "taken": walk.taken}
@@ -107,7 +111,8 @@ def decide(pool: Dataset, walk: Walk, unscored: np.ndarray, far: Iterable[int] =
         if reason in told:
             codes[np.asarray(list(told[reason]), dtype=np.int64)] = code
     codes[np.asarray(walk.taken, dtype=np.int64)] = 0
-    return Decisions(codes, tuple(FATES.values()), digest_of_pool(pool))
+    names = {**FATES, "unscored": f"no {lack}"}
+    return Decisions(codes, tuple(names.values()), digest_of_pool(pool))
 
 
 def digest_of_pool(pool: Dataset) -> str:

@@ -22,13 +22,14 @@ SEED = 0  # of the others, which are drawn
 MOST = 300  # characters of a text
 # Where an example is from.
 INSIDE, OUTSIDE, DRAWN = "highest prediction kept", "lowest prediction left", "drawn at random"
+LAST, FIRST = "last one kept", "first one left"  # the same where no rule predicts
 
 
 def choose_examples(
     pool: Dataset,
     decisions: Decisions,
     log_loss: np.ndarray,
-    rule: "Rule",
+    rule: "Rule | None",
     values: Mapping[str, np.ndarray],
     columns: Mapping[str, Any] | None,
     sources: tuple[np.ndarray, Sequence[str]] | None,
@@ -41,7 +42,7 @@ def choose_examples(
         pool (`Dataset`): All rows.
         decisions ([`Decisions`]): What became of them.
         log_loss (`np.ndarray` of shape `(n,)`): What the rule predicts of them.
-        rule ([`Rule`]): The rule.
+        rule ([`Rule`], *optional*): The rule; None where a strategy chose.
         values (`Mapping[str, np.ndarray]`): Its indicators.
         columns (`Mapping[str, Any]`, *optional*): Which column is which, where the layout is not detected.
         sources (`tuple`, *optional*): Each row's source and the sources' names, where there are any.
@@ -55,15 +56,16 @@ def choose_examples(
     beyond = decisions.of(BEYOND)
     inside = kept[np.argsort(log_loss[kept], kind="stable")][::-1][:AT_BORDER]
     outside = beyond[np.argsort(log_loss[beyond], kind="stable")][:AT_BORDER]
+    at_border = (INSIDE, OUTSIDE) if rule is not None else (LAST, FIRST)
     chosen = [
-        *((row, INSIDE) for row in inside.tolist()),
+        *((row, at_border[0]) for row in inside.tolist()),
         *((row, DRAWN) for row in _drawn(kept, inside)),
-        *((row, OUTSIDE) for row in outside.tolist()),
+        *((row, at_border[1]) for row in outside.tolist()),
         *((row, DRAWN) for row in _drawn(others, outside)),
     ]
     rows = [row for row, _ in chosen]
-    parts = {} if rule.regressor is not None else contributions_of(rule, values)
-    terms = {term.name: values[term.column] for term in rule.terms}
+    parts = {} if rule is None or rule.regressor is not None else contributions_of(rule, values)
+    terms = values if rule is None else {term.name: values[term.column] for term in rule.terms}
     texts = _texts(pool, rows, columns)
     return [
         {

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 SHOWN_SHARE = 99.5
 
 
-def plot_predicted_log_loss(pool: np.ndarray, selected: np.ndarray, path: str | Path, worth: str = "") -> None:
+def plot_predicted_log_loss(
+    pool: np.ndarray, selected: np.ndarray, path: str | Path, worth: str = "", decided: str = ""
+) -> None:
     """Draws the distributions of predicted log loss, pool above selection, on one axis.
 
     Args:
@@ -26,11 +28,12 @@ def plot_predicted_log_loss(pool: np.ndarray, selected: np.ndarray, path: str | 
         selected (`np.ndarray` of shape `(k,)`): Predictions for the selected rows.
         path (`str` or `Path`): Of the PNG, 1400 pixels wide; or `.svg`, `.pdf`.
         worth (`str`, *optional*): How well the rule predicts, for the title.
+        decided (`str`, *optional*): What the numbers are, where no rule predicted them.
     """
-    save(partial(_figure, pool, selected, worth), path, dpi=200)
+    save(partial(_figure, pool, selected, worth, decided), path, dpi=200)
 
 
-def _figure(pool: np.ndarray, selected: np.ndarray, worth: str) -> "Figure":
+def _figure(pool: np.ndarray, selected: np.ndarray, worth: str, decided: str = "") -> "Figure":
     pool = pool[np.isfinite(pool)]
     low = pool.min()
     high = max(np.percentile(pool, SHOWN_SHARE), selected.max())
@@ -52,7 +55,7 @@ def _figure(pool: np.ndarray, selected: np.ndarray, worth: str) -> "Figure":
         ax.set_title(title, loc="left", fontsize=10)
         ax.set_ylabel("rows")
         ax.yaxis.get_major_locator().set_params(integer=True, nbins=4)
-    axes[1].set_xlabel("← better     predicted log loss: ln of the loss in nats per token     worse →")
+    axes[1].set_xlabel(decided or "← better     predicted log loss: ln of the loss in nats per token     worse →")
     if worth:
         figure.suptitle(worth, fontsize=9, x=0.01, ha="left")
     return figure

@@ -35,7 +35,7 @@ class Options:
     set_level: bool = False
     _unit: np.ndarray | None = field(default=None, init=False, repr=False, compare=False)
 
-    def check(self, rule: "Rule") -> None:
+    def check(self, rule: "Rule | None") -> None:
         """Refuses what no pool can mend.
 
         Raises:
@@ -46,7 +46,9 @@ class Options:
                 raise InstructMineError(f"{name} needs embeddings: pass embeddings=NeighborDistance(…).embed(scored)")
         if self.embeddings is not None and np.ndim(self.embeddings) != 2:
             raise InstructMineError(f"embeddings have shape {np.shape(self.embeddings)}: give one row for each row")
-        if self.set_level and not neighbor_columns(rule):
+        if self.set_level and rule is None:
+            raise InstructMineError("set_level replaces a rule's knn_<i>, and a strategy is no rule: leave it out")
+        if self.set_level and rule is not None and not neighbor_columns(rule):
             raise InstructMineError(
                 f"set_level replaces a rule's knn_<i>, and '{rule.name}' has none, only {', '.join(rule.indicators)}"
             )
@@ -103,6 +105,7 @@ class Options:
         costs: np.ndarray,
         lengths: np.ndarray | None,
         overlaps: "Overlaps | None",
+        beyond: np.ndarray | None = None,
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Leaves out the rows that no walk may take whatever else is taken.
 
@@ -111,6 +114,8 @@ class Options:
             was looked for and applies to no row has an empty array.
         """
         reasons: dict[str, np.ndarray] = {}
+        if beyond is not None and beyond.any():
+            reasons["limit"] = beyond
         if budget.kind == "tokens":
             reasons["empty"] = costs <= 0  # costs nothing, teaches nothing, and has no price per token
         if overlaps is not None:

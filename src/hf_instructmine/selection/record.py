@@ -8,12 +8,14 @@ import numpy as np
 from datasets import Dataset
 
 from ..data.columns import TOKENS, numeric_column
+from ..estimator.file import rule_digest
 from ..estimator.summary import WIDTH
 from ..estimator.verdict import paragraph
 from ..outputs.digests import fast_digest
 from ..outputs.markdown import CardSection, count, printable
 from ..outputs.shown import Shown
 from .decisions import Decisions
+from .preference import RANDOM, Preference
 from .walk import Walk, passed_over
 
 
@@ -99,12 +101,13 @@ class SelectionRecord(Shown):
 
     Attributes:
         dataset (`Dataset`): The selected rows, lowest predicted log loss first, with every column of the pool and
-            `predicted_log_loss`.
-        estimator ([`Rule`]): The rule that chose.
+            `predicted_log_loss`. A strategy predicts nothing and adds no column.
+        estimator ([`Rule`], *optional*): The rule that chose; None where a strategy did.
         indices (`np.ndarray` of shape `(k,)`): The pool's row numbers of `dataset`, in its order.
         pool_log_loss (`np.ndarray` of shape `(n,)`): Predicted log loss of every row of the pool, in its order.
+            Where a strategy chose, what it ranked by, lowest first.
         asked (`dict`): What [`Selector.select`] was asked for, such as `{"size": 2000}`. There is no seed: nothing is
-            random.
+            random but a strategy that draws, which has its own.
         options (`dict`): The options of the [`Selector`], such as `{"max_similarity": 0.9}`; embeddings by their
             shape, evaluation sets by their names.
         total ([`SourceCount`]): Counts over the whole pool.
@@ -134,10 +137,11 @@ class SelectionRecord(Shown):
         examples (`list[dict]`): Rows that were kept and not, as [`choose_examples`] gives them.
         decisions ([`Decisions`], *optional*): What became of every row of the pool; None where an earlier version
             saved the selection.
+        strategy ([`Preference`], *optional*): What chose without a rule.
     """
 
     dataset: Dataset
-    estimator: "Rule"
+    estimator: "Rule | None"
     indices: np.ndarray
     pool_log_loss: np.ndarray
     asked: dict[str, Any]
@@ -162,13 +166,42 @@ class SelectionRecord(Shown):
     num_bytes: int | None = None
     examples: list[dict[str, Any]] = field(default_factory=list)
     decisions: Decisions | None = None
+    strategy: Preference | None = None
 
     def _line(self) -> str:
-        name = printable(self.estimator.name, 60)
-        return f"{self.num_selected:,} of {count(self.num_pool, 'row')} by the rule {name}"
+        kind = "rule" if self.strategy is None else "strategy"
+        return f"{self.num_selected:,} of {count(self.num_pool, 'row')} by the {kind} {printable(self.chooser, 60)}"
 
     def __str__(self) -> str:
         return self.summary()
+
+    @property
+    def rule(self) -> "Rule":
+        """The rule that chose; to be asked for where there is one."""
+        assert self.estimator is not None  # as `strategy` says
+        return self.estimator
+
+    @property
+    def chooser(self) -> str:
+        """The name of the rule or of the strategy."""
+        return self.rule.name if self.strategy is None else self.strategy.name
+
+    @property
+    def chosen_by(self) -> str:
+        """What a comparison knows the choice by: the rule's digest, or what the strategy does."""
+        return rule_digest(self.rule) if self.strategy is None else self.strategy.what
+
+    @property
+    def deciding(self) -> list[str]:
+        """The columns that decided; none where rows were drawn."""
+        if self.strategy is None:
+            return self.rule.indicators
+        return [self.strategy.column] if self.strategy.column else []
+
+    @property
+    def lack(self) -> str:
+        """What rows that cannot be ranked have not."""
+        return "prediction" if self.strategy is None else "value"
 
     @property
     def digest(self) -> str:
@@ -213,22 +246,22 @@ class SelectionRecord(Shown):
     def verdict(self) -> str:
         """Whether the rule may be used, how well it predicts, whether it extrapolates here, and what it was fitted on.
 
-        One line of plain text, which the summary and the top of the card show; see [`~estimator.verdict.paragraph`].
+        Where a strategy chose, that there is no rule, and which rows were taken. One line of plain text, which the
+        summary and the top of the card show; see [`~estimator.verdict.paragraph`].
         """
-        return paragraph(self.estimator, self.leverage)
+        if self.strategy is None:
+            return paragraph(self.rule, self.leverage)
+        return without_rule(self.strategy)
 
     def summary(self) -> str:
         """A few lines for a person to read; what the rule is worth comes first."""
-        pool = self.pool_log_loss[np.isfinite(self.pool_log_loss)]
         asked = printable(", ".join(f"{name}={value}" for name, value in self.request.items()), None)
         lines = [
-            f"Selected {self.num_selected:,} of {count(self.num_pool, 'row')} with {printable(self.estimator.name)} "
+            f"Selected {self.num_selected:,} of {count(self.num_pool, 'row')} with {printable(self.chooser)} "
             f"({asked})",
             fill(self.verdict(), WIDTH),
-            f"Predicted log loss: median {np.median(self.log_loss):.4f}, at most {self.log_loss[-1]:.4f}; "
-            f"pool median {np.median(pool):.4f}",
-            *([] if self.set_log_loss is None else [f"Predicted log loss of the set: {self.set_log_loss:.4f}"]),
-            f"Passed over: {self.skipped_unscored:,} without a prediction, "
+            *self._medians(),
+            f"Passed over: {self.skipped_unscored:,} without a {self.lack}, "
             + (f"{count(self.skipped_duplicates, 'exact duplicate')}, " if self.duplicates_checked else "")
             + f"{self.skipped_empty:,} without a response",
         ]
@@ -246,6 +279,26 @@ class SelectionRecord(Shown):
             lines.append(f"  The {len(shown)} largest of {len(self.sources):,} sources are listed.")
         return "\n".join(lines)
 
+    def _medians(self) -> list[str]:
+        """What decided, over the selection and over the pool; nothing where rows were drawn."""
+        if not self.deciding:
+            return []
+        name, chosen, pool = self.what_decided()
+        known = pool[np.isfinite(pool)]
+        most = "at most" if chosen[-1] >= chosen[0] else "at least"
+        whole = self.set_log_loss
+        return [
+            f"{name}: median {np.median(chosen):.4f}, {most} {chosen[-1]:.4f}; pool median {np.median(known):.4f}",
+            *([] if whole is None else [f"{name} of the set: {whole:.4f}"]),
+        ]
+
+    def what_decided(self) -> tuple[str, np.ndarray, np.ndarray]:
+        """What rows were ranked by: its name, its values in the selection, in its order, and in the pool."""
+        if self.strategy is None:
+            return "Predicted log loss", self.log_loss, self.pool_log_loss
+        values = self.strategy.values(self.pool_log_loss)
+        return printable(self.strategy.column or "place in the draw"), values[self.indices], values
+
     def largest_sources(self) -> list[SourceCount]:
         """All sources in their order, or the `SHOWN_SOURCES` largest where there are more."""
         if len(self.sources) <= SHOWN_SOURCES:
@@ -262,9 +315,17 @@ class SelectionRecord(Shown):
 
     def describe_leverage(self) -> str:
         """One sentence on whether the rule was tested where the selection lies."""
-        most = self.estimator.max_leverage
+        most = self.rule.max_leverage
         assert self.leverage is not None and most is not None  # only a rule with runs has either
         place = "within" if self.leverage <= most else "beyond"
         far = count(self.skipped_far, "row far from the runs was", "rows far from the runs were")
         left_out = f"; {far} left out" if self.skipped_far else ""
         return f"Leverage {self.leverage:.3g}, {place} the runs' largest of {most:.3g}{left_out}"
+
+
+def without_rule(strategy: Preference) -> str:
+    """What is known of a choice by a strategy, in one line of plain text."""
+    told = f"No rule: the rows are {strategy.told()}, by the strategy {printable(strategy.name)}."
+    if strategy.what == RANDOM:
+        return f"{told} It is what other choices are compared with."
+    return f"{told} By itself that says nothing of whether they beat rows drawn at random."

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 FOLDER = "path/to/this/folder"
 # What an indicator is made with, of what is recorded beside its column.
-_ARGUMENTS = {
+ARGUMENTS = {
     "InputLength": ("tokenizer", "revision", "turns"),
     "OutputLength": ("tokenizer", "revision", "turns"),
     "MTLD": ("threshold", "turns"),
@@ -37,7 +37,8 @@ def how_to_load(repo_id: str | None) -> str:
 def how_to_reproduce(selection: "SelectionRecord", repo_id: str | None) -> str:
     """The lines that make the selection again."""
     source = f'"{repo_id}", repo_type="dataset"' if repo_id else f'"{FOLDER}"'
-    made, selector = _selector(selection)
+    chosen = "rule" if selection.strategy is None else repr(selection.strategy.name)
+    made, selector = _selector(selection, chosen)
     arguments = ", ".join(f"{name}={value!r}" for name, value in selection.asked.items())
     lines = [
         "import hf_instructmine as him",
@@ -45,7 +46,7 @@ def how_to_reproduce(selection: "SelectionRecord", repo_id: str | None) -> str:
         f"pool = ...  # {count(selection.num_pool, 'row')}, as above",
         *_indicators(selection),
         "scored = him.score(pool, indicators)",
-        f"rule = him.LossEstimator.from_pretrained({source})  # estimator.json",
+        *([f"rule = him.LossEstimator.from_pretrained({source})  # estimator.json"] if chosen == "rule" else []),
         f"{made}selection = {selector}.select(scored, {arguments})",
     ]
     if selection.decisions is not None:
@@ -61,7 +62,7 @@ def _indicators(selection: "SelectionRecord") -> list[str]:
     groups: dict[str, list[str]] = {}
     unknown = []
     made = get_provenance(selection.dataset)
-    for column in dict.fromkeys([*made, *(selection.estimator.indicators)]):
+    for column in dict.fromkeys([*made, *selection.deciding]):
         call = _call(made.get(column, {}))
         if call is None:
             unknown.append(column)
@@ -73,7 +74,7 @@ def _indicators(selection: "SelectionRecord") -> list[str]:
 
 
 def _call(made: Mapping[str, Any]) -> str | None:
-    arguments = _ARGUMENTS.get(str(made.get("indicator")))
+    arguments = ARGUMENTS.get(str(made.get("indicator")))
     if arguments is None:
         return None
     written = [f"{name}={made[name]!r}" for name in arguments if made.get(name) not in (None, _USUAL.get(name, ...))]
@@ -90,7 +91,7 @@ def _with_columns(call: str, columns: list[str]) -> str:
     return call
 
 
-def _selector(selection: "SelectionRecord") -> tuple[str, str]:
+def _selector(selection: "SelectionRecord", chosen: str) -> tuple[str, str]:
     """The lines that make what a selector needs besides numbers, and the call that makes the selector."""
     options, made = {name: repr(value) for name, value in selection.options.items()}, ""
     if "embeddings" in options:
@@ -100,4 +101,6 @@ def _selector(selection: "SelectionRecord") -> tuple[str, str]:
         named = ", ".join(f"{name!r}: ..." for name in selection.options["eval_sets"])
         made += f"eval_sets = {{{named}}}  # each a Dataset\n"
         options["eval_sets"] = "eval_sets"
-    return made, f"him.Selector({', '.join(['rule', *(f'{name}={value}' for name, value in options.items())])})"
+    if selection.strategy is not None and selection.strategy.is_random:
+        options["seed"] = repr(selection.strategy.seed)
+    return made, f"him.Selector({', '.join([chosen, *(f'{name}={value}' for name, value in options.items())])})"

@@ -6,7 +6,7 @@ second has each row of the pool, with its prediction and its place in the select
 
 import json
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,12 @@ from ..outputs.markdown import PARQUET_FILE, CardSection
 from ..outputs.reading import read_json
 from ..outputs.shards import ROWS_IN_GROUP, shards_in
 from .decisions import DECISIONS_FILE, SELECTED, Decisions
+from .preference import Preference
 from .record import LOG_LOSS, SelectionRecord, SourceCount
 
 
 RECORD_FILE, PREDICTIONS_FILE = "selection.json", "predictions.parquet"
+RANKED_BY = "ranked_by"  # the column of the second where a strategy chose
 FORMAT = "hf-instructmine/selection"
 SCHEMA_VERSION = 1
 # Fields that are plain data; the others are tables, the rule, and what `_content` makes of them.
@@ -53,13 +55,13 @@ def write(record: SelectionRecord, folder: Path, rows: bool = True) -> None:
     if rows:
         (folder / PARQUET_FILE).parent.mkdir()
         write_parquet(record.dataset, folder / PARQUET_FILE, ROWS_IN_GROUP)
-    # The rule alone: its own card would be in the way of the selection's.
-    (folder / estimator_file.FILE_NAME).write_text(
-        estimator_file.dumps(estimator_file.content_of(record.estimator)), "utf-8"
-    )
+    if record.estimator is not None:  # the rule alone: its own card would be in the way of the selection's
+        content = estimator_file.content_of(record.estimator)
+        (folder / estimator_file.FILE_NAME).write_text(estimator_file.dumps(content), "utf-8")
     places = np.full(len(record.pool_log_loss), -1, dtype=np.int64)
     places[record.indices] = np.arange(len(record.indices))
-    table = {LOG_LOSS: pa.array(record.pool_log_loss), "place": pa.array(places, mask=places < 0)}
+    ranked_by = LOG_LOSS if record.strategy is None else RANKED_BY
+    table = {ranked_by: pa.array(record.pool_log_loss), "place": pa.array(places, mask=places < 0)}
     pq.write_table(pa.table(table), folder / PREDICTIONS_FILE)
     if record.decisions is not None:
         record.decisions.save(folder)
@@ -79,18 +81,19 @@ def read(folder: str | Path) -> dict[str, Any]:
             is damaged; names the file.
     """
     folder = Path(folder)
-    if not shards_in(folder) or not (folder / estimator_file.FILE_NAME).is_file():
+    has_record, has_rule = ((folder / name).is_file() for name in (RECORD_FILE, estimator_file.FILE_NAME))
+    if not shards_in(folder) or not (has_record or has_rule):
         raise InstructMineError(
             f"'{folder}' holds no selection: give a folder that `instructmine select` or save_to_disk wrote"
         )
-    if not (folder / RECORD_FILE).is_file():
+    if not has_record:
         raise InstructMineError(
             f"'{folder}' was saved by an earlier version, which kept no {RECORD_FILE} to reopen it from: select again"
         )
     content = _read_record(folder)
-    rule = LossEstimator.from_pretrained(folder)
+    rule = None if "strategy" in content else LossEstimator.from_pretrained(folder)
     try:
-        return {**_fields(content, folder), **_tables(folder), "estimator": rule}
+        return {**_fields(content, folder), **_tables(folder, rule is not None), "estimator": rule}
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:  # pyarrow's errors are among them
         raise InstructMineError(f"the selection in '{folder}' is damaged ({one_line(error)}): select again") from error
 
@@ -103,6 +106,7 @@ def _content(record: SelectionRecord) -> dict[str, Any]:
         "total": asdict(record.total),
         "sources": [asdict(source) for source in record.sources],
         "sections": [{**vars(section), "figures": list(section.figures)} for section in record.sections],
+        **({} if record.strategy is None else {"strategy": asdict(record.strategy)}),
     }
     return json.loads(json.dumps(content))
 
@@ -137,7 +141,12 @@ def _fields(content: dict[str, Any], folder: Path) -> dict[str, Any]:
         "total": SourceCount(**content["total"]),
         "sources": [SourceCount(**source) for source in content["sources"]],
         "sections": [_section(section, folder) for section in content["sections"]],
+        "strategy": _strategy(content["strategy"]) if "strategy" in content else None,
     }
+
+
+def _strategy(content: dict[str, Any]) -> Preference:
+    return replace(Preference.parse(content["what"], int(content["seed"])), name=str(content["name"]))
 
 
 def _section(content: dict[str, Any], folder: Path) -> CardSection:
@@ -148,7 +157,7 @@ def _section(content: dict[str, Any], folder: Path) -> CardSection:
     return CardSection(**{**content, "figures": figures})
 
 
-def _tables(folder: Path) -> dict[str, Any]:
+def _tables(folder: Path, predicted: bool) -> dict[str, Any]:
     import pyarrow.parquet as pq
     from datasets.table import InMemoryTable
 
@@ -157,11 +166,12 @@ def _tables(folder: Path) -> dict[str, Any]:
         [Dataset(InMemoryTable(pq.ParquetFile(shard).read())) for shard in shards_in(folder)]
     )
     predictions = pq.ParquetFile(folder / PREDICTIONS_FILE).read()
-    log_loss = predictions[LOG_LOSS].to_numpy()
+    log_loss = predictions[LOG_LOSS if predicted else RANKED_BY].to_numpy()
     places = predictions["place"].to_numpy()  # NaN where a row was not selected
     indices = np.flatnonzero(~np.isnan(places))
     indices = indices[np.argsort(places[indices], kind="stable")]
-    if not np.array_equal(dataset[LOG_LOSS][:], log_loss[indices]):
+    same = np.array_equal(dataset[LOG_LOSS][:], log_loss[indices]) if predicted else len(dataset) == len(indices)
+    if not same:
         raise ValueError(f"{PARQUET_FILE} and {PREDICTIONS_FILE} do not belong together")
     decisions = Decisions.load(folder)
     if decisions is not None:

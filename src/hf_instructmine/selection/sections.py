@@ -7,6 +7,7 @@ from ..outputs.markdown import count, escape, table
 from ..outputs.metadata import is_repository
 from .decisions import SELECTED
 from .examples import AT_BORDER, EACH, MOST, SEED
+from .preference import RANDOM
 from .record import LOG_LOSS, MAX_SOURCES
 
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 
 MAX_COLUMNS = 60
+PARTS = 8  # of a pool that a comparison takes if not told otherwise
 # What the columns mean that this package reads or writes.
 MEANINGS = {
     LOG_LOSS: "what the rule predicts: ln of a loss in nats per token, lower is better; it ranks rows",
@@ -52,11 +54,11 @@ def glance(selection: "SelectionRecord") -> str:
     """The pool and what was selected of it, side by side."""
     import numpy as np
 
-    pool = selection.pool_log_loss[np.isfinite(selection.pool_log_loss)]
-    rows = [
-        ["rows", f"{selection.num_pool:,}", f"{selection.num_selected:,}"],
-        ["median predicted log loss", f"{np.median(pool):.4f}", f"{np.median(selection.log_loss):.4f}"],
-    ]
+    rows = [["rows", f"{selection.num_pool:,}", f"{selection.num_selected:,}"]]
+    if selection.deciding:
+        name, chosen, pool = selection.what_decided()
+        median = np.median(pool[np.isfinite(pool)])
+        rows.append([f"median {escape(name[:1].lower() + name[1:])}", f"{median:.4f}", f"{np.median(chosen):.4f}"])
     if selection.tokens:
         of_pool, selected = selection.tokens["pool"], selection.tokens["selected"]
         rows[1:1] = [
@@ -64,6 +66,43 @@ def glance(selection: "SelectionRecord") -> str:
             ["response tokens of a row, median", f"{of_pool['median']:,.0f}", f"{selected['median']:,.0f}"],
         ]
     return table(["", "pool", "selected"], rows)
+
+
+def ranking(selection: "SelectionRecord") -> str:
+    """What a row has, and in which order rows are."""
+    if selection.strategy is None:
+        return (
+            "Each row keeps every column of its source row, the indicators among them, and adds `predicted_log_loss`. "
+            "Rows are in the order of their ranking, the lowest predicted log loss first."
+        )
+    return (
+        "Each row keeps every column of its source row, the indicators among them. Rows are in the order in which "
+        "they were taken."
+    )
+
+
+def not_measured(selection: "SelectionRecord", pool: str = "SCORED_POOL", folder: str = "THIS_FOLDER") -> list[str]:
+    """What is said where no comparison with a random choice is attached, and the command that would find out.
+
+    Args:
+        selection ([`SelectionRecord`]): Of which it is said.
+        pool (`str`): What the command is to call the scored pool.
+        folder (`str`): What it is to call the folder of the selection.
+    """
+    strategy = selection.strategy
+    if strategy is None:
+        return ["No comparison of this choice with a random one is attached."]
+    if strategy.what == RANDOM:
+        return []
+    if selection.tokens:
+        amount = f"--tokens {max(int(selection.tokens['selected']['total'] / PARTS), 1)}"
+    else:
+        amount = f"--size {max(selection.num_selected // PARTS, 1)}"
+    command = (
+        f"instructmine compare {pool} --recipe RECIPE --eval-set NAME=SOURCE --strategy 'chosen={strategy.what}' "
+        f"--no-usual {amount} --output-dir comparison --attach {folder}"
+    )
+    return [f"Whether this choice beats a random one is not known. This would find out: `{command}`"]
 
 
 def columns(selection: "SelectionRecord") -> str:
@@ -89,27 +128,43 @@ def examples(selection: "SelectionRecord") -> str | None:
         return None
     kept = [example for example in selection.examples if example["fate"] == SELECTED]
     others = [example for example in selection.examples if example["fate"] != SELECTED]
+    ruled = selection.strategy is None
     told = [
-        f"Up to {EACH} of either kind: those {AT_BORDER} whose predictions come nearest to the other kind's, the rest "
+        f"Up to {EACH} of either kind: those {AT_BORDER} whose {'predictions' if ruled else 'values'} come nearest to "
+        "the other kind's, the rest "
         f"drawn at random (`numpy.random.default_rng({SEED})`), whatever their texts say. Texts are cut "
-        f"at {MOST} characters. Beside each indicator stands what it adds to the row's prediction against the mean "
-        "of the pool, in nats of log loss (below 0 speaks for the row), and the indicator's value."
+        f"at {MOST} characters. "
+        + (
+            "Beside each indicator stands what it adds to the row's prediction against the mean "
+            "of the pool, in nats of log loss (below 0 speaks for the row), and the indicator's value."
+            if ruled
+            else "Beside each stands the value that decided."
+        )
     ]
     for title, shown in (("Kept", kept), ("Not kept", others)):
         if shown:
-            told += [f"**{title}**", *map(_example, shown)]
+            told += [f"**{title}**", *(_example(example, ruled) for example in shown)]
     return "\n\n".join(told)
 
 
-def _example(example: dict[str, Any]) -> str:
+def _example(example: dict[str, Any], ruled: bool) -> str:
     predicted = "no prediction" if example["log_loss"] is None else f"predicted {_number(example['log_loss'], '.4f')}"
+    decided = f"{predicted}{_decided(example)}" if ruled else _valued(example)
     fate = "" if example["fate"] == SELECTED else f"{example['fate']}, "
     source = "" if example["source"] is None else f", from {escape(example['source']) or '(empty)'}"
-    lines = [f"- **Row {example['row']:,}** ({fate}{example['how']}{source}): {predicted}{_decided(example)}."]
+    lines = [f"- **Row {example['row']:,}** ({fate}{example['how']}{source}): {decided}."]
     if example["prompt"] is not None:
         lines += ["", f"  > **Prompt:** {_text(example['prompt'])}", "  >"]
         lines += [f"  > **Response:** {_text(example['response'])}"]
     return "\n".join(lines)
+
+
+def _valued(example: dict[str, Any]) -> str:
+    """The value that decided where a strategy chose; the place in the draw where it drew."""
+    if not example["values"]:
+        place = example["log_loss"]
+        return "not drawn" if place is None else f"place {place + 1:,.0f} in the draw"
+    return ", ".join(f"{escape(name)} {_number(value)}" for name, value in example["values"].items())
 
 
 def _text(text: str) -> str:
@@ -169,13 +224,15 @@ def linked(ids: list[str]) -> str:
 
 def use(selection: "SelectionRecord") -> str:
     """What the rows are for, and what the choice prefers."""
-    rule = selection.estimator
     told = [
         "For supervised finetuning of a language model on instructions and responses. Not for evaluation, and no "
         "statement that a single row is right, safe or good.",
-        f"The rule that chose was made for the target {escape(rule.target)}; for other base models, recipes and "
-        "evaluation sets it says as much as a comparison with random rows there shows.",
     ]
+    if selection.estimator is not None:
+        told.append(
+            f"The rule that chose was made for the target {escape(selection.estimator.target)}; for other base "
+            "models, recipes and evaluation sets it says as much as a comparison with random rows there shows."
+        )
     told += [_shift(selection)] if len(selection.sources) > 1 else []
     if selection.tokens:
         of_pool, selected = (selection.tokens[name]["median"] for name in ("pool", "selected"))

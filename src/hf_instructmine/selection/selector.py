@@ -20,6 +20,7 @@ from .curated import Selection
 from .decisions import decide
 from .examples import choose_examples
 from .options import Options
+from .preference import FORMS, Preference, is_strategy
 from .ranking import (
     FixedRanking,
     SetRanking,
@@ -48,7 +49,7 @@ class RankedPool:
     Attributes:
         dataset (`Dataset`): The pool.
         values (`dict[str, np.ndarray]`): The rule's indicators.
-        log_loss (`np.ndarray` of shape `(n,)`): The rule's predictions.
+        log_loss (`np.ndarray` of shape `(n,)`): The rule's predictions; for a strategy, what it ranks by.
         ranking (`np.ndarray`): The rows that can be taken, the lowest prediction first.
         unscored (`np.ndarray`): The rows that have no prediction, or of which the budget does not know the cost.
         sources (`tuple[np.ndarray, list[str]]`): Each row's source, and the sources' names.
@@ -56,6 +57,7 @@ class RankedPool:
         unread (`list[str]`): Columns that carry text or meaning and are not read.
         terms ([`Terms`]): What every walk keeps to.
         lengths (`np.ndarray`, *optional*): Of the responses, in tokens, where they matter to the choice.
+        strategy ([`Preference`], *optional*): What ranks without a rule.
     """
 
     dataset: Dataset
@@ -68,13 +70,17 @@ class RankedPool:
     unread: list[str]
     terms: Terms
     lengths: np.ndarray | None = None
+    strategy: Preference | None = None
 
 
 class Selector:
     """Keeps the rows of a scored pool for which a rule predicts the lowest log loss.
 
     Args:
-        rule ([`LossEstimator`] or [`Rule`]): Predicts the log loss of each row from its indicator columns.
+        rule ([`LossEstimator`], [`Rule`] or `str`): Predicts the log loss of each row from its indicator columns. A
+            text chooses without a rule, as a comparison does: `"longest"`, `"random"`, `"highest:ifd<1"` and what else
+            [`~comparison.strategies.choose_rows`] and [`~comparison.strategies.usual_strategies`] name. Rows without a
+            value are never chosen then.
         embeddings (`np.ndarray` of shape `(n, d)`, *optional*): Of the pool's rows, as [`NeighborDistance.embed`]
             returns them; what `max_similarity` and `set_level` measure by. A row of NaN cannot be selected then.
         max_similarity (`float`, *optional*): On the way down the ranking, pass over a row whose cosine similarity to
@@ -95,6 +101,7 @@ class Selector:
         set_level (`bool`, *optional*, defaults to `False`): Choose one row after another, each by its distance to
             those chosen so far in place of its distance in the pool (the rule's `knn_<i>`): the rule was fitted on
             distances inside subsets. Takes time in proportion to the rows chosen times those of the pool.
+        seed (`int`, *optional*, defaults to 0): Of a strategy that draws at random.
 
     Raises:
         [`InstructMineError`]: Where an option cannot be met by any pool.
@@ -110,7 +117,7 @@ class Selector:
 
     def __init__(
         self,
-        rule: "Rule",
+        rule: "Rule | str",
         *,
         embeddings: np.ndarray | None = None,
         max_similarity: float | None = None,
@@ -119,15 +126,23 @@ class Selector:
         length_bins: int | None = None,
         eval_sets: Any = None,
         set_level: bool = False,
+        seed: int = 0,
     ):
-        if isinstance(rule, str):
-            raise InstructMineError(f"the rule is a name, {rule!r:.60}: open it with LossEstimator.from_pretrained")
-        self.rule = rule
+        self.rule = None if isinstance(rule, str) else rule
+        self.strategy = _strategy(rule, seed) if isinstance(rule, str) else None
         eval_sets = None if eval_sets is None else open_eval_sets(eval_sets)
         self.options = Options(
             embeddings, max_similarity, quotas, max_response_tokens, length_bins, eval_sets, set_level
         )
-        self.options.check(rule)
+        self.options.check(self.rule)
+
+    @property
+    def chooses_by(self) -> "Rule | str":
+        """The rule, or what the strategy does."""
+        if self.strategy is not None:
+            return self.strategy.what or self.strategy.name
+        assert self.rule is not None  # one of the two chooses
+        return self.rule
 
     def within(self, rows: np.ndarray) -> "Selector":
         """The same selector for a pool of these rows alone, in this order: what it knows of each row is theirs."""
@@ -182,8 +197,11 @@ class Selector:
 
         Raises:
             [`InstructMineError`]: Where the pool is empty or lacks columns, has a column `predicted_log_loss`, or
-                cannot fill what was asked for.
+                cannot fill what was asked for; where a strategy is asked for what only a rule has.
         """
+        if self.strategy is not None:
+            of_rules = {"max_log_loss": max_log_loss, "max_leverage": max_leverage, "allow_mismatch": allow_mismatch}
+            _refuse_of_rules(self.strategy, of_rules)
         budget = Budget.of(size=size, fraction=fraction, max_log_loss=max_log_loss, tokens=tokens)
         dataset = as_dataset(dataset, "dataset", columns=columns)
         self._check(dataset, budget)
@@ -205,7 +223,7 @@ class Selector:
         """Refuses what the pool's size and columns do not allow."""
         if len(dataset) == 0:
             raise InstructMineError("the dataset is empty: there is no row to select")
-        if LOG_LOSS in dataset.column_names:
+        if self.rule is not None and LOG_LOSS in dataset.column_names:
             raise InstructMineError(
                 f"the column '{LOG_LOSS}' exists already, from an earlier selection perhaps: remove it with "
                 f"dataset.remove_columns('{LOG_LOSS}'), or rename it"
@@ -223,20 +241,20 @@ class Selector:
     ) -> RankedPool:
         """Reads the pool, predicts its rows, and leaves out those that cannot be taken."""
         compare = drop_duplicates and has_text(dataset, columns)
-        values = self.rule.read(dataset, allow_mismatch)
-        log_loss = self.rule.apply(values, len(dataset))
         sources = read_sources(dataset)
         by_length = self.options.by_length or budget.kind == "tokens"
+        strategy = None if self.strategy is None else self.strategy.on(dataset)
         lengths = numeric_column(dataset, TOKENS) if by_length else None
         costs = budget.costs(len(dataset), lengths)
+        values, log_loss, beyond = self._judge(dataset, costs, strategy, allow_mismatch)
         # The ranking, without the rows that may not be taken whatever else is.
-        ranking = budget.rank(log_loss, costs)
+        ranking = budget.rank(log_loss, costs, "prediction" if strategy is None else "value")
         overlaps = None
         if self.options.eval_sets:
             from ..data.decontamination import find_contaminated
 
             overlaps = find_contaminated(dataset, self.options.eval_sets, columns)
-        ranking, excluded = self.options.exclude(ranking, budget, costs, lengths, overlaps)
+        ranking, excluded = self.options.exclude(ranking, budget, costs, lengths, overlaps, beyond)
         unscored = np.flatnonzero(~(np.isfinite(log_loss) & np.isfinite(costs)))
         terms = Terms(
             budget,
@@ -248,17 +266,33 @@ class Selector:
             embeddings=self.options.unit_embeddings,
             max_similarity=self.options.max_similarity,
             options=self.options.given,
+            lack="prediction" if strategy is None else "value",
         )
         contaminated = overlaps.counts if overlaps is not None else {}
         unread = unread_columns(dataset, columns) if compare else []
-        return RankedPool(dataset, values, log_loss, ranking, unscored, sources, contaminated, unread, terms, lengths)
+        return RankedPool(
+            dataset, values, log_loss, ranking, unscored, sources, contaminated, unread, terms, lengths, strategy
+        )
+
+    def _judge(
+        self, dataset: Dataset, costs: np.ndarray, strategy: Preference | None, allow_mismatch: bool
+    ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray | None]:
+        """The columns that decide, what rows are ranked by, and which rows are beyond a strategy's limit."""
+        if self.rule is not None:
+            values = self.rule.read(dataset, allow_mismatch)
+            return values, self.rule.apply(values, len(dataset)), None
+        assert strategy is not None  # one of the two chooses
+        ranked_by, beyond = strategy.rank(dataset, costs)
+        return ({strategy.column: strategy.values(ranked_by)} if strategy.column else {}), ranked_by, beyond
 
     def _take(self, pool: RankedPool, rows: np.ndarray) -> Walk:
         """Takes from rows that are given from the lowest prediction upwards."""
-        terms = pool.terms
+        terms, own = pool.terms, self.rule
+        if own is None:  # a strategy says nothing of what a set gains by a row
+            return terms.walk(FixedRanking(rows, pool.log_loss))
 
         def walk_by(rule: "Rule") -> Walk:
-            log_loss = pool.log_loss if rule is self.rule else rule.apply(pool.values, len(pool.log_loss))
+            log_loss = pool.log_loss if rule is own else rule.apply(pool.values, len(pool.log_loss))
 
             def ordinary(level: float | None) -> Walk:
                 order = np.argsort(price(log_loss[rows], terms.costs[rows], level), kind="stable")
@@ -283,15 +317,16 @@ class Selector:
             other = measured_inside(rule, pool.values, vectors, other)
             return other if other.mean < greedy.mean else greedy
 
-        bent = squared_columns(self.rule, self.options.set_level)
+        bent = squared_columns(own, self.options.set_level)
         # All rows up to a prediction are the same whatever the order.
         if not bent or terms.budget.kind == "max_log_loss":
-            return walk_by(self.rule)
-        return follow_slope(self.rule, pool.values, rows, bent, walk_by)
+            return walk_by(own)
+        return follow_slope(own, pool.values, rows, bent, walk_by)
 
     def _leverage(self, pool: RankedPool, walk: Walk) -> float:
         """Of the rows taken, by their distances inside the set where they were chosen by these."""
         inside = {name: column[walk.taken] for name, column in pool.values.items()} | walk.distances
+        assert self.rule is not None  # a strategy has no runs
         return self.rule.leverage_of_set(inside, len(walk.taken))
 
     def _stay_inside(self, pool: RankedPool, max_leverage: float) -> tuple[Walk, np.ndarray]:
@@ -301,6 +336,7 @@ class Selector:
             The walk, and the numbers of the rows that were left out for it.
         """
         ranking = pool.ranking
+        assert self.rule is not None  # as above
         distance = self.rule.leverage_of_rows(pool.values, len(pool.log_loss))[ranking]
         order = np.argsort(distance, kind="stable")
         too_few, too_many = 0, len(ranking) + 1
@@ -335,7 +371,7 @@ class Selector:
         indices = np.sort(np.asarray(walk.taken, dtype=np.int64))
         indices = indices[np.argsort(pool.log_loss[indices], kind="stable")]
         total, sources = count_by_source(*pool.sources, walk, pool.unscored)
-        leverage, most = None, self.rule.max_leverage
+        leverage, most = None, None if self.rule is None else self.rule.max_leverage
         if most is not None:
             leverage = self._leverage(pool, walk)
             if leverage > most and "max_leverage" not in asked:
@@ -344,9 +380,12 @@ class Selector:
                     "extrapolates; max_leverage=rule.max_leverage mends it",
                     stacklevel=3,
                 )
-        decisions = decide(pool.dataset, walk, pool.unscored, far)
+        decisions = decide(pool.dataset, walk, pool.unscored, far, pool.terms.lack)
         named = names_sources(pool.dataset)
-        selected = pool.dataset.with_format(None).add_column(LOG_LOSS, pool.log_loss).select(indices)
+        predicted = pool.dataset.with_format(None)
+        if self.rule is not None:
+            predicted = predicted.add_column(LOG_LOSS, pool.log_loss)
+        selected = predicted.select(indices)
         return Selection(
             dataset=selected,
             estimator=self.rule,
@@ -358,7 +397,7 @@ class Selector:
             sources=sources if named else [],
             duplicates_checked=pool.terms.keys is not None,
             leverage=leverage,
-            set_log_loss=self.rule.predict_means(walk_means(pool.values, walk)),
+            set_log_loss=None if self.rule is None else self.rule.predict_means(walk_means(pool.values, walk)),
             skipped_far=len(far),
             skipped={name: len(rows) for name, rows in walk.passed.items() if name not in ("duplicates", "empty")},
             contaminated=pool.contaminated,
@@ -370,4 +409,30 @@ class Selector:
                 pool.sources if named else None,
             ),
             decisions=decisions,
+            strategy=pool.strategy,
         )  # fmt: skip
+
+
+def _strategy(text: str, seed: int) -> Preference:
+    """Reads a strategy; the name of a rule is told apart.
+
+    Raises:
+        [`InstructMineError`]: Where it is none.
+    """
+    if not is_strategy(text):
+        raise InstructMineError(
+            f"the rule is a name, {text!r:.60}: open it with LossEstimator.from_pretrained; or write a strategy: "
+            f"{FORMS}"
+        )
+    return Preference.parse(text, seed)
+
+
+def _refuse_of_rules(strategy: Preference, given: Mapping[str, Any]) -> None:
+    """Refuses what only a rule can be asked for.
+
+    Raises:
+        [`InstructMineError`]: Names the first.
+    """
+    for name, value in given.items():
+        if value is not None and value is not False:
+            raise InstructMineError(f"{name} is about a rule, and '{strategy.name}' is none: leave it out")

@@ -28,6 +28,7 @@ REASONS = {
     "quotas": "are of a source that has its most (quotas)",
     "length_bins": "are of a length that has its share (length_bins={})",
     "set_level": "have no prediction at their distance inside the set (set_level)",
+    "limit": "have a value at or above the strategy's limit",
 }
 # How a reason begins where it is told of one row.
 _SINGULAR = {"are exact duplicates": "is an exact duplicate", "are": "is", "have": "has", "hold": "holds"}
@@ -144,6 +145,7 @@ class Terms:
         embeddings (`np.ndarray`, *optional*): Rows of length 1, `(n, d)`.
         max_similarity (`float`, *optional*): Highest cosine between rows taken.
         options (`dict`): What to fill into [`REASONS`].
+        lack (`str`): What unscored rows have not: a `"prediction"`, or a strategy's `"value"`.
     """
 
     budget: Budget
@@ -155,6 +157,7 @@ class Terms:
     embeddings: np.ndarray | None = None
     max_similarity: float | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    lack: str = "prediction"
 
     def walk(self, ranking: Ranking) -> Walk:
         """Takes rows until the budget is spent, or no row is left that fits into the rest of it.
@@ -337,7 +340,7 @@ class Descent:
         budget, taken, passed = self.terms.budget, self.walk.taken, self.walk.passed
         spent = round(self.walk.spent)
         reached = count(spent, "response token") if budget.kind == "tokens" else count(len(taken), "row")
-        reasons = [f"{count(self.terms.unscored, 'has', 'have')} no prediction", *self.terms.told(passed)]
+        reasons = [f"{count(self.terms.unscored, 'has', 'have')} no {self.terms.lack}", *self.terms.told(passed)]
         short = [account.share.shortest(account.spent) for account in self._accounts]
         binding = max(_MENDS, key=lambda reason: len(passed.get(reason, ())))
         mend = f"{_MENDS[binding]} or ask for less" if passed.get(binding) else "ask for less"
