@@ -34,7 +34,7 @@ KEPT = ("scored", "sweep", "rule", "search", "curated", "comparison")
 # The sizes of the docs, and those that they are tried with.
 QUICK = (
     (r"--size \d+", "--size 12"),
-    (r"\bsize=(2000|1000)", "size=12"),
+    (r"\bsize=(2000|1000|75)", "size=12"),
     (r"num_runs=\d+|num_runs: \d+", lambda found: re.sub(r"\d+", "8", found[0])),
     (r"--num-runs \d+", "--num-runs 8"),
     (r"(--subset-size |subset_size=|subset_size: )\d+", r"\g<1>6"),
