@@ -46,6 +46,13 @@ def test_options_of_a_command_line_win_over_the_recipe():
     assert (arguments.model.use_dora, arguments.model.lora_r) == (True, 4)
 
 
+def test_an_option_that_there_is_not_is_told_with_the_nearest():
+    with pytest.raises(InstructMineError, match=r"no option --learning_rat: did you mean --learning_rate\?"):
+        Recipe(BASIC).arguments("--learning_rat", "1e-4")
+    with pytest.raises(InstructMineError, match=r"no option rows\.jsonl: it takes those of TRL's SFTConfig and"):
+        Recipe(BASIC).arguments("rows.jsonl")
+
+
 def test_no_checkpoints_are_kept_unless_asked():
     assert Recipe(BASIC).arguments().sft.save_strategy == "no"
     assert Recipe({**BASIC, "save_strategy": "epoch"}).arguments().sft.save_strategy == "epoch"

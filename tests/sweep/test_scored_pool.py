@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
+from hf_instructmine.data.provenance import set_provenance
 from hf_instructmine.models.neighbors import neighbor_distances
 from hf_instructmine.sweep import scored_pool
 from hf_instructmine.sweep.scored_pool import ScoredPool, SubsetSize
@@ -42,3 +43,21 @@ def test_a_sample_of_a_subset_is_measured_against_all_of_it(monkeypatch, vectors
     estimate = load(vectors, 6).mean_indicators(subset, np.random.default_rng(3))
     assert estimate == pytest.approx([own[asked].mean()])
     assert estimate != pytest.approx([own.mean()])
+
+
+def columns_of(made: dict, indicators=None) -> list[str]:
+    nll = np.random.default_rng(0).uniform(1, 3, 40)
+    rows = {"perplexity": np.exp(nll), "nll": nll, "mtld": np.linspace(10, 90, 40)}
+    pool = set_provenance(Dataset.from_dict(rows), made)
+    return ScoredPool.load(pool, None, None, indicators, None, SubsetSize(10, None)).columns
+
+
+def test_perplexity_is_left_out_beside_its_own_logarithm():
+    one, other = {"indicator": "Perplexity", "model": "m"}, {"indicator": "Perplexity", "model": "n"}
+    with pytest.warns(
+        UserWarning, match=r"perplexity is left out of the design, as it is exp\(nll\) of the same model"
+    ):
+        assert columns_of({"perplexity": one, "nll": one}) == ["nll", "mtld"]
+    # Asked for, or of two models, both stay.
+    assert columns_of({"perplexity": one, "nll": one}, ["perplexity", "nll"]) == ["perplexity", "nll"]
+    assert columns_of({"perplexity": one, "nll": other}) == ["perplexity", "nll", "mtld"]

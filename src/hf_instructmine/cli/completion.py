@@ -66,10 +66,9 @@ class PrintCompletion(argparse.Action):
         self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: Any = None
     ) -> None:
         """Called by the parser."""
-        from .main import parsers
-
+        (verbs,) = (action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction))
         try:
-            print(completion_script(*parsers(), str(values)))
+            print(completion_script(parser, verbs, str(values)))
         except InstructMineError as error:
             parser.exit(1, f"instructmine: {error}\n")
         parser.exit()

@@ -17,7 +17,7 @@ ORDER = (
     "size", "fraction", "tokens", "num_runs", "parts", "replicates", "…",
     "eval_set", "references", "max_length", "batch_size", "dtype", "trust_remote_code", "concurrency", "num_proc",
     "executor", "workers", "accelerate_config", "retry_failed", "keep_models", "status", "yes", "dry_run",
-    "license", "language", "name", "output_dir", "attach", "overwrite",
+    "license", "language", "source_license", "pretty_name", "name", "output_dir", "attach", "overwrite",
 )  # fmt: skip
 
 
