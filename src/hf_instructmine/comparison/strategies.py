@@ -35,7 +35,21 @@ _USUAL = {
 def usual_strategies(scored: Any) -> dict[str, Strategy]:
     """The baselines that a pool's columns allow: random, random balanced over sources (column `source`), longest
     response, lowest and highest perplexity, highest reward, highest IFD below 1, kNN diversity (highest distance to
-    the i-th neighbour)."""
+    the i-th neighbour).
+
+    Args:
+        scored (`Dataset`, or what else [`as_dataset`] takes): The scored pool.
+
+    Returns:
+        `dict[str, str]`: By name, for [`compare_strategies`].
+
+    Example:
+
+    ```python
+    >>> him.usual_strategies(him.load_sample_pool())
+    {'random': 'random', 'balanced-random': 'balanced:source'}
+    ```
+    """
     scored = as_dataset(scored, "scored")
     usual = {name: spec for name, spec in _USUAL.items() if _column(spec) in scored.column_names}
     neighbors = [name for name in scored.column_names if re.fullmatch(r"knn_\d+", name)]

@@ -65,6 +65,12 @@ def mine(
     Raises:
         [`InstructMineError`]: Before the costly part, where the pool, the model, an evaluation set or the folder is
             not fit for it.
+
+    Example:
+
+    ```python
+    him.mine("chats.jsonl", "HuggingFaceTB/SmolLM2-135M-Instruct", {"mine": "eval.jsonl"}, 2000, "mined")
+    ```
     """
     folder = resolved(output_dir)
     rows, eval_sets = as_dataset(pool, "pool", columns=columns), load_eval_sets(eval_sets)
