@@ -14,6 +14,8 @@ from sphinx.util.docutils import SphinxDirective
 
 
 PACKAGE = "hf_instructmine"
+# Bases whose methods are told where they are; those of others, such as what draws figures, are told with each class.
+TOLD = "Exception, Indicator, Protocol, Rule, SelectionRecord, str"
 
 
 def described(name: str, members: bool) -> str:
@@ -23,7 +25,7 @@ def described(name: str, members: bool) -> str:
     if not inspect.isclass(value):
         return f".. autofunction:: {module}.{last}\n"
     kind = "autoexception" if issubclass(value, Exception) else "autoclass"
-    return f".. {kind}:: {module}.{last}\n" + ("   :members:\n" if members else "")
+    return f".. {kind}:: {module}.{last}\n" + (f"   :members:\n   :inherited-members: {TOLD}\n" if members else "")
 
 
 class Names(SphinxDirective):
