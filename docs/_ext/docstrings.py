@@ -21,7 +21,8 @@ GUIDES = {
         "indicators": "indicator_names split_words",
         "inputs": "as_dataset load_pool",
         "rows": "read_turns unread_columns",
-        "selection": "choose_examples compete digest_of_pool follow_slope paragraph rule_digest",
+        "mixtures": "SubsetSize",
+        "selection": "Preference choose_examples compete digest_of_pool follow_slope paragraph rule_digest",
         "size-search": "fit_size_curve",
     }.items()
     for name in names.split()
@@ -74,6 +75,8 @@ def _code(indent: str, language: str, code: str) -> str:
 
 def _process(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     lines[:] = to_rst("\n".join(lines)).split("\n")
+    if what in ("attribute", "property"):
+        lines[:0] = ["..", ""]  # a comment: else napoleon takes what stands before a colon for a type
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

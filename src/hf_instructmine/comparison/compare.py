@@ -93,6 +93,19 @@ def compare_strategies(
     Raises:
         [`InstructMineError`]: Before the first finetune, where a strategy cannot choose, a part cannot fill a budget,
             parts or evaluation examples are too few for a verdict, or the folder holds another comparison.
+
+    Example:
+
+    ```python
+    comparison = him.compare_strategies(
+        scored,
+        {"mine": rule, **him.usual_strategies(scored)},
+        "smollm2-135m-cpu-last-layers",
+        {"mine": "eval.jsonl"},
+        "comparison",
+        tokens=[100_000],
+    )
+    ```
     """
     protocol = Protocol(parts, seeds, budget, _multiples(random_at), whole_pool, seed)
     strategies = _with_random(strategies)
@@ -119,8 +132,17 @@ def compare_strategies(
 def load_comparison(folder: str | Path) -> StrategyComparison:
     """Opens the comparison that [`compare_strategies`] left in a folder, or what it has finished so far.
 
+    Args:
+        folder (`str` or `Path`): The `output_dir` of the comparison.
+
     Raises:
         [`InstructMineError`]: Where there is none.
+
+    Example:
+
+    ```python
+    print(him.load_comparison("comparison"))
+    ```
     """
     records = open_records(folder, KINDS)
     request = records.read(records.folder / REQUEST)

@@ -23,6 +23,12 @@ class Noise:
         parts_sd (`float`): SD between disjoint parts of a pool of the paired difference in loss, nats.
         examples_sd (`float`): SD between evaluation examples, as in [`~statistics.PairedDifference`]; nats.
         source (`str`): Where both were measured.
+
+    Example:
+
+    ```python
+    him.power(parts=8, noise=him.load_comparison("comparison").noise())
+    ```
     """
 
     parts_sd: float
@@ -100,6 +106,13 @@ def power(
 
     Raises:
         [`InstructMineError`]: Where a number is too small to compare anything.
+
+    Example:
+
+    ```python
+    >>> print(him.power(parts=8, examples=252))
+    with 8 parts and 252 evaluation examples, a difference of 0.0228 nats is seen in 80 % of comparisons (noise: ...)
+    ```
     """
     for name, value, least in (("parts", parts, 2), ("examples", examples, 2), ("comparisons", comparisons, 1)):
         if not isinstance(value, int) or value < least:

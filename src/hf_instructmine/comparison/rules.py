@@ -87,6 +87,12 @@ def compare(
 
     Raises:
         [`InstructMineError`]: Where the runs have no usable target, or a rule predicts loss rather than log loss.
+
+    Example:
+
+    ```python
+    print(him.compare([him.LossEstimator.from_published("instructmining-v1"), rule], runs))
+    ```
     """
     runs = as_table(runs, "runs")
     names = column_names(runs)

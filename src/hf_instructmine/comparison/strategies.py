@@ -23,7 +23,21 @@ FULL = "full"
 def usual_strategies(scored: Any) -> dict[str, Strategy]:
     """The baselines that a pool's columns allow: random, random balanced over sources (column `source`), longest
     response, lowest and highest perplexity, highest reward, highest IFD below 1, kNN diversity (highest distance to
-    the i-th neighbour)."""
+    the i-th neighbour).
+
+    Args:
+        scored (`Dataset`, or what else [`as_dataset`] takes): The scored pool.
+
+    Returns:
+        `dict[str, str]`: By name, for [`compare_strategies`].
+
+    Example:
+
+    ```python
+    >>> him.usual_strategies(him.load_sample_pool())
+    {'random': 'random', 'balanced-random': 'balanced:source'}
+    ```
+    """
     return dict(usual(as_dataset(scored, "scored")))
 
 

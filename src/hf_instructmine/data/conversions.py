@@ -22,8 +22,19 @@ def to_prompt_completion(dataset: Any, columns: Mapping[str, Any] | None = None)
     `content`, they are stored as `datasets.Json`, which adds no nulls to them. Rows without a prompt or response keep
     their place, with an empty completion.
 
+    Args:
+        dataset (`Dataset`): Rows in any layout that [`read_turns`] knows.
+        columns (`Mapping[str, str]`, *optional*): Which column is which, where that is not detected.
+
     Raises:
         [`InstructMineError`]: As [`read_turns`] does.
+
+    Example:
+
+    ```python
+    >>> him.to_prompt_completion(him.load_sample_pool())[0]["prompt"]
+    [{'role': 'user', 'content': 'Write and explain a Python loop that prints FizzBuzz for the numbers 1 to 15.'}]
+    ```
     """
     from datasets import Features, Json, List, Value
 

@@ -28,6 +28,13 @@ def load_eval_sets(eval_sets: Any) -> "dict[str, EvaluationSet]":
 
     Raises:
         [`InstructMineError`]: Where one has no name, cannot be opened, or has no reference answers.
+
+    Example:
+
+    ```python
+    >>> him.load_eval_sets({"mine": him.load_sample_evaluation()})
+    {'mine': <EvaluationSet: mine, 48 examples with 48 turns to measure>}
+    ```
     """
     named = _by_name(eval_sets)
     wrong = next((name for name in named if not isinstance(name, str) or not name.isidentifier()), None)

@@ -20,8 +20,18 @@ check_versions("datasets", "pyarrow")
 def get_provenance(dataset: Dataset) -> dict[str, dict[str, Any]]:
     """Returns the configuration behind each column that carries one; columns without provenance are absent.
 
+    Args:
+        dataset (`Dataset`): A scored pool, or a table of mixtures or runs.
+
     Raises:
         [`InstructMineError`]: Where it is no dataset, or several splits, or what a column carries cannot be read.
+
+    Example:
+
+    ```python
+    >>> him.get_provenance(him.score(him.load_sample_pool(), him.MTLD()))
+    {'mtld': {'indicator': 'MTLD', 'threshold': 0.72, 'turns': 'last'}}
+    ```
     """
     if not hasattr(dataset, "features"):
         raise InstructMineError(f"a {type(dataset).__name__} has no provenance: pass a Dataset, or one split")

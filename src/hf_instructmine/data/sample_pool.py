@@ -104,6 +104,13 @@ def load_sample_pool(seed: int = 0) -> "Dataset":
     Returns:
         `datasets.Dataset`: 400 rows with the text columns `instruction`, `input` (often empty), `output` and `source`
         (the kind of a good row, the damage of a damaged one).
+
+    Example:
+
+    ```python
+    >>> him.load_sample_pool().num_rows
+    400
+    ```
     """
     from datasets import Dataset
 
@@ -128,6 +135,13 @@ def load_sample_evaluation() -> "Dataset":
 
     Returns:
         `datasets.Dataset`: the columns of [`load_sample_pool`]; `source` is `"evaluation"` throughout.
+
+    Example:
+
+    ```python
+    >>> him.load_sample_evaluation().num_rows
+    48
+    ```
     """
     from datasets import Dataset
 

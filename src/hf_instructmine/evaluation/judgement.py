@@ -120,6 +120,13 @@ class Judgement:
             NaN where there is none.
         people (`dict[str, Agreement]`): By model, how the judge agrees with people, where their verdicts were given.
         notes (`list[str]`): What else is to be known.
+
+    Example:
+
+    ```python
+    found = him.judge(models, prompts="mt_bench.jsonl", judge="openai:gpt-4.1", output_dir="judged")
+    print(found.preferences["rule"])
+    ```
     """
 
     judge: str

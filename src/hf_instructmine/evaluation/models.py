@@ -86,6 +86,13 @@ def evaluate_models(
     Raises:
         [`InstructMineError`]: Before any model is loaded, where a model, task, question, set or reference is not
             there, or the folder holds another evaluation; later, where a record cannot be written.
+
+    Example:
+
+    ```python
+    models = {"base": "HuggingFaceTB/SmolLM2-135M-Instruct", "rule": "comparison/models/rule"}
+    print(him.evaluate_models(models, eval_sets={"mt_bench": "mt_bench.jsonl"}, output_dir="evaluated"))
+    ```
     """
     _check(models, baseline, limit, samples, bool(len(benchmarks) or eval_sets or judge))
     named = resolve(benchmarks, include_path)

@@ -93,6 +93,12 @@ class InputLength(_Length):
 
     Raises:
         [`InstructMineError`]: On the first batch, where the tokenizer cannot be loaded.
+
+    Example:
+
+    ```python
+    pool = pool.map(him.InputLength("HuggingFaceTB/SmolLM2-135M-Instruct"), batched=True)
+    ```
     """
 
     names = ("input_length",)
@@ -125,6 +131,12 @@ class OutputLength(_Length):
 
     Raises:
         [`InstructMineError`]: On the first batch, where the tokenizer cannot be loaded.
+
+    Example:
+
+    ```python
+    pool = pool.map(him.OutputLength("HuggingFaceTB/SmolLM2-135M-Instruct"), batched=True)
+    ```
     """
 
     names = ("output_length",)

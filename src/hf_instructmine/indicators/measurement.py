@@ -35,6 +35,12 @@ def metric_path(name: str) -> str:
 
     Raises:
         [`InstructMineError`]: Names the measurements, where `name` is none.
+
+    Example:
+
+    ```python
+    evaluate.load(him.metric_path("mtld")).compute(predictions=["The cat sat on the mat."])
+    ```
     """
     known = sorted(path.parent.name for path in shipped("metrics").glob("*/app.py"))
     if name not in known:

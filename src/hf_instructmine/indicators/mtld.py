@@ -36,6 +36,13 @@ class MTLD(Indicator):
 
     Raises:
         [`InstructMineError`]: Where the threshold is not between 0 and 1.
+
+    Example:
+
+    ```python
+    >>> him.MTLD()({"instruction": ["Say it."], "output": ["The cat sat on the mat. The dog sat on the mat."]})
+    {'mtld': [9.5]}
+    ```
     """
 
     names = ("mtld",)

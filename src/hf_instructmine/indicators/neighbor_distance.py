@@ -141,6 +141,9 @@ class NeighborDistance(Indicator):
     def embed(self, dataset: Any) -> np.ndarray:
         """Embeddings of a dataset's rows, from the cache folder where it has them.
 
+        Args:
+            dataset (`Dataset`, or what else [`as_dataset`] takes): Rows in any layout that [`read_turns`] knows.
+
         Returns:
             `np.ndarray`: float32 of shape `(rows, dimensions)`, each row of length 1, or NaN without a response.
         """

@@ -58,6 +58,13 @@ class Perplexity(ModelIndicator):
 
     Raises:
         [`InstructMineError`]: On the first batch, where the model or its tokenizer cannot be loaded.
+
+    Example:
+
+    ```python
+    perplexity = him.Perplexity("HuggingFaceTB/SmolLM2-135M-Instruct", also=("nll", "ifd"))
+    scored = him.score(pool, perplexity, output_dir="scored")
+    ```
     """
 
     def __init__(

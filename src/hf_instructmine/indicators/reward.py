@@ -66,6 +66,12 @@ class Reward(ModelIndicator):
     Raises:
         [`InstructMineError`]: On the first batch, where the model cannot be loaded, has more than one label, or has a
             tokenizer without the chat template or the special tokens that it needs.
+
+    Example:
+
+    ```python
+    scored = him.score(pool, him.Reward("Skywork/Skywork-Reward-V2-Qwen3-0.6B"), output_dir="scored")
+    ```
     """
 
     names = ("reward",)

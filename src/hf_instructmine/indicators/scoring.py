@@ -74,6 +74,14 @@ def score(
     Raises:
         [`InstructMineError`]: Before any model loads, where the pool, a column or the folder is not fit for the work,
             or the model of any indicator is not there.
+
+    Example:
+
+    ```python
+    >>> scored = him.score(him.load_sample_pool(), him.MTLD())
+    >>> scored.column_names
+    ['instruction', 'input', 'output', 'source', 'mtld']
+    ```
     """
     indicators = _checked_indicators(indicators)
     place = None if output_dir is None else _folder_beside(pool, output_dir)

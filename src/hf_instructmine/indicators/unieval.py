@@ -58,6 +58,12 @@ class UniEval(ModelIndicator):
     Raises:
         [`InstructMineError`]: Where a dimension is unknown; on the first batch, where the model cannot be loaded, its
             tokenizer cannot tell Yes from No, or `max_length` is too small for the question.
+
+    Example:
+
+    ```python
+    scored = him.score(pool, him.UniEval("MingZhong/unieval-dialog", dimensions=["naturalness"]), output_dir="scored")
+    ```
     """
 
     def __init__(

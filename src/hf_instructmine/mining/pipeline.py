@@ -98,6 +98,12 @@ def mine(
     Raises:
         [`InstructMineError`]: Before the costly part, where the pool, the model, an evaluation set, the folder or its
             disk is not fit for it.
+
+    Example:
+
+    ```python
+    him.mine("chats.jsonl", "HuggingFaceTB/SmolLM2-135M-Instruct", {"mine": "eval.jsonl"}, 2000, "mined")
+    ```
     """
     check_asked(model, eval_sets, size, output_dir, search_size, rule, strategy)
     folder = resolved(str(output_dir))

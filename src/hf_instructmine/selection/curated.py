@@ -36,6 +36,13 @@ class Selection(SelectionRecord):
     """A curated dataset and all that explains it: a [`SelectionRecord`] with its card, on disk and on the Hub.
 
     Made by [`~selection.Selector.select`], or opened again by [`~Selection.load`].
+
+    Example:
+
+    ```python
+    selection = him.Selector(rule).select(scored, size=2000)
+    selection.save_to_disk("curated")
+    ```
     """
 
     @classmethod

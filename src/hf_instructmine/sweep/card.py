@@ -52,6 +52,12 @@ def push_runs(
 
     Raises:
         [`InstructMineError`]: Where the folder holds no finished run, or the Hub refuses or is out of reach.
+
+    Example:
+
+    ```python
+    him.push_runs("sweep", "me/my-runs", private=True)
+    ```
     """
     runs = load_runs(folder, examples=True)
     features = Features(without_secrets(dict(runs.features)))

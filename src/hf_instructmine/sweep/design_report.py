@@ -153,6 +153,12 @@ def design_report(
 
     Raises:
         [`InstructMineError`]: Where `mixtures` has no mean indicators of `scored`, or embeddings are missing.
+
+    Example:
+
+    ```python
+    print(him.design_report(mixtures, scored))
+    ```
     """
     mixtures, scored = as_dataset(mixtures, "mixtures"), as_dataset(scored, "scored")
     pool, size = _read_pool(mixtures, scored, source_column, embeddings)

@@ -87,6 +87,15 @@ def design_mixtures(
 
     Raises:
         [`InstructMineError`]: On a request that the pool cannot meet; the message names the column, source or size.
+
+    Example:
+
+    ```python
+    >>> scored = him.score(him.load_sample_pool(), him.MTLD())
+    >>> mixtures = him.design_mixtures(scored, num_runs=6, subset_size=40, replicates=2)
+    >>> len(mixtures)
+    8
+    ```
     """
     scored = as_dataset(scored, "scored")
     if method not in METHODS:

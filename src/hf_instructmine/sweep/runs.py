@@ -46,6 +46,12 @@ def load_runs(folder: str | Path, examples: bool = False) -> Dataset:
 
     Raises:
         [`InstructMineError`]: Where the folder holds no finished run.
+
+    Example:
+
+    ```python
+    rule = him.LossEstimator.fit(him.load_runs("sweep"), target="loss_mine")
+    ```
     """
     records = open_records(folder)
     found = records.all()
@@ -69,8 +75,17 @@ def load_runs(folder: str | Path, examples: bool = False) -> Dataset:
 def sweep_status(folder: str | Path) -> str:
     """A few lines on a sweep: how many runs are done, failed, running and missing, and the time still needed.
 
+    Args:
+        folder (`str` or `Path`): The sweep's `output_dir`; it may be running.
+
     Raises:
         [`InstructMineError`]: Where the folder holds no sweep.
+
+    Example:
+
+    ```python
+    print(him.sweep_status("sweep"))
+    ```
     """
     records = open_records(folder)
     if records.read(records.folder / "sweep.json") is None:

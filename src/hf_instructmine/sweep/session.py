@@ -93,6 +93,12 @@ def run_sweep(
     Raises:
         [`InstructMineError`]: Before the first run, where pool, mixtures, recipe or folder do not fit together, or a
             text cannot be encoded; later, where a record cannot be written.
+
+    Example:
+
+    ```python
+    runs = him.run_sweep(scored, mixtures, "smollm2-135m-cpu-last-layers", {"mine": "eval.jsonl"}, "sweep")
+    ```
     """
     execution = Execution(executor, accelerate_config, columns, retry_failed, workers, keep_models)
     mixtures, eval_sets = as_dataset(mixtures, "mixtures"), load_eval_sets(eval_sets)
