@@ -17,12 +17,14 @@ from ..errors import InstructMineError
 from ..outputs.folder import refuse_foreign, staged_folder
 from ..outputs.markdown import printable
 from ..outputs.publishing import Content, Pushed, publish
+from ..outputs.shown import Cells, Drawing
 from ..regression.fit import FitOptions, fit_rule
 from ..regression.runs import read_runs
 from ..regression.terms import Term
 from . import file as estimator_file
+from .figures import drawings
 from .rule import Rule
-from .summary import summarize
+from .summary import in_words, not_fitted_here, summarize, tables
 
 
 PUBLISHED = ("instructmining-v1", "instructmining-v2")
@@ -202,6 +204,17 @@ class LossEstimator(Rule):
 
     def __str__(self) -> str:
         return self.summary()
+
+    def _says(self) -> list[str]:
+        if self.diagnostics is None:
+            return [self.origin, not_fitted_here(self)]
+        return [self.origin, in_words(self)]
+
+    def _tables(self) -> list[Cells]:
+        return tables(self)
+
+    def _drawings(self) -> dict[str, Drawing]:
+        return drawings(self)
 
     def to_json(self) -> str:
         """Returns the content of `estimator.json`, which [`~LossEstimator.from_pretrained`] reads."""

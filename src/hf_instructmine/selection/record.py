@@ -1,6 +1,7 @@
 """What a selection is made of, as data: the rows, the rule, the request, and what became of every row."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
@@ -9,11 +10,12 @@ from datasets import Dataset
 
 from ..data.columns import TOKENS, numeric_column
 from ..estimator.summary import WIDTH
-from ..estimator.verdict import paragraph
+from ..estimator.verdict import in_a_title, paragraph
 from ..outputs.digests import fast_digest
 from ..outputs.markdown import CardSection, count, printable
-from ..outputs.shown import Shown
+from ..outputs.shown import Cells, Drawing, Drawn
 from .decisions import Decisions
+from .figures import count_predicted_log_loss, draw_predicted_log_loss
 from .walk import Walk, passed_over
 
 
@@ -94,7 +96,7 @@ def count_bytes(dataset: Dataset) -> int:
 
 
 @dataclass(repr=False)
-class SelectionRecord(Shown):
+class SelectionRecord(Drawn):
     """A selection as data.
 
     Attributes:
@@ -169,6 +171,31 @@ class SelectionRecord(Shown):
 
     def __str__(self) -> str:
         return self.summary()
+
+    def _says(self) -> list[str]:
+        return [self.verdict()]
+
+    def _tables(self) -> list[Cells]:
+        numbers = [
+            ["rows", f"{self.num_selected:,}", f"{self.num_pool:,}"],
+            ["median predicted log loss", f"{np.median(self.log_loss):.4f}",
+             f"{np.median(self.pool_log_loss[np.isfinite(self.pool_log_loss)]):.4f}"],
+        ]  # fmt: skip
+        if self.tokens:
+            kept, pool = self.tokens["selected"], self.tokens["pool"]
+            numbers.append(["response tokens", f"{kept['total']:,.0f}", f"{pool['total']:,.0f}"])
+            numbers.append(["median of a row", f"{kept['median']:,.0f}", f"{pool['median']:,.0f}"])
+        tables = [Cells("Selected, and what there was", ["", "selected", "pool"], numbers)]
+        if shown := self.largest_sources():
+            rows = [[source.name, f"{source.selected:,}", f"{source.pool:,}"] for source in shown]
+            tables.append(Cells("By source", ["source", "selected", "pool"], rows))
+        return tables
+
+    def _drawings(self) -> dict[str, Drawing]:
+        args = self.pool_log_loss, self.log_loss
+        draw = partial(draw_predicted_log_loss, *args, in_a_title(self.estimator))
+        caption = "Predicted log loss of the pool and of the selection"
+        return {"predicted_log_loss": Drawing(caption, draw, partial(count_predicted_log_loss, *args), 200)}
 
     @property
     def digest(self) -> str:
