@@ -11,6 +11,7 @@ from datasets import Dataset
 from hostile import NAMES
 from shown_results import RESULTS, by_hand, plan, selection, status
 
+import hf_instructmine as him
 from hf_instructmine import InstructMineError, design_mixtures, design_report
 from hf_instructmine.outputs.shown import MOST_CHARACTERS, MOST_ROWS, Cells, Drawn, Shown
 
@@ -106,6 +107,12 @@ def test_help_names_each_attribute_in_a_line_of_its_own(made, what):
         for field in fields(kind):
             assert re.search(rf"^ +{field.name} \(", told, flags=re.MULTILINE), f"{kind.__name__}.{field.name}"
     assert not re.search(r"^ +\w+(?: \([^)]*\))?, \w+ \(", told, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", ["LossEstimator", "Selection", "StrategyComparison", "Judgement", "Noise"])
+def test_help_of_a_public_result_begins_with_its_attributes(name):
+    told = inspect.getdoc(getattr(him, name))
+    assert re.search(r"^Attributes:\n    \w+ \(", told, flags=re.MULTILINE)
 
 
 def test_a_design_in_a_line():

@@ -34,7 +34,20 @@ class LossEstimator(Rule):
     """A linear rule that predicts the log loss of a finetuned model from mean indicators.
 
     Build one with [`~LossEstimator.fit`], [`~LossEstimator.from_published`], [`~LossEstimator.from_pretrained`] or
-    [`~LossEstimator.from_coefficients`]. Its attributes are those of [`~estimator.rule.Rule`].
+    [`~LossEstimator.from_coefficients`]. A name alone at the end of a cell of a notebook shows tables and a figure.
+
+    Attributes:
+        name (`str`): What the rule is called.
+        origin (`str`): One sentence on where the rule comes from.
+        target (`str`): The column whose (log) loss is predicted, in nats.
+        log_target (`bool`): Whether log loss is predicted, rather than loss.
+        coefficients (`dict[str, float]`): By term, the intercept first.
+        indicators (`list[str]`): The columns that a prediction needs.
+        provenance (`dict[str, dict]`): The configuration behind each indicator column the rule expects.
+        diagnostics ([`Diagnostics`], *optional*): How far a fitted rule can be trusted; None for one not fitted here.
+        figures (`dict[str, str]`): What there is to `plot`, and what it shows.
+
+    The others are those of [`~estimator.rule.Rule`].
     """
 
     @classmethod

@@ -22,8 +22,9 @@ MOST_ROWS = 40  # of a table in a notebook
 # No colours of its own but behind the figure, so that light and dark themes stay readable.
 _STYLE = (
     "<style>.instructmine p{max-width:100ch}.instructmine table{color:inherit}.instructmine td,.instructmine th"
-    "{text-align:right}.instructmine .text{text-align:left}.instructmine img{background:#fff;max-width:100%;"
-    "height:auto}.instructmine div,.instructmine pre{overflow-x:auto}</style>"
+    "{padding:.15em .6em;text-align:right;vertical-align:top}.instructmine .text{text-align:left}.instructmine img"
+    "{background:#fff;height:auto;margin-top:1em;max-width:100%}.instructmine div,.instructmine pre"
+    "{overflow-x:auto}</style>"
 )
 
 
@@ -167,7 +168,7 @@ class Drawn(Shown):
         save(drawing.draw, picture, dpi=100)
         source = f"data:image/png;base64,{base64.b64encode(picture.getvalue()).decode('ascii')}"
         others = ", ".join(list(drawings)[1:])
-        more = f" Other figures, by `plot`: {others}." if others else ""
+        more = f" Other figures, by plot(path, figure=…): {others}." if others else ""
         return f'<img alt="{_text(drawing.caption)}" src="{source}">\n{_paragraph(f"{drawing.caption}.{more}")}'
 
 
