@@ -22,9 +22,9 @@ MOST_ROWS = 40  # of a table in a notebook
 # No colours of its own but behind the figure, so that light and dark themes stay readable.
 _STYLE = (
     "<style>.instructmine p{max-width:100ch}.instructmine table{color:inherit}.instructmine td,.instructmine th"
-    "{padding:.15em .6em;text-align:right;vertical-align:top}.instructmine .text{text-align:left}.instructmine img"
-    "{background:#fff;height:auto;margin-top:1em;max-width:100%}.instructmine div,.instructmine pre"
-    "{overflow-x:auto}</style>"
+    "{padding:.15em .6em;text-align:right;vertical-align:top}.instructmine .text{text-align:left!important}"
+    ".instructmine img{background:#fff;height:auto;margin-top:1em;max-width:100%}"
+    ".instructmine div,.instructmine pre{overflow-x:auto}</style>"
 )
 
 
