@@ -17,7 +17,7 @@ export TOKENIZERS_PARALLELISM ?= false
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
 .PHONY: demo demo-quick test coverage test-oldest test-newest test-oldest-quick test-newest-quick wheel-check constraints \
-	lint format benchmark clean
+	lint format benchmark notebooks clean
 
 demo: .venv/ready
 	$(BIN)/instructmine demo --output-dir demo-output
@@ -53,6 +53,12 @@ DIST ?=
 wheel-check: .venv/ready
 	$(BIN)/python tools/check_wheel.py $(DIST)
 
+# Each notebook in its quick form; `make notebooks WRITE=1` executes the full form and stores what comes out, and
+# `NOTEBOOK=notebooks/paper.ipynb` takes that one alone.
+NOTEBOOK ?=
+notebooks: .venv/ready
+	$(BIN)/python tools/notebooks.py $(if $(WRITE),--write) $(NOTEBOOK)
+
 format: .venv/ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -61,7 +67,7 @@ benchmark: .venv/ready
 	$(BIN)/python benchmarks/indicators.py
 
 # $(call install,FOLDER,CONSTRAINTS,EXTRA): torch stands in the constraints, so no other requirement brings in another
-# build. Gradio goes with recent releases alone.
+# build. Gradio and Jupyter go with recent releases alone.
 comma := ,
 define install
 $(PYTHON) -m venv $(1)
@@ -71,7 +77,7 @@ touch $(1)/ready
 endef
 
 .venv/ready: pyproject.toml constraints.txt requirements-models.txt
-	$(call install,.venv,constraints.txt,$(comma)app)
+	$(call install,.venv,constraints.txt,$(comma)app$(comma)notebooks)
 
 .venv-oldest/ready: pyproject.toml constraints-oldest.txt requirements-models.txt
 	rm -rf .venv-oldest
@@ -80,7 +86,7 @@ endef
 .venv-newest/ready: pyproject.toml requirements-models.txt
 	rm -rf .venv-newest
 	echo "$(TORCH)" > .venv-newest.txt
-	$(call install,.venv-newest,.venv-newest.txt,$(comma)app)
+	$(call install,.venv-newest,.venv-newest.txt,$(comma)app$(comma)notebooks)
 
 # Exact versions anew: the newest of everything, and the lower bounds of pyproject.toml with what goes with them. Torch
 # has the same build in both.
@@ -94,4 +100,4 @@ constraints:
 	touch .venv-oldest/ready
 
 clean:
-	rm -rf .venv .venv-oldest .venv-newest .venv-newest.txt .venv-wheel build demo-output
+	rm -rf .venv .venv-oldest .venv-newest .venv-newest.txt .venv-wheel build demo-output notebooks/output
