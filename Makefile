@@ -17,7 +17,7 @@ export TOKENIZERS_PARALLELISM ?= false
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
 .PHONY: demo demo-quick test coverage test-oldest test-newest test-oldest-quick test-newest-quick wheel-check docs-check constraints \
-	lint format benchmark docs clean
+	lint format benchmark docs notebooks clean
 
 demo: .venv/ready
 	$(BIN)/instructmine demo --output-dir demo-output
@@ -66,6 +66,12 @@ docs: .venv/ready
 	$(BIN)/python -m sphinx -q -W --keep-going -c docs -d build/site-doctrees . build/site
 	$(BIN)/python tools/check_site.py build/site
 
+# Each notebook in its quick form; `make notebooks WRITE=1` executes the full form and stores what comes out, and
+# `NOTEBOOK=notebooks/paper.ipynb` takes that one alone.
+NOTEBOOK ?=
+notebooks: .venv/ready
+	$(BIN)/python tools/notebooks.py $(if $(WRITE),--write) $(NOTEBOOK)
+
 format: .venv/ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -74,7 +80,7 @@ benchmark: .venv/ready
 	$(BIN)/python benchmarks/indicators.py
 
 # $(call install,FOLDER,CONSTRAINTS,EXTRA): torch stands in the constraints, so no other requirement brings in another
-# build. Gradio and Sphinx go with recent releases alone.
+# build. Gradio, Sphinx and Jupyter go with recent releases alone.
 comma := ,
 define install
 $(PYTHON) -m venv $(1)
@@ -84,7 +90,7 @@ touch $(1)/ready
 endef
 
 .venv/ready: pyproject.toml constraints.txt requirements-models.txt
-	$(call install,.venv,constraints.txt,$(comma)app$(comma)docs)
+	$(call install,.venv,constraints.txt,$(comma)app$(comma)docs$(comma)notebooks)
 
 .venv-oldest/ready: pyproject.toml constraints-oldest.txt requirements-models.txt
 	rm -rf .venv-oldest
@@ -93,7 +99,7 @@ endef
 .venv-newest/ready: pyproject.toml requirements-models.txt
 	rm -rf .venv-newest
 	echo "$(TORCH)" > .venv-newest.txt
-	$(call install,.venv-newest,.venv-newest.txt,$(comma)app$(comma)docs)
+	$(call install,.venv-newest,.venv-newest.txt,$(comma)app$(comma)docs$(comma)notebooks)
 
 # Exact versions anew: the newest of everything, and the lower bounds of pyproject.toml with what goes with them. Torch
 # has the same build in both.
@@ -107,4 +113,4 @@ constraints:
 	touch .venv-oldest/ready
 
 clean:
-	rm -rf .venv .venv-oldest .venv-newest .venv-newest.txt .venv-wheel build demo-output
+	rm -rf .venv .venv-oldest .venv-newest .venv-newest.txt .venv-wheel build demo-output notebooks/output

@@ -48,6 +48,7 @@ _PUBLIC = {
     "load_eval_sets": "data.evaluation_sets",
     "load_sample_pool": "data.sample_pool",
     "load_sample_evaluation": "data.sample_pool",
+    "load_sample_runs": "data.sample_pool",
     "smollm2_135m": "models.packaged",
     "minilm_l6": "models.packaged",
 }

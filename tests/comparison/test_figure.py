@@ -6,7 +6,7 @@ import warnings
 import pytest
 from hostile import NAMES
 
-from hf_instructmine.comparison.figure import Panel, _figure, plot_differences
+from hf_instructmine.comparison.figure import Panel, draw_differences, plot_differences
 from hf_instructmine.comparison.outcomes import Outcome
 from hf_instructmine.comparison.statistics import Difference
 
@@ -28,7 +28,7 @@ def outcome(name: str, low: float = -0.2) -> Outcome:
 
 
 def test_it_says_what_its_colours_mean_and_which_side_is_better():
-    figure = _figure([[Panel("mine, size=8", [outcome("rule"), outcome("longest", 0.2)])]], "random")
+    figure = draw_differences([[Panel("mine, size=8", [outcome("rule"), outcome("longest", 0.2)])]], "random")
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
         "better", "worse", "not shown to differ (p ≥ 0.05 or the interval holds 0)",
     ]  # fmt: skip

@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 
-from hf_instructmine.selection.figures import _figure, plot_predicted_log_loss
+from hf_instructmine.selection.figures import draw_predicted_log_loss, plot_predicted_log_loss
 
 
 RNG = np.random.default_rng(0)
@@ -35,5 +35,5 @@ def test_draws(pool, selected, tmp_path):
 
 def test_what_the_rule_is_worth_stands_above_its_predictions():
     pool, worth = RNG.normal(size=100), "The rule's held-out R² is −0.48 (95 % −1.00 to 0.20)"
-    assert _figure(pool, pool[:9], worth).get_suptitle() == worth
-    assert _figure(pool, pool[:9], "").axes[1].get_xlabel().startswith("← better")
+    assert draw_predicted_log_loss(pool, pool[:9], worth).get_suptitle() == worth
+    assert draw_predicted_log_loss(pool, pool[:9], "").axes[1].get_xlabel().startswith("← better")

@@ -15,14 +15,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from textwrap import fill, indent, wrap
 from typing import TYPE_CHECKING, Any
 
 import hf_instructmine as him
 
-from ..data.sample_pool import DAMAGES, load_sample_evaluation, load_sample_pool
+from ..data.sample_pool import DAMAGES, load_sample_evaluation, load_sample_pool, load_sample_runs
 from ..models.packaged import smollm2_135m
 from ..outputs.files import written_whole
 from .options import add_verb, pick
@@ -65,7 +64,7 @@ RULE = "rule"  # its name in the comparison
 DESIGNED = ("nll", "ifd", "end_of_turn", "mtld")
 CANDIDATES, LOGGED, SQUARED = ("end_of_turn", "mtld"), ("end_of_turn", "mtld"), ("mtld",)
 WIDTH = 100
-RUNS, PROVENANCE = "demo_sweep.jsonl", "demo_sweep.json"  # under data/
+RUNS = "demo_sweep.jsonl"  # under data/
 # What of a run is recorded: what a rule is fitted to, and what another machine can check.
 _KEPT = ("mixture_id", "seed", "indices", "subset_size", "subset_tokens", *DESIGNED, "status", TARGET,
          f"base_{TARGET}", "steps", "epochs", "train_tokens", "recipe_hash", "base_model")  # fmt: skip
@@ -212,13 +211,7 @@ def demo_pool(quick: bool = False) -> "Dataset":
 
 def recorded_runs() -> "Dataset":
     """The runs of the recorded sweep, with what made their indicators."""
-    from datasets import Dataset
-
-    from ..data.provenance import set_provenance
-
-    folder = files("hf_instructmine").joinpath("data")
-    runs = [json.loads(line) for line in folder.joinpath(RUNS).read_text("utf-8").splitlines()]
-    return set_provenance(Dataset.from_list(runs), json.loads(folder.joinpath(PROVENANCE).read_text("utf-8")))
+    return load_sample_runs()
 
 
 def score_demo_pool(pool: "Dataset", folder: Path, also: Sequence[str] = ("end_of_turn",)) -> "Dataset":

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..outputs.markdown import printable
 from ..outputs.plots import GREEN, GREY, RED, canvas, save
@@ -34,6 +34,18 @@ class Panel:
     outcomes: list[Outcome]
 
 
+def numbers(panels: Sequence[Sequence[Panel]]) -> dict[str, list[Any]]:
+    """What the figure shows, by column: a line for each outcome, with the difference and its 95 % interval in nats."""
+    found = [outcome for line in panels for panel in line for outcome in panel.outcomes]
+    differences = [outcome.difference for outcome in found if outcome.difference is not None]
+    return {
+        **{name: [getattr(outcome, name) for outcome in found] for name in ("amount", "eval_set", "strategy", "loss")},
+        "difference": [d.estimate for d in differences], "low": [d.low for d in differences],
+        "high": [d.high for d in differences], "p_by_holm": [outcome.p for outcome in found],
+        "verdict": [outcome.verdict for outcome in found],
+    }  # fmt: skip
+
+
 def plot_differences(panels: Sequence[Sequence[Panel]], path: str | Path | io.BytesIO, baseline: str) -> None:
     """Draws each strategy's difference in loss to the baseline with its 95 % interval.
 
@@ -42,10 +54,11 @@ def plot_differences(panels: Sequence[Sequence[Panel]], path: str | Path | io.By
         path (`str`, `Path` or file): `.png` (1400 pixels wide), `.svg` or `.pdf`.
         baseline (`str`): The strategy at 0.
     """
-    save(partial(_figure, panels, baseline), path, dpi=200)
+    save(partial(draw_differences, panels, baseline), path, dpi=200)
 
 
-def _figure(panels: Sequence[Sequence[Panel]], baseline: str) -> "Figure":
+def draw_differences(panels: Sequence[Sequence[Panel]], baseline: str) -> "Figure":
+    """The figure of [`plot_differences`]."""
     from matplotlib.lines import Line2D
 
     heights = [1.2 + max(len(panel.outcomes) for panel in line) for line in panels]

@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass
 
+from ..outputs.markdown import printable
+from ..outputs.shown import Shown
 from .statistics import LEVEL, Difference, OneSet, PairedDifference
 from .worth import Worth
 
 
-@dataclass
-class Outcome:
+@dataclass(repr=False)
+class Outcome(Shown):
     """How one strategy did on one evaluation set with one budget.
 
     Attributes:
@@ -47,6 +49,11 @@ class Outcome:
     bits_per_byte: float | None = None
     whole: float | None = None
     worth: Worth | None = None
+
+    def _line(self) -> str:
+        found = "" if self.difference is None else f", {self.verdict} by {self.difference.estimate:+.4f} nats"
+        where = f"{printable(self.eval_set, 40)}, {printable(self.amount, 40)}"
+        return f"{printable(self.strategy, 40)} on {where}: loss {self.loss:.4f}{found}"
 
     @property
     def verdict(self) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from ..errors import InstructMineError
 from ..outputs.markdown import printable
+from ..outputs.shown import Shown
 from .statistics import LEVEL, chance, noncentrality, standard_error
 
 
@@ -41,8 +42,8 @@ class Noise:
 SEVEN_SOURCES = Noise(0.0186, 0.0540, "135M parameters, 8,000 tokens of seven sources")
 
 
-@dataclass(frozen=True)
-class Power:
+@dataclass(frozen=True, repr=False)
+class Power(Shown):
     """What a comparison over disjoint parts can see. Made by [`power`].
 
     Attributes:

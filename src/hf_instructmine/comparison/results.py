@@ -4,17 +4,17 @@ import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from datasets import Dataset
 
 from ..errors import InstructMineError
 from ..outputs.markdown import CardSection, count, escape, printable
-from ..outputs.shown import Shown
-from .figure import FIGURE, Panel, plot_differences
+from ..outputs.shown import Cells, Drawing, Drawn
+from .figure import FIGURE, Panel, draw_differences, numbers, plot_differences
 from .outcomes import Outcome
 from .power import Noise
 from .statistics import (
@@ -27,16 +27,19 @@ from .statistics import (
     one_against_random,
 )
 from .strategies import FULL, RANDOM
-from .tables import sentence, table, unfinished
+from .tables import as_cells, sentence, table, unfinished
 from .worth import Worth, worth
 
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 UNTRAINED = "untrained"
 LEAST_PARTS = 3  # where others failed or are still to come; before the first finetune more may be asked for
 
 
 @dataclass(repr=False)
-class StrategyComparison(Shown):
+class StrategyComparison(Drawn):
     """What [`compare_strategies`] finds; prints as tables and a verdict.
 
     Attributes:
@@ -319,9 +322,29 @@ class StrategyComparison(Shown):
     def __str__(self) -> str:
         return self.summary()
 
-    def plot(self, path: str | Path, baseline: str = RANDOM) -> None:
+    def _says(self) -> list[str]:
+        return [*self.verdict(), self.charged, *self.failed]
+
+    def _tables(self) -> list[Cells]:
+        return [as_cells(self.outcomes(a, name), RANDOM) for a in self.amounts for name in self.eval_sets]
+
+    def _drawings(self) -> dict[str, Drawing]:
+        panels = self._panels(RANDOM)
+        if not any(panel.outcomes for line in panels for panel in line):
+            return {}
+        caption = "Difference in loss of each strategy to random, with 95 % intervals"
+        draw, data = partial(draw_differences, panels, RANDOM), partial(numbers, panels)
+        return {"differences": Drawing(caption, draw, data, 200)}
+
+    def plot(self, path: str | Path, baseline: str = RANDOM, *, figure: str | None = None) -> None:
         """Draws every strategy's difference to the baseline with its interval, as a PNG, SVG or PDF by suffix."""
         plot_differences(self._panels(baseline), path, baseline)
+
+    def to_pandas(self, baseline: str = RANDOM, *, figure: str | None = None) -> "pd.DataFrame":
+        """The numbers of [`~StrategyComparison.plot`] as a table: one row for each strategy, amount and set."""
+        import pandas as pd
+
+        return pd.DataFrame(numbers(self._panels(baseline)))
 
     def section(self, strategies: Sequence[str] = ()) -> CardSection:
         """The evidence as a section of a dataset card: what was compared, tables, figure, verdict.

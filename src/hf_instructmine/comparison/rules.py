@@ -9,7 +9,8 @@ import numpy as np
 from ..data.columns import column_in_pool, column_names
 from ..data.containers import as_table
 from ..errors import InstructMineError
-from ..outputs.markdown import count
+from ..outputs.markdown import count, printable
+from ..outputs.shown import Cells, Shown
 from ..regression.choice import r_squared
 from ..regression.held_out import spearman
 from ..regression.runs import read_runs, run_ids
@@ -43,13 +44,33 @@ class ComparedRule:
     why_not: str = ""
 
 
-@dataclass
-class Comparison:
-    """What [`compare`] finds; prints as a table."""
+@dataclass(repr=False)
+class Comparison(Shown):
+    """What [`compare`] finds; prints as a table.
+
+    Attributes:
+        target (`str`): The column of the loss.
+        n (`int`): Runs that the rules are compared on.
+        rules (`list[ComparedRule]`): The mean of the other runs first, then each rule.
+    """
 
     target: str
     n: int
     rules: list[ComparedRule]
+
+    def _line(self) -> str:
+        names = ", ".join(printable(rule.name, 40) for rule in self.rules[1:])
+        return f"{names} on {count(self.n, 'run')}, by log {printable(self.target, 40)}"
+
+    def _tables(self) -> list[Cells]:
+        numbers = ("r2", "shifted_r2", "scaled_r2", "spearman")
+        rows = []
+        for rule in self.rules:
+            cells = [getattr(rule, name) for name in numbers]
+            note = rule.why_not or (f"cross-validated on {count(rule.seen, 'run')}" if rule.seen else "")
+            rows.append([rule.name, note, *("–" if cell is None else f"{cell:.3f}" for cell in cells)])
+        header = ["rule", "", "R²", "shifted", "r² signed", "Spearman"]
+        return [Cells("Every rule's predictions are of runs it was not fitted on", header, rows, 2)]
 
     def __str__(self) -> str:
         width = max(len(rule.name) for rule in self.rules) + 2

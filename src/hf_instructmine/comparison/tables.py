@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..outputs.markdown import printable
+from ..outputs.shown import Cells
 from .outcomes import Outcome
 from .statistics import LEVEL, PairedDifference
 
@@ -63,9 +64,22 @@ def _detectable(mine: Outcome) -> float:
 
 
 def table(outcomes: Sequence[Outcome], baseline: str, show: Callable[[Any], str]) -> str:
-    """The outcomes as a Markdown table, in which names are as `show` makes them. A column that nothing is known for
-    is left out."""
-    columns = {
+    """The outcomes as a Markdown table; for the arguments see [`columns`]."""
+    shown = columns(outcomes, baseline, show)
+    lines = [f"| {' | '.join(shown)} |", f"|---{'|---:' * (len(shown) - 1)}|"]
+    return "\n".join([*lines, *(f"| {' | '.join(cells)} |" for cells in zip(*shown.values()))])
+
+
+def as_cells(outcomes: Sequence[Outcome], baseline: str) -> Cells:
+    """The outcomes on one evaluation set at one amount as a table for a notebook."""
+    shown = columns(outcomes, baseline, printable)
+    return Cells(f"{outcomes[0].eval_set}, {outcomes[0].amount}", list(shown), list(zip(*shown.values())))
+
+
+def columns(outcomes: Sequence[Outcome], baseline: str, show: Callable[[Any], str]) -> dict[str, list[str]]:
+    """The outcomes as the columns of a table, in which names are as `show` makes them. A column that nothing is known
+    for is left out."""
+    found = {
         "strategy": [show(o.strategy) for o in outcomes],
         "finetunes": [str(o.runs) for o in outcomes],
         "rows": [f"{o.rows:.0f}" for o in outcomes],
@@ -83,9 +97,7 @@ def table(outcomes: Sequence[Outcome], baseline: str, show: Callable[[Any], str]
         "of the whole pool": [_number(o.whole, ".4f") for o in outcomes],
     }
     optional = ("epochs", "bits/byte", "random tokens", "of the whole pool")
-    shown = {name: cells for name, cells in columns.items() if name not in optional or any(cells)}
-    lines = [f"| {' | '.join(shown)} |", f"|---{'|---:' * (len(shown) - 1)}|"]
-    return "\n".join([*lines, *(f"| {' | '.join(cells)} |" for cells in zip(*shown.values()))])
+    return {name: cells for name, cells in found.items() if name not in optional or any(cells)}
 
 
 def _number(value: float | None, form: str) -> str:

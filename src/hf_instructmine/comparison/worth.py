@@ -9,6 +9,7 @@ import numpy as np
 from scipy.optimize import isotonic_regression
 
 from ..errors import InstructMineError
+from ..outputs.shown import Shown
 from .statistics import LEVEL, compare_parts, paired
 
 
@@ -16,8 +17,8 @@ _STEPS = 8  # looked at for each doubling, before the ends of the interval are n
 _HALVINGS = 6  # of a step: the ends are found within 0.2 %
 
 
-@dataclass(frozen=True)
-class Worth:
+@dataclass(frozen=True, repr=False)
+class Worth(Shown):
     """A choice is as good as so many times as many random tokens; prints as that phrase. Made by [`worth`].
 
     Attributes:

@@ -15,7 +15,8 @@ import numpy as np
 from datasets import Dataset
 
 from ..errors import InstructMineError
-from ..outputs.markdown import count
+from ..outputs.markdown import count, printable
+from ..outputs.shown import Cells, Shown
 from .containers import as_dataset
 from .conversation import Conversation, check_text_columns, read_conversations, read_turns
 from .evaluation_sets import EvaluationSet, open_eval_sets
@@ -48,8 +49,8 @@ class Overlap:
     share: float
 
 
-@dataclass(frozen=True)
-class Overlaps:
+@dataclass(frozen=True, repr=False)
+class Overlaps(Shown):
     """What [`find_contaminated`] found.
 
     Attributes:
@@ -70,8 +71,13 @@ class Overlaps:
         """Rows of the pool in which each evaluation set was found; 0 where it was looked for and not found."""
         return {name: sum(overlap.eval_set == name for overlap in self.found) for name in self.prompts}
 
+    def _tables(self) -> list[Cells]:
+        rows = [[o.eval_set, str(o.row), str(o.eval_row), f"{o.share:.0%}"] for o in self.found]
+        caption = "Rows of the pool that hold an evaluation prompt"
+        return [Cells(caption, ["evaluation set", "row", "its row", "share"], rows)] if rows else []
+
     def __str__(self) -> str:
-        return ", ".join(f"{name} in {count(rows, 'row')}" for name, rows in self.counts.items())
+        return ", ".join(f"{printable(name)} in {count(rows, 'row')}" for name, rows in self.counts.items())
 
 
 def find_contaminated(

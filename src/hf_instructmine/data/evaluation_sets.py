@@ -10,12 +10,13 @@ from datasets import Dataset
 
 from ..errors import InstructMineError
 from ..outputs.markdown import count, printable
-from ..outputs.shown import Shown
+from ..outputs.shown import Cells, Shown
 from .containers import as_dataset
 from .conversation import Conversation, check_text_columns, read_turns
 
 
 logger = logging.getLogger(__name__)
+_LOOKED_AT = 3  # turns shown in a notebook
 
 
 def load_eval_sets(eval_sets: Any) -> "dict[str, EvaluationSet]":
@@ -99,6 +100,13 @@ class EvaluationSet(Shown):
 
     def __str__(self) -> str:
         return self._line()
+
+    def _tables(self) -> list[Cells]:
+        rows = [
+            [printable(turn.prompt[-1].get("content") if turn.prompt else ""), printable(turn.response)]
+            for turn in self.turns[:_LOOKED_AT]
+        ]
+        return [Cells(f"The first {count(len(rows), 'turn')}", ["prompt", "reference"], rows, 2)]
 
     @classmethod
     def read(cls, name: str, dataset: Any, columns: Mapping[str, str] | None = None) -> "EvaluationSet":

@@ -5,7 +5,7 @@ import random
 import re
 import string
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
@@ -148,12 +148,32 @@ def load_sample_evaluation() -> "Dataset":
     return Dataset.from_list(_read("evaluation.jsonl"))
 
 
+def load_sample_runs() -> "Dataset":
+    """
+    Returns the recorded runs of a sweep on the sample pool, for fitting a rule without finetuning.
+
+    28 designed subsets of 3,200 response tokens, four of them twice; SmolLM2-135M-Instruct, of which the last 4 layers
+    were trained for 24 steps. `instructmine demo --sweep` makes them again.
+
+    Returns:
+        `datasets.Dataset`: 32 rows as [`load_runs`] gives them: `mixture_id`, `indices` (rows of the sample pool), the
+        mean indicators `nll`, `ifd`, `end_of_turn` and `mtld` with what made them, and `loss_evaluation` (nats a
+        token, on the sample evaluation).
+    """
+    from datasets import Dataset
+
+    from .provenance import set_provenance
+
+    made = json.loads(files(__package__).joinpath("demo_sweep.json").read_text(encoding="utf-8"))
+    return set_provenance(Dataset.from_list(_read("demo_sweep.jsonl")), made)
+
+
 def _is_finished(text: str) -> bool:
     last_line = text.rpartition("\n")[2]
     return bool(_SENTENCE_END.search(text)) and not _LIST_NUMBER.search(last_line)
 
 
-def _read(name: str) -> list[dict[str, str]]:
+def _read(name: str) -> list[dict[str, Any]]:
     text = files(__package__).joinpath(name).read_text(encoding="utf-8")
     # Not splitlines(): JSON strings may hold line separators such as U+2028.
     return [json.loads(line) for line in text.split("\n") if line]

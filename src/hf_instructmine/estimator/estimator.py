@@ -17,12 +17,14 @@ from ..errors import InstructMineError, nearest
 from ..outputs.folder import refuse_foreign, staged_folder
 from ..outputs.markdown import printable
 from ..outputs.publishing import Content, Pushed, publish
+from ..outputs.shown import Cells, Drawing
 from ..regression.fit import FitOptions, fit_rule
 from ..regression.runs import read_runs
 from ..regression.terms import Term
 from . import file as estimator_file
+from .figures import drawings
 from .rule import Rule
-from .summary import summarize
+from .summary import in_words, not_fitted_here, summarize, tables
 
 
 PUBLISHED = ("instructmining-v1", "instructmining-v2")
@@ -32,7 +34,20 @@ class LossEstimator(Rule):
     """A linear rule that predicts the log loss of a finetuned model from mean indicators.
 
     Build one with [`~LossEstimator.fit`], [`~LossEstimator.from_published`], [`~LossEstimator.from_pretrained`] or
-    [`~LossEstimator.from_coefficients`]. Its attributes are those of [`~estimator.rule.Rule`].
+    [`~LossEstimator.from_coefficients`]. A name alone at the end of a cell of a notebook shows tables and a figure.
+
+    Attributes:
+        name (`str`): What the rule is called.
+        origin (`str`): One sentence on where the rule comes from.
+        target (`str`): The column whose (log) loss is predicted, in nats.
+        log_target (`bool`): Whether log loss is predicted, rather than loss.
+        coefficients (`dict[str, float]`): By term, the intercept first.
+        indicators (`list[str]`): The columns that a prediction needs.
+        provenance (`dict[str, dict]`): The configuration behind each indicator column the rule expects.
+        diagnostics ([`Diagnostics`], *optional*): How far a fitted rule can be trusted; None for one not fitted here.
+        figures (`dict[str, str]`): What there is to `plot`, and what it shows.
+
+    The others are those of [`~estimator.rule.Rule`].
     """
 
     @classmethod
@@ -202,6 +217,17 @@ class LossEstimator(Rule):
 
     def __str__(self) -> str:
         return self.summary()
+
+    def _says(self) -> list[str]:
+        if self.diagnostics is None:
+            return [self.origin, not_fitted_here(self)]
+        return [self.origin, in_words(self)]
+
+    def _tables(self) -> list[Cells]:
+        return tables(self)
+
+    def _drawings(self) -> dict[str, Drawing]:
+        return drawings(self)
 
     def to_json(self) -> str:
         """Returns the content of `estimator.json`, which [`~LossEstimator.from_pretrained`] reads."""

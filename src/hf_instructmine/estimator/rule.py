@@ -11,7 +11,7 @@ from ..data.columns import check_made_alike, read_indicators, row_count
 from ..data.containers import as_table
 from ..errors import InstructMineError
 from ..outputs.markdown import printable
-from ..outputs.shown import Shown
+from ..outputs.shown import Drawing, Drawn, Shown
 from ..regression.diagnostics import Diagnostics
 from ..regression.fit import Fit
 from ..regression.regressors import leverage
@@ -55,8 +55,8 @@ def contributions_of(rule: "Rule", values: Mapping[str, np.ndarray]) -> dict[str
     return {term.name: parts[:, k] for k, term in enumerate(rule.terms)}
 
 
-@dataclass
-class SubsetPrediction:
+@dataclass(repr=False)
+class SubsetPrediction(Shown):
     """A set's predicted log loss.
 
     Attributes:
@@ -129,7 +129,7 @@ def set_means(
 
 
 @dataclass(repr=False)
-class Rule(Shown):
+class Rule(Drawn):
     """A linear rule that predicts the log loss of a finetuned model from mean indicators.
 
     Numbers and no more: [`LossEstimator`] fits it, tells about it, keeps and publishes it.
@@ -173,6 +173,9 @@ class Rule(Shown):
 
     def __str__(self) -> str:
         return repr(self)
+
+    def _drawings(self) -> dict[str, Drawing]:
+        return {}
 
     @property
     def indicators(self) -> list[str]:

@@ -3,6 +3,7 @@
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
+from ..outputs.shown import Cells
 from ..regression.diagnostics import Diagnostics
 
 
@@ -28,16 +29,48 @@ def summarize(rule: "Rule") -> str:
     if rule.diagnostics is None:
         lines = [rule.name, "=" * WIDTH, rule.origin, ""]
         lines += [f"  {name:<32}{value:>14.6g}" for name, value in rule.coefficients.items()]
-        words = (
-            f"{rule.name} was not fitted here: nothing is known of how well it predicts for your base model, data and "
-            "evaluation set. Fit a rule on runs of your own, or compare it on them, before you rely on it."
-        )
-        return "\n".join([*lines, "", fill(words, WIDTH)])
+        return "\n".join([*lines, "", fill(not_fitted_here(rule), WIDTH)])
     d = rule.diagnostics
     sections = [_heading(rule, d), _coefficients(d), _held_out(d), _tests(d), *_left_out(d)]
     if d.notes:
         sections.append("\n".join(fill(f"Note: {note}", WIDTH, subsequent_indent="  ") for note in d.notes))
     return "\n\n".join([*sections, fill(in_words(rule), WIDTH)])
+
+
+def not_fitted_here(rule: "Rule") -> str:
+    """What is known of a rule that was published or set by hand: nothing."""
+    return (
+        f"{rule.name} was not fitted here: nothing is known of how well it predicts for your base model, data and "
+        "evaluation set. Fit a rule on runs of your own, or compare it on them, before you rely on it."
+    )
+
+
+def tables(rule: "Rule") -> list[Cells]:
+    """The coefficients, and what the rule explains, as tables for a notebook."""
+    d = rule.diagnostics
+    if d is None:
+        return [
+            Cells("Coefficients", ["term", "coefficient"], [[n, f"{v:.6g}"] for n, v in rule.coefficients.items()])
+        ]
+    header = ["term", "coefficient", "standard error", "p", "95 % from", "to", "standardised", "VIF", "same sign"]
+    rows = [
+        [c.name, f"{c.estimate:.4g}", f"{c.error:.3g}", number(c.p), f"{c.low:.4g}", f"{c.high:.4g}",
+         number(c.standardized, 2), number(c.vif, 1), percent(c.sign_stability)]
+        for c in d.coefficients
+    ]  # fmt: skip
+    low, high = d.nested_cv_r2_interval
+    explained = [["R² in sample", f"{d.r2:.3f}"], ["R² held out", f"{d.nested_cv_r2:.3f} ({low:.3f} … {high:.3f})"]]
+    if d.partial_r2 is not None:
+        explained.append(["partial R² held out", f"{d.partial_r2:.3f}"])
+    explained += [
+        ["permutation p", number(d.permutation_p, 4)],
+        ["noise ceiling", "not known" if d.noise_ceiling is None else f"{d.noise_ceiling:.3f}"],
+        ["runs, mixtures, failed", f"{d.n}, {d.num_mixtures}, {d.failed}"],
+    ]
+    return [
+        *([Cells("Coefficients", header, rows)] if rows else []),
+        Cells("What the rule explains (95 % in brackets)", ["measure", "value"], explained),
+    ]
 
 
 def in_words(rule: "Rule") -> str:

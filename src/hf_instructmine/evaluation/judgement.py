@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 
 from ..errors import InstructMineError
-from ..outputs.markdown import count, fenced
+from ..outputs.markdown import count, fenced, printable
+from ..outputs.shown import Cells, Shown
 from .intervals import bootstrap, clustered, codes_of, objects
 from .paired import ScoreDifference, paired_scores
 from .pairs import Agreement, Preference, agreement
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, repr=False)
+class Plan(Shown):
     """What a judgement takes, before the first of it.
 
     Attributes:
@@ -96,8 +97,8 @@ class Score:
         return f"{self.mean:.2f} [{self.low:.2f}, {self.high:.2f}]{f' ({turns})' if turns else ''}{missing}"
 
 
-@dataclass
-class Judgement:
+@dataclass(repr=False)
+class Judgement(Shown):
     """What a judge thinks of models.
 
     Attributes:
@@ -162,6 +163,35 @@ class Judgement:
             if one != another:
                 raise InstructMineError(f"the two judgements are of other {name}: judge the same with both")
         return {name: agreement(scores, other.verdicts[name]) for name, scores in self.verdicts.items()}
+
+    def _line(self) -> str:
+        models = ", ".join(
+            printable(name, 40) for name in {**self.preferences, **self.scores} if name != self.baseline
+        )
+        what = "a dry run of " if self.plan is not None else ""
+        against = f"{models or 'models'} against {printable(self.baseline, 40)}"
+        return f"{what}{printable(self.judge, 40)} on {against}, by {'pairs' if self.mode == 'pair' else 'ratings'}"
+
+    def _says(self) -> list[str]:
+        return [] if self.plan is None else [str(self.plan)]
+
+    def _tables(self) -> list[Cells]:
+        pairs = [
+            [name, str(p.win), str(p.tie), str(p.lose), str(p.win_rate), str(p.better_or_equal),
+             str(p.length_controlled), str(p.disagreements), str(p.unusable)]
+            for name, p in self.preferences.items()
+        ]  # fmt: skip
+        header = ["model", "win", "tie", "lose", "win rate", "better or equal", "at equal length", "orders disagree",
+                  "no verdict"]  # fmt: skip
+        scores = [[name, str(score), str(score.answers), str(score.unusable)] for name, score in self.scores.items()]
+        differences = [[name, str(found)] for name, found in self.differences.items()]
+        baseline = printable(self.baseline)
+        tables = [
+            Cells(f"Against {baseline}, intervals over questions", header, pairs),
+            Cells("Ratings from 1 to 10", ["model", "mean", "answers", "no rating"], scores),
+            Cells(f"Less {baseline}", ["model", "difference"], differences),
+        ]
+        return [table for table in tables if table.rows]
 
     def summary(self) -> str:
         """The numbers as lines of plain text."""

@@ -8,6 +8,7 @@ import numpy as np
 from scipy.special import ndtri
 
 from ..errors import InstructMineError
+from ..outputs.shown import Shown
 from .calibration import Calibration, corrected
 from .intervals import Clusters, Estimate, bootstrap, clustered, codes_of, objects, share, wilson
 from .length_control import length_controlled
@@ -104,8 +105,8 @@ class PositionBias:
         return {**{name: part.to_dict() for name, part in parts.items()}, "favoured": self.favoured}
 
 
-@dataclass(frozen=True)
-class Preference:
+@dataclass(frozen=True, repr=False)
+class Preference(Shown):
     """How often a judge prefers A to B. Shares are of usable pairs; intervals generalise over questions.
 
     Attributes:

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..errors import InstructMineError
 from ..outputs.markdown import CardSection, count, escape, printable, table
+from ..outputs.shown import Cells, Shown
 from .intervals import clustered, codes_of, objects, share
 from .losses import ratio
 from .paired import ScoreDifference, paired_scores
@@ -50,8 +51,8 @@ class Line:
     bits: float | None = None
 
 
-@dataclass
-class Evaluation:
+@dataclass(repr=False)
+class Evaluation(Shown):
     """What [`evaluate_models`] finds; prints as a table and a verdict.
 
     Attributes:
@@ -174,6 +175,21 @@ class Evaluation:
         if self.judgement is not None:
             parts.append(self.judgement.summary())
         return "\n\n".join(parts)
+
+    def _line(self) -> str:
+        models = ", ".join(printable(name, 40) for name in self.models[:6])
+        measures = ", ".join(printable(name, 40) for name in [*self.losses, *self.benchmarks])
+        judged = [] if self.judgement is None else ["a judge"]
+        return f"{models} by {', '.join(filter(None, [measures, *judged]))}, against {printable(self.baseline, 40)}"
+
+    def _says(self) -> list[str]:
+        return [self.unit, *self.verdict(), *self.notes()]
+
+    def _tables(self) -> list[Cells]:
+        header = [name.format(printable(self.baseline)) for name in HEADER]
+        rows = [_cells(line, printable) for line in self.lines()]
+        judged = [] if self.judgement is None else self.judgement._tables()
+        return [*([Cells("Losses and benchmarks", header, rows, 2)] if rows else []), *judged]
 
     def __str__(self) -> str:
         return self.summary()

@@ -20,6 +20,7 @@ from ..indicators.mtld import MTLD
 from ..indicators.perplexity import Perplexity
 from ..indicators.scoring import score
 from ..outputs.markdown import count, printable
+from ..outputs.shown import Cells, Shown
 from ..sweep.session import run_sweep
 
 
@@ -47,8 +48,8 @@ _ON_GPU = "smollm2-1.7b-lora"
 GRID_SIZES, GRID_SEEDS, TRIALS = 5, 3, 6
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, repr=False)
+class Plan(Shown):
     """What is going to be done, and what it takes. Made by [`make_plan`].
 
     Attributes:
@@ -62,7 +63,9 @@ class Plan:
         num_runs (`int`): Subsets of the sweep; replicates come on top.
         parts (`int`): Of the comparison.
         examples (`dict[str, int]`): Of each evaluation set.
-        seconds_scoring, seconds_sweep, seconds_comparison (`float`): By a few rows and steps, measured here.
+        seconds_scoring (`float`): Of scoring the pool, by a few rows, measured here.
+        seconds_sweep (`float`): Of its finetunes, by a few steps, measured here.
+        seconds_comparison (`float`): Of its finetunes, in the same way.
         tokens_per_second (`float`): That were scored.
         disk (`int`): Bytes, about; models that are kept are among them.
         sizes (`tuple[int, int]`, *optional*): Within which the number of rows is searched for; `size` is the larger.
@@ -109,6 +112,13 @@ class Plan:
     def finetunes(self) -> tuple[int, int]:
         """Of the sweep, and of the comparison."""
         return self.num_runs + min(REPLICATES, self.num_runs), 2 * self.parts
+
+    def _line(self) -> str:
+        return f"{count(self.size, 'row')} of {self.rows:,}, by {sum(self.finetunes)} finetunes"
+
+    def _tables(self) -> list[Cells]:
+        steps = [line.partition(":")[::2] for line in str(self).split("\n")]
+        return [Cells("What is going to be done, and what it takes", ["stage", "what"], steps, 2)]
 
     def __str__(self) -> str:
         sweep, comparison = self.finetunes

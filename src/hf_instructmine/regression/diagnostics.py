@@ -6,7 +6,9 @@ from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
+from ..outputs.markdown import count
 from ..outputs.reading import typed
+from ..outputs.shown import Cells, Shown
 from .choice import Problem
 from .replicates import added_terms_p, jackknife_covariance, lack_of_fit
 
@@ -107,8 +109,8 @@ class _Inner(TypedDict):
     replicates: NotRequired[list[_Replicates]]
 
 
-@dataclass
-class Diagnostics:
+@dataclass(repr=False)
+class Diagnostics(Shown):
     """What is known of a fitted rule. R² is always 1 − Σ(y − ŷ)² / Σ(y − ȳ)², which is below 0 where the rule does
     worse than the mean; "held out" always leaves out whole mixtures, with all their replicates.
 
@@ -239,6 +241,26 @@ class Diagnostics:
     partial_r2_interval: list[float] | None = None
     replicates: list[dict[str, Any]] = field(default_factory=list)
     unequal_noise_p: float | None = None
+
+    def _line(self) -> str:
+        low, high = self.nested_cv_r2_interval
+        return (
+            f"{count(self.n, 'run')} of {count(self.num_mixtures, 'mixture')}, {count(self.p, 'regressor')}: held-out "
+            f"R² {self.nested_cv_r2:.3f} (95 % {low:.3f} to {high:.3f}), in sample {self.r2:.3f}"
+        )
+
+    def _tables(self) -> list[Cells]:
+        numbers = {name: value for name, value in vars(self).items() if isinstance(value, int | float)}
+        names = dict.fromkeys([*self.candidates, *self.vif])
+        factors = [(name, self.candidate_vif.get(name), self.vif.get(name)) for name in names]
+        return [
+            Cells("Numbers", ["measure", "value"], [[name, f"{value:.6g}"] for name, value in numbers.items()]),
+            Cells(
+                "Variance inflation factors",
+                ["regressor", "among the candidates", "in the rule"],
+                [[name, *("–" if vif is None else f"{vif:.1f}" for vif in vifs)] for name, *vifs in factors],
+            ),
+        ]
 
     @property
     def in_every(self) -> list[str]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import InstructMineError
+from ..outputs.shown import Shown
 
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ _NOISE_RATIOS = (1e-3, 1e2)
 _LONGEST = 2.0
 
 
-@dataclass
-class SizeCurve:
+@dataclass(repr=False)
+class SizeCurve(Shown):
     """A fitted curve, on a fine grid of sizes.
 
     Attributes:
@@ -54,6 +55,10 @@ class SizeCurve:
     ranges: list[tuple[int, int]]
     noise: float
     confidence: float
+
+    def _line(self) -> str:
+        alike = ", ".join(f"{low:,} to {high:,}" for low, high in self.ranges)
+        return f"lowest at {self.best:,} rows; not told apart from it at {self.confidence:.0%}: {alike}"
 
     @property
     def share(self) -> float:

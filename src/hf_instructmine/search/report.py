@@ -15,8 +15,8 @@ from ..errors import InstructMineError
 from ..estimator.summary import WIDTH
 from ..estimator.verdict import paragraph
 from ..outputs.markdown import count, printable
-from ..outputs.plots import BLUE, GREY, RED, canvas, save
-from ..outputs.shown import Shown
+from ..outputs.plots import BLUE, GREY, RED, canvas
+from ..outputs.shown import Cells, Drawing, Drawn
 from .curve import SizeCurve, fit_size_curve
 
 
@@ -34,7 +34,8 @@ class SizeComparison:
 
     Attributes:
         size (`int`): Rows.
-        selected (`float`), random (`float`): Mean losses over the seeds, nats.
+        selected (`float`): Mean loss of the selected set over the seeds, nats.
+        random (`float`): Mean loss of the random sets, nats.
         seeds (`tuple[int, int]`): Runs behind each; every run on random rows has a set of its own.
         difference (`float`): Selected less random, nats: below 0 where the selection is better.
         standard_error (`float`): Of the difference, of one set beside the mean of the random ones; nats. From the
@@ -60,7 +61,7 @@ class SizeComparison:
 
 
 @dataclass(frozen=True, repr=False)
-class SizeReport(Shown):
+class SizeReport(Drawn):
     """The result of a size search; prints as text. Made by [`size_report`].
 
     Attributes:
@@ -130,9 +131,37 @@ class SizeReport(Shown):
             lines += ["", "The same with equal optimiser steps at every size:", *_table(self.equal_steps)]
         return "\n".join([*lines, "", *self._history(), "", *self._figures(), "", self.words()])
 
+    def _says(self) -> list[str]:
+        worth = [] if self.rule is None else [paragraph(self.rule)]
+        return [*worth, *self.words().split("\n"), *self._figures()]
+
+    def _tables(self) -> list[Cells]:
+        found = [
+            ("Selected against random rows, nats", self.comparisons),
+            ("The same with equal optimiser steps", self.equal_steps),
+        ]
+        header = ["verdict", "size", "selected", "random", "difference", "standard error", "seeds"]
+        return [
+            Cells(
+                caption,
+                header,
+                [
+                    [c.verdict, f"{c.size:,}", f"{c.selected:.4f}", f"{c.random:.4f}", f"{c.difference:+.4f}",
+                     f"{c.standard_error:.4f}", f"{c.seeds[0]}, {c.seeds[1]}"]
+                    for c in comparisons
+                ],
+            )
+            for caption, comparisons in found
+            if comparisons
+        ]  # fmt: skip
+
+    def _drawings(self) -> dict[str, Drawing]:
+        caption = "Loss against the number of rows, with the sizes that cannot be told apart from the best"
+        return {"size": Drawing(caption, partial(_draw, self), partial(_drawn, self))}
+
     def save_figure(self, path: str | Path) -> None:
-        """Draws loss against size as a PNG, 700 pixels wide."""
-        save(partial(_draw, self), path)
+        """As [`~SizeReport.plot`], under the name that it had first."""
+        self.plot(path)
 
     def words(self) -> str:
         """What follows from it, in a few sentences."""
@@ -323,6 +352,27 @@ def _table(comparisons: list[SizeComparison]) -> list[str]:
     return lines
 
 
+def _drawn(report: SizeReport) -> dict[str, list[Any]]:
+    """What the figure shows, a line for each point of it: the curve with its band, the means over the seeds with their
+    intervals, the trials of the search, and the whole pool, which has no size."""
+    curve = report.curve
+    done = [row for row in report.trials if row["status"] == "done"]
+    lines = [("curve", *numbers) for numbers in zip(curve.sizes, curve.mean, curve.low, curve.high)]
+    for strategy in ("selected", "random"):
+        groups = _groups(done, "grid", strategy, report.target)
+        lines += [(f"{strategy} rows", *numbers) for numbers in zip(groups, *_means(groups, curve.confidence))]
+    lines += [
+        ("trial of the search", row["size"], row[report.target], np.nan, np.nan)
+        for row in done
+        if row["kind"] == "search"
+    ]
+    if report.full_pool is not None:
+        lines.append(("the whole pool", np.nan, report.full_pool, np.nan, np.nan))
+    columns = dict(zip(("what", "rows", "loss", "low", "high"), map(list, zip(*lines))))
+    alike = [any(low <= size <= high for low, high in report.ranges) for size in columns["rows"]]
+    return {**columns, "not_told_apart_from_the_best": alike}
+
+
 def _draw(report: SizeReport) -> "Figure":
     from matplotlib.ticker import NullLocator
 
@@ -353,17 +403,24 @@ def _draw(report: SizeReport) -> "Figure":
     return figure
 
 
-def _seeds(axes: Any, groups: dict[int, np.ndarray], label: str, color: str, shift: float, confidence: float) -> None:
-    """Means over the seeds with their interval, from the spread pooled over the sizes."""
+def _means(groups: dict[int, np.ndarray], confidence: float) -> tuple[list[float], list[float], list[float]]:
+    """Means over the seeds with the ends of their interval, from the spread pooled over the sizes; NaN where it is not
+    known."""
     from scipy.stats import t
 
+    spread, freedom = _pure_error(groups)
+    factor = np.nan if spread is None else t.ppf((1 + confidence) / 2, freedom) * spread
+    means = [float(losses.mean()) for losses in groups.values()]
+    reach = [factor / np.sqrt(len(losses)) for losses in groups.values()]
+    return means, [m - r for m, r in zip(means, reach)], [m + r for m, r in zip(means, reach)]
+
+
+def _seeds(axes: Any, groups: dict[int, np.ndarray], label: str, color: str, shift: float, confidence: float) -> None:
+    """Means over the seeds with their interval."""
     if not groups:
         return
-    spread, freedom = _pure_error(groups)
-    means = [losses.mean() for losses in groups.values()]
-    reach = None
-    if spread is not None:
-        reach = [t.ppf((1 + confidence) / 2, freedom) * spread / np.sqrt(len(losses)) for losses in groups.values()]
+    means, low, high = _means(groups, confidence)
+    reach = None if np.isnan(low[0]) else [np.subtract(means, low), np.subtract(high, means)]
     # Moved a little apart, so that one does not hide the other.
     axes.errorbar(
         [size * shift for size in groups], means, yerr=reach, fmt="o", color=color, markersize=5, capsize=3,

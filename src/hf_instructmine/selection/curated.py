@@ -35,7 +35,22 @@ KINDS_OF_FILES = {estimator_file.FILE_NAME, FIGURE_FILE, FIGURE_WITHOUT_RULE}
 class Selection(SelectionRecord):
     """A curated dataset and all that explains it: a [`SelectionRecord`] with its card, on disk and on the Hub.
 
-    Made by [`~selection.Selector.select`], or opened again by [`~Selection.load`].
+    Made by [`~selection.Selector.select`], or opened again by [`~Selection.load`]. A name alone at the end of a cell
+    of a notebook shows tables and a figure.
+
+    Attributes:
+        dataset (`Dataset`): The selected rows, lowest predicted log loss first, with `predicted_log_loss`.
+        estimator ([`Rule`]): The rule that chose.
+        indices (`np.ndarray` of shape `(k,)`): The pool's row numbers of `dataset`, in its order.
+        log_loss (`np.ndarray` of shape `(k,)`): Predicted log loss of the selected rows, ascending.
+        pool_log_loss (`np.ndarray` of shape `(n,)`): Predicted log loss of every row of the pool.
+        request (`dict`): All that was asked for, the selector's options included.
+        num_selected (`int`): Rows selected.
+        num_pool (`int`): Rows of the pool.
+        sources (`list[SourceCount]`): What became of the rows of each source.
+        sections (`list[CardSection]`): Evidence that is in the card.
+
+    The others are those of [`SelectionRecord`].
 
     Example:
 
@@ -240,9 +255,4 @@ class Selection(SelectionRecord):
         name = figure_file(self)
         if name is None:
             return
-        decided, selected, pool = self.what_decided()
-        if self.strategy is None:
-            plot_predicted_log_loss(pool, selected, folder / name, in_a_title(self.rule))
-        else:
-            worth = "No rule: what this choice is worth is not known from these values."
-            plot_predicted_log_loss(pool, selected, folder / name, worth, decided)
+        self.plot(folder / name)

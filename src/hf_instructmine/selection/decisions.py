@@ -12,6 +12,7 @@ from datasets import Dataset
 from ..data.columns import indicator_names
 from ..errors import InstructMineError, one_line
 from ..outputs.digests import fast_digest
+from ..outputs.shown import Shown
 from .walk import Walk
 
 
@@ -38,8 +39,8 @@ FATES = {
 }
 
 
-@dataclass(frozen=True)
-class Decisions:
+@dataclass(frozen=True, repr=False)
+class Decisions(Shown):
     """What became of every row of a pool.
 
     Attributes:
@@ -51,6 +52,10 @@ class Decisions:
     codes: np.ndarray
     names: tuple[str, ...]
     pool_digest: str
+
+    def _line(self) -> str:
+        found = np.bincount(self.codes, minlength=len(self.names))
+        return ", ".join(f"{rows:,} {name}" for name, rows in zip(self.names, found) if rows)
 
     def save(self, folder: str | Path) -> None:
         """Writes `decisions.npz`, which `load_dataset` passes over."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 # Rules with a length term give a few rows predictions far above the rest, which would squeeze all others into one bar.
 SHOWN_SHARE = 99.5
+WITHOUT_RULE = "No rule: what this choice is worth is not known from these values."
 
 
 def plot_predicted_log_loss(
@@ -30,15 +31,29 @@ def plot_predicted_log_loss(
         worth (`str`, *optional*): How well the rule predicts, for the title.
         decided (`str`, *optional*): What the numbers are, where no rule predicted them.
     """
-    save(partial(_figure, pool, selected, worth, decided), path, dpi=200)
+    save(partial(draw_predicted_log_loss, pool, selected, worth, decided), path, dpi=200)
 
 
-def _figure(pool: np.ndarray, selected: np.ndarray, worth: str, decided: str = "") -> "Figure":
+def count_predicted_log_loss(pool: np.ndarray, selected: np.ndarray) -> dict[str, np.ndarray]:
+    """How many rows of the pool and of the selection lie in each bar of the figure, `low` to `high`.
+
+    The last bar of the selection has those beyond it too; the pool's have a bar of their own, without an end, which
+    the figure tells of in words.
+    """
     pool = pool[np.isfinite(pool)]
-    low = pool.min()
-    high = max(np.percentile(pool, SHOWN_SHARE), selected.max())
+    low, high = pool.min(), max(np.percentile(pool, SHOWN_SHARE), selected.max())
     edges = np.linspace(low, high, 61) if high > low else np.linspace(low - 0.5, low + 0.5, 61)
-    beyond = int((pool > edges[-1]).sum())
+    return {
+        "low": edges, "high": np.append(edges[1:], np.inf),
+        "pool": np.append(np.histogram(pool, edges)[0], (pool > edges[-1]).sum()),
+        "selection": np.append(np.histogram(np.minimum(selected, edges[-1]), edges)[0], 0),
+    }  # fmt: skip
+
+
+def draw_predicted_log_loss(pool: np.ndarray, selected: np.ndarray, worth: str, decided: str = "") -> "Figure":
+    """The figure of [`plot_predicted_log_loss`]."""
+    bars = count_predicted_log_loss(pool, selected)
+    pool, edges, beyond = pool[np.isfinite(pool)], bars["low"], int(bars["pool"][-1])
 
     figure, grid = canvas(4.2, rows=2, sharex=True)
     axes = grid[:, 0]
@@ -46,7 +61,7 @@ def _figure(pool: np.ndarray, selected: np.ndarray, worth: str, decided: str = "
         (axes[0], pool, "Pool", GREY),
         (axes[1], selected, "Selection", BLUE),
     ):
-        ax.hist(np.minimum(values, edges[-1]) if name == "Selection" else values, bins=edges, color=color)
+        ax.bar(edges[:-1], bars[name.lower()][:-1], np.diff(edges), align="edge", color=color)
         median = float(np.median(values))
         ax.axvline(median, color="black", linewidth=1.2, linestyle="--")
         title = f"{name}: {count(len(values), 'row')}, median {median:.4g} (dashed)"

@@ -1,6 +1,7 @@
 """What a selection is made of, as data: the rows, the rule, the request, and what became of every row."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +11,12 @@ from datasets import Dataset
 from ..data.columns import TOKENS, numeric_column
 from ..estimator.file import rule_digest
 from ..estimator.summary import WIDTH
-from ..estimator.verdict import paragraph
+from ..estimator.verdict import in_a_title, paragraph
 from ..outputs.digests import fast_digest
 from ..outputs.markdown import CardSection, count, printable
-from ..outputs.shown import Shown
+from ..outputs.shown import Cells, Drawing, Drawn
 from .decisions import Decisions
+from .figures import WITHOUT_RULE, count_predicted_log_loss, draw_predicted_log_loss
 from .preference import RANDOM, Preference
 from .walk import Walk, passed_over
 
@@ -96,7 +98,7 @@ def count_bytes(dataset: Dataset) -> int:
 
 
 @dataclass(repr=False)
-class SelectionRecord(Shown):
+class SelectionRecord(Drawn):
     """A selection as data.
 
     Attributes:
@@ -174,6 +176,37 @@ class SelectionRecord(Shown):
 
     def __str__(self) -> str:
         return self.summary()
+
+    def _says(self) -> list[str]:
+        return [self.verdict()]
+
+    def _tables(self) -> list[Cells]:
+        numbers = [["rows", f"{self.num_selected:,}", f"{self.num_pool:,}"]]
+        if self.deciding:
+            name, chosen, values = self.what_decided()
+            medians = np.median(chosen), np.median(values[np.isfinite(values)])
+            numbers.append([f"{name}, median", *(f"{median:.4f}" for median in medians)])
+        if self.tokens:
+            kept, pool = self.tokens["selected"], self.tokens["pool"]
+            numbers.append(["response tokens", f"{kept['total']:,.0f}", f"{pool['total']:,.0f}"])
+            numbers.append(["median of a row", f"{kept['median']:,.0f}", f"{pool['median']:,.0f}"])
+        tables = [Cells("Selected, and what there was", ["", "selected", "pool"], numbers)]
+        if shown := self.largest_sources():
+            rows = [[source.name, f"{source.selected:,}", f"{source.pool:,}"] for source in shown]
+            tables.append(Cells("By source", ["source", "selected", "pool"], rows))
+        return tables
+
+    def _drawings(self) -> dict[str, Drawing]:
+        if not self.deciding:
+            return {}
+        name, chosen, pool = self.what_decided()
+        if self.strategy is None:
+            figure, title, axis = "predicted_log_loss", in_a_title(self.rule), ""
+        else:
+            figure, title, axis = "what_decided", WITHOUT_RULE, name
+        draw = partial(draw_predicted_log_loss, pool, chosen, title, axis)
+        caption = f"{name} of the pool and of the selection"
+        return {figure: Drawing(caption, draw, partial(count_predicted_log_loss, pool, chosen), 200)}
 
     @property
     def rule(self) -> "Rule":

@@ -1,8 +1,10 @@
 """How far a design can be trusted before a single finetune is paid for."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from datasets import Dataset, Value
@@ -11,10 +13,14 @@ from ..data.columns import numeric_column
 from ..data.containers import as_dataset
 from ..errors import InstructMineError
 from ..outputs.markdown import count, printable
-from ..outputs.shown import Shown
+from ..outputs.plots import BLUE, GREY, RED, canvas
+from ..outputs.shown import Cells, Drawing, Drawn
 from ..regression.regressors import leverage, vif
 from .scored_pool import ScoredPool, SubsetSize
 
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 RANDOM_SUBSETS = 64  # draws that the sampling noise of mean indicators is estimated from
 RANDOM_RULES = 200  # linear rules whose selections tell where selected subsets will lie
@@ -32,26 +38,42 @@ class Predicts(Protocol):
 
 @dataclass
 class IndicatorDesign:
-    """One mean indicator in a design. Ranges are in the indicator's own unit."""
+    """One mean indicator in a design. Ranges are in the indicator's own unit.
+
+    Attributes:
+        vif (`float`): Its variance inflation factor over the runs.
+        random_mean (`float`): Of random subsets.
+        design_range (`tuple[float, float]`): Over the mixtures.
+        selected_range (`tuple[float, float]`): Over the selections that random linear rules make at the same budget.
+        covered (`float`): Share of the selected range that the design spans.
+        spread_over_noise (`float`): SD between mixtures over that of random subsets of the same budget.
+        standard_error (`float`): Of its coefficient, per SD of the pool; in SDs of a run's noise, or in log loss.
+    """
 
     vif: float
-    random_mean: float  # of random subsets
+    random_mean: float
     design_range: tuple[float, float]
-    selected_range: tuple[float, float]  # over the selections that random linear rules make at the same budget
-    covered: float  # share of the selected range that the design spans
-    spread_over_noise: float  # SD between mixtures over that of random subsets of the same budget
-    standard_error: float  # of its coefficient, per SD of the pool; in SDs of a run's noise, or in log loss
+    selected_range: tuple[float, float]
+    covered: float
+    spread_over_noise: float
+    standard_error: float
 
 
 @dataclass(repr=False)
-class DesignReport(Shown):
+class DesignReport(Drawn):
     """What [`design_report`] finds; `print` it to read it.
 
     Attributes:
+        num_mixtures (`int`): Different mixtures.
+        num_replicates (`int`): Runs of a mixture besides the first.
+        budget ([`SubsetSize`]): Of each mixture: rows, or response tokens.
+        pool_rows (`int`): Rows that have all indicators.
+        excluded_rows (`int`): Rows that lack one.
         log_det (`float`): log det(X'X), X = intercept and mean indicators in SDs of the pool, over all runs;
             `-inf` where the runs cannot tell the indicators apart. Comparable between designs of one pool.
         condition_number (`float`): Largest over smallest singular value of the centred indicators, each scaled to unit
             length.
+        indicators (`dict[str, IndicatorDesign]`): Each mean indicator by its column.
         unseen (`list[str]`): Directions of indicator space that the design cannot see, in words.
         extrapolation (`float`): Share of the random rules whose selection lies outside the design, that is, has a
             higher leverage than any run.
@@ -82,6 +104,27 @@ class DesignReport(Shown):
     def _line(self) -> str:
         names = ", ".join(printable(name, 40) for name in list(self.indicators)[:12])
         return f"{count(self.num_mixtures, 'mixture')} and {count(self.num_replicates, 'replicate')} over {names}"
+
+    def _says(self) -> list[str]:
+        seen = [f"Cannot see: {direction}." for direction in self.unseen]
+        return [*seen, *(f"Warning: {warning}." for warning in self.warnings)]
+
+    def _tables(self) -> list[Cells]:
+        header = ["indicator", "VIF", "random", "design from", "to", "selected from", "to", "covered", "spread", "SE"]
+        rows = [
+            [name, f"{i.vif:.1f}", *(f"{n:.4g}" for n in (i.random_mean, *i.design_range, *i.selected_range)),
+             f"{i.covered:.0%}", f"{i.spread_over_noise:.1f}", f"{i.standard_error:.3g}"]
+            for name, i in self.indicators.items()
+        ]  # fmt: skip
+        caption = (
+            f"log det {self.log_det:.2f}, condition number {self.condition_number:.1f}; selections of random linear "
+            f"rules that lie outside the design: {self.extrapolation:.0%}"
+        )
+        return [Cells(caption, header, rows)]
+
+    def _drawings(self) -> dict[str, Drawing]:
+        caption = "Mean indicators that the mixtures span, and that selections by random linear rules would reach"
+        return {"ranges": Drawing(caption, partial(draw_ranges, self.indicators), partial(ranges, self.indicators))}
 
     def __str__(self) -> str:
         each = f"{self.budget.rows} rows" if self.budget.rows else f"{self.budget.tokens} response tokens"
@@ -116,6 +159,33 @@ class DesignReport(Shown):
         lines += [f"cannot see: {direction}" for direction in self.unseen]
         lines += [f"warning: {warning}" for warning in self.warnings]
         return "\n".join(lines)
+
+
+def ranges(indicators: Mapping[str, IndicatorDesign]) -> dict[str, list[Any]]:
+    """What the figure of a design shows, a line for each mean indicator, in its own unit."""
+    rows = indicators.values()
+    return {
+        "indicator": list(indicators),
+        "design_low": [row.design_range[0] for row in rows], "design_high": [row.design_range[1] for row in rows],
+        "selected_low": [row.selected_range[0] for row in rows],
+        "selected_high": [row.selected_range[1] for row in rows], "random_mean": [row.random_mean for row in rows],
+    }  # fmt: skip
+
+
+def draw_ranges(indicators: Mapping[str, IndicatorDesign]) -> "Figure":
+    """Each mean indicator on an axis of its own: the design's range above that of selections."""
+    figure, grid = canvas(0.6 + 0.75 * len(indicators), rows=len(indicators))
+    for (name, row), axes in zip(indicators.items(), grid[:, 0]):
+        axes.plot(row.selected_range, [0, 0], color=GREY, linewidth=6, solid_capstyle="butt", label="selections")
+        axes.plot(row.design_range, [1, 1], color=BLUE, linewidth=6, solid_capstyle="butt", label="mixtures")
+        axes.axvline(row.random_mean, color=RED, linewidth=1.2, label="random subsets")
+        axes.set_yticks([0, 1], ["selected", "design"], fontsize=8)
+        axes.set_ylim(-0.7, 1.7)
+        axes.tick_params(axis="x", labelsize=8)
+        axes.set_title(f"mean {printable(name, 40)}", loc="left", fontsize=9)
+    labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(*labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    return figure
 
 
 def design_report(

@@ -10,6 +10,7 @@ from datasets import Dataset, Features, List, Value
 
 from ..data.provenance import set_provenance
 from ..errors import InstructMineError
+from ..outputs.shown import Shown
 from .manifest import open_records
 
 
@@ -72,7 +73,13 @@ def load_runs(folder: str | Path, examples: bool = False) -> Dataset:
     return set_provenance(table, known) if known else table
 
 
-def sweep_status(folder: str | Path) -> str:
+class SweepStatus(Shown, str):
+    """The lines of [`sweep_status`]: a text that shows itself in a line, and in a notebook as lines."""
+
+    __str__ = str.__str__
+
+
+def sweep_status(folder: str | Path) -> SweepStatus:
     """A few lines on a sweep: how many runs are done, failed, running and missing, and the time still needed.
 
     Args:
@@ -108,7 +115,7 @@ def sweep_status(folder: str | Path) -> str:
     for run_id, result in done.items():
         losses = ", ".join(f"{name} {loss:.4f}" for name, loss in result["losses"].items())
         lines.append(f"  done     {run_id}: {losses} ({result['seconds']:.1f} s)")
-    return "\n".join(lines)
+    return SweepStatus("\n".join(lines))
 
 
 def pure_error(runs: Dataset, target: str) -> tuple[float | None, float | None]:
