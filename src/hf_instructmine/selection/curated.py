@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING
 from ..data.provenance import get_provenance
 from ..errors import InstructMineError
 from ..estimator import file as estimator_file
-from ..estimator.verdict import in_a_title
 from ..outputs.folder import resolved, staged_folder
 from ..outputs.markdown import count, printable
 from ..outputs.publishing import Content, Pushed, publish
 from ..outputs.shards import MAX_SHARD_SIZE
 from .card import FIGURE_FILE, FIGURE_WITHOUT_RULE, build_card, figure_file
-from .figures import plot_predicted_log_loss
 from .origin import check_stated, read_origin
 from .preference import RANDOM
 from .record import SelectionRecord
