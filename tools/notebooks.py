@@ -43,7 +43,7 @@ def main() -> int:
     failed = False
     for path in args.notebooks or sorted(FOLDER.glob("*.ipynb")):
         notebook = json.loads(path.read_text("utf-8"))
-        found = [] if args.write else [f"stored: {fault}" for fault in faults(notebook)]
+        found = [] if args.write else [f"stored: {fault}" for fault in [*empty(notebook), *faults(notebook)]]
         started = time.perf_counter()
         try:
             executed = execute(notebook, quick=not args.write)
@@ -121,6 +121,12 @@ def faults(notebook: dict[str, Any], user: str | None = None) -> list[str]:
                 there = [line for line in lines if re.search(pattern, line)]
                 found += [f"cell {number}: {what}: {there[0].strip()[:120]!r}"] if there else []
     return found
+
+
+def empty(notebook: dict[str, Any]) -> list[str]:
+    """Whether a notebook has no output, so that a reader would see nothing."""
+    stored = any(cell.get("outputs") for cell in notebook["cells"])
+    return [] if stored else ["nothing is stored: execute it with --write"]
 
 
 def _texts(output: dict[str, Any]) -> list[str]:
