@@ -5,7 +5,7 @@ A name with dots is one that has no public name but that functions take or give,
 
 import inspect
 from importlib import import_module
-from typing import Any
+from typing import Any, ClassVar
 
 from docutils import nodes
 from docutils.parsers.rst import directives
@@ -30,7 +30,7 @@ class Names(SphinxDirective):
     """See the module; with the option `alone` the methods of a class are left out."""
 
     has_content = True
-    option_spec = {"alone": directives.flag}
+    option_spec: ClassVar = {"alone": directives.flag}
 
     def run(self) -> list[nodes.Node]:
         """The nodes, as docutils asks for them."""
