@@ -192,7 +192,6 @@ def test_a_strategy_reads_again_what_it_was():
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ([], "give --rule RULE, or --strategy WHAT to choose without one"),
         (["--strategy", "longest", "--rule", "instructmining-v2"], "--rule and --strategy are two ways to choose"),
         (["--strategy", "longest", "--max-log-loss", "1"], "--max-log-loss is about a rule"),
         (["--strategy", "longest", "--max-leverage", "1"], "--max-leverage is about a rule"),
@@ -205,6 +204,13 @@ def test_the_command_line_refuses_in_one_line(scored, options, told, tmp_path, m
     scored.to_parquet("pool.parquet")
     assert main(["select", "pool.parquet", "--size", "2", "--output-dir", "curated", *options]) == 1
     assert told in capsys.readouterr().err.splitlines()[-1] and not (tmp_path / "curated").exists()
+
+
+def test_neither_rule_nor_strategy_is_wrong_usage_and_names_both(tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["select", "pool.parquet", "--size", "2", "--output-dir", str(tmp_path / "curated")])
+    assert end.value.code == 2
+    assert "give --rule RULE, or --strategy WHAT" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_the_command_line_selects_and_says_what_would_find_out(scored, tmp_path, monkeypatch, capsys):

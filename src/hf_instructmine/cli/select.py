@@ -1,6 +1,7 @@
 """`instructmine select`: reads the pool and the rule, selects, and writes the curated dataset."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -126,14 +127,14 @@ def read_chooser(args: argparse.Namespace) -> "LossEstimator | str":
     """The rule, or the strategy, which is looked at before the pool is read.
 
     Raises:
-        [`InstructMineError`]: Where there is neither or both, or a strategy is asked for what only a rule has.
+        [`InstructMineError`]: Where there are both, or a strategy is asked for what only a rule has.
     """
     from ..selection.preference import Preference
 
     if args.strategy is None and args.rule is None:
-        raise InstructMineError(
-            "give --rule RULE, or --strategy WHAT to choose without one, such as longest or random"
-        )
+        told = "rule is missing (here or in --config): give --rule RULE, or --strategy WHAT, such as longest or random"
+        print(f"instructmine select: error: {told}", file=sys.stderr)
+        sys.exit(2)  # wrong usage, as of other options that are missing
     if args.strategy is None:
         return load_rule(args.rule)
     if args.rule is not None:
