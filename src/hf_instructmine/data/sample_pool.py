@@ -159,6 +159,13 @@ def load_sample_runs() -> "Dataset":
         `datasets.Dataset`: 32 rows as [`load_runs`] gives them: `mixture_id`, `indices` (rows of the sample pool), the
         mean indicators `nll`, `ifd`, `end_of_turn` and `mtld` with what made them, and `loss_evaluation` (nats a
         token, on the sample evaluation).
+
+    Example:
+
+    ```python
+    >>> len(him.load_sample_runs())
+    32
+    ```
     """
     from datasets import Dataset
 
