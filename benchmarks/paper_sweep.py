@@ -2,13 +2,12 @@
 
     python benchmarks/paper_sweep.py --data ../shared/data --output-dir sweep-output
 
-Makes what `notebooks/paper.ipynb` reads. 250 rows of each source out of the pool of `compare_seven_sources.py`, 48 rows
-a mixture, two epochs of eight steps, of the last four layers. Measured on every third Self-Instruct example and on the
-MT-Bench questions that have a reference. Killed and started again, it goes on where it stopped.
+Makes what `notebooks/paper.ipynb` reads: 250 rows of each source out of the pool of `compare_seven_sources.py`, 48
+rows in a mixture, two epochs of eight steps that train the last four layers. Losses are of every third Self-Instruct
+example and of the MT-Bench questions that have a reference. Killed and started again, it goes on where it stopped.
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np

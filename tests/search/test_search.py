@@ -251,7 +251,7 @@ def test_a_configuration_that_selects_too_little_is_a_failed_trial(recipe, tmp_p
         ({"selector": lambda scored, size: range(30, 30 + size)}, "gave row 30, which is not in the pool or has no"),
         ({"selector": lambda scored, size, k: range(size), "space": {"k": (1, 2)}}, "'k' has no default"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else ", ".join(value),
 )
 def test_what_cannot_be_is_refused_before_any_run(recipe, tmp_path, trained, options, told):
     with pytest.raises(InstructMineError, match=told) as refused:
