@@ -30,7 +30,7 @@ WINGS = {
     "comparison": "selection sweep estimator regression finetuning models data outputs",
     "evaluation": "finetuning models data outputs",
     "reporting": "evaluation comparison search selection sweep estimator regression data outputs",
-    "mining": "reporting comparison selection sweep estimator finetuning indicators models data outputs",
+    "mining": "reporting comparison search selection sweep estimator finetuning indicators models data outputs",
     "cli": "mining reporting evaluation comparison search selection sweep estimator regression finetuning indicators "
     "models data outputs",
 }
