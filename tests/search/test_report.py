@@ -147,7 +147,7 @@ def test_it_prints_the_whole_history_and_draws_a_figure(trials, tmp_path):
     assert sum(line.split()[1:2] in (["grid"], ["search"]) for line in text.splitlines()) == 50
     assert f"Best single trial: {report.incumbent['size']:,} rows" in text
     assert report.incumbent["loss_simulated"] == min(r["loss_simulated"] for r in trials if r["kind"] == "search")
-    assert "lower loss than random ones at 5 of 5 sizes, as one set against the random ones." in text
+    assert "shown to give a lower loss than random ones at 5 of 5 sizes, as one set against the random ones." in text
     report.save_figure(tmp_path / "figures" / "size.png")
     assert (tmp_path / "figures" / "size.png").read_bytes().startswith(b"\x89PNG")
 

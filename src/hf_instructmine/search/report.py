@@ -180,7 +180,8 @@ class SizeReport(Drawn):
         lower = [c for c in self.comparisons if c.told_apart and c.difference < 0]
         higher = [c for c in self.comparisons if c.told_apart and c.difference > 0]
         if self.comparisons:
-            told = f"Selected rows give a lower loss than random ones at {len(lower)} of {len(self.comparisons)} sizes"
+            shown = f"at {len(lower)} of {len(self.comparisons)} sizes"
+            told = f"Selected rows are shown to give a lower loss than random ones {shown}"
             told += f", a higher one at {len(higher)}" if higher else ""
             lines.append(f"{told}, as one set against the random ones.")
         return "\n".join(lines)
