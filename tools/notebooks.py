@@ -29,7 +29,7 @@ SETTINGS = {
 NAMELESS = {"root", "runner", "user"}  # words of English too; where they are a name, there is a path beside them
 FAULTS = {
     "a path of a machine": r"(?<![\w.:/])/(?:home|root|tmp|Users|work|opt|usr|var|mnt|private)/|[A-Za-z]:\\\\?Users",
-    "a warning": r"\b\w*Warning\b|\bwarnings?\.warn\b",
+    "a warning": r"\b\w+Warning\b|\bwarnings?\.warn\b",
     "a traceback": r"Traceback \(most recent call last\)",
     "a command to a terminal": "\x1b",
 }
