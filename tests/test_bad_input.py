@@ -166,7 +166,7 @@ POOLS = {
     "duplicated column names": (twice, "has the column 'prompt' twice: rename one of them"),
     "a column that an indicator would overwrite": (
         lambda d: write(d, "p.jsonl", {**SOUND, "mtld": 1.0}),
-        "the pool has a column 'mtld' already: remove it, or pass overwrite=True",
+        "the pool has a column 'mtld' already: remove it, or pass --overwrite to replace it",
     ),
     "a lone surrogate in a file": (
         lambda d: write(d, "p.jsonl", SOUND, {"prompt": "a", "completion": "\ud800"}),
@@ -209,12 +209,12 @@ def test_none_where_text_belongs_is_kept_and_counted(tmp_path, capsys):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--size", "0"], "size=0 selects nothing"),
-        (["--size", "-5"], "size=-5 selects nothing"),
-        (["--size", "4"], "size=4 is above the pool's 3 rows"),
-        (["--fraction", "1.5"], "fraction=1.5 has to be above 0 and at most 1"),
-        (["--fraction", "-0.5"], "fraction=-0.5 has to be above 0 and at most 1"),
-        ([], "give exactly one of size, fraction, max_log_loss, tokens"),
+        (["--size", "0"], "--size 0 selects nothing"),
+        (["--size", "-5"], "--size -5 selects nothing"),
+        (["--size", "4"], "--size 4 is above the pool's 3 rows"),
+        (["--fraction", "1.5"], "--fraction 1.5 has to be above 0 and at most 1"),
+        (["--fraction", "-0.5"], "--fraction -0.5 has to be above 0 and at most 1"),
+        ([], "give exactly one of --size, --fraction, --max-log-loss, --tokens"),
         (["--size", "1", "--sample", "9"], "a sample of 9 rows cannot be taken from a pool of 3"),
     ],
 )

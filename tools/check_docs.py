@@ -44,7 +44,7 @@ QUICK = (
     (r"(?<=[( ])tokens=[\d_]+", "tokens=300"),
     (r"min_size=\d+,(\s+)max_size=[\d_]+(, num_trials=\d+)?", r"min_size=4,\1max_size=20, num_trials=2, grid_seeds=2"),
     (r"--min-size \d+ --max-size \d+( --num-trials \d+)?", "--min-size 4 --max-size 20 --num-trials 2 --grid-seeds 2"),
-    (r"(?m)^    parts=8,", "    parts=5, random_at=[],"),
+    (r"(?m)^    parts=8,(\n    random_at=\(\),)?", "    parts=5, random_at=[],"),
     (r"\*\*him\.usual_strategies\(scored\)", '"longest": "highest:output_length"'),
     (r"(?m)^(instructmine mine .*--eval-set .*)$", r"\1 --num-runs 8 --parts 4"),
     (r"(?m)^(instructmine mine .*)$", r"\1 --yes"),

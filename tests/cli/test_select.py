@@ -73,7 +73,7 @@ def test_what_was_kept_out_is_told(files, capsys):
         (["--quota", "web"], "the quota 'web' is not of the form SOURCE=LEAST:MOST"),
         (["--quota", "wbe=0.1:"], "no row has the source 'wbe'"),
         (["--eval-set", "test"], "is not of the form name=file-or-id"),
-        (["--length-bins", 1], "length_bins=1 has to be at least 2"),
+        (["--length-bins", 1], "--length-bins 1 has to be at least 2"),
     ],
 )
 def test_mistakes_are_told_in_one_line(files, options, message, capsys):

@@ -120,7 +120,7 @@ def test_a_column_made_by_the_papers_model_is_accepted_silently(scored, recwarn)
 
 
 def test_an_unknown_published_rule_is_refused():
-    with pytest.raises(InstructMineError, match="instructmining-v1 and instructmining-v2"):
+    with pytest.raises(InstructMineError, match="known are instructmining-v1, instructmining-v2"):
         LossEstimator.from_published("instructmining-v3")
 
 

@@ -324,7 +324,7 @@ def test_the_command_prints_a_report_and_writes_trials_and_a_figure(recipe, tmp_
     assert f"Next: instructmine select {tmp_path / 'pool.parquet'} --rule" in out
     assert {"trials.parquet", "size.png"} <= {path.name for path in (tmp_path / "search").iterdir()}
     assert main([str(part) for part in [*given, "--grid-size", 4]]) == 1
-    assert capsys.readouterr().err == "instructmine search-size: grid_size must be at least 5, not 4\n"
+    assert capsys.readouterr().err == "instructmine search-size: --grid-size must be at least 5, not 4\n"
 
 
 def test_ranges_are_read_from_the_command_line():

@@ -91,6 +91,10 @@ def read(folder: str | Path) -> dict[str, Any]:
             f"'{folder}' was saved by an earlier version, which kept no {RECORD_FILE} to reopen it from: select again"
         )
     content = _read_record(folder)
+    if "strategy" not in content and not has_rule:
+        raise InstructMineError(
+            f"'{folder}' holds no selection that is whole: its {estimator_file.FILE_NAME} is missing; select again"
+        )
     rule = None if "strategy" in content else LossEstimator.from_pretrained(folder)
     try:
         return {**_fields(content, folder), **_tables(folder, rule is not None), "estimator": rule}
