@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Which tests: all, or `make test TESTS=tests/cli`.
 TESTS ?=
+# How many processes they are spread over; each computes in one thread.
+JOBS ?= 2
 # The tests that a change of another library has broken so far, or would break first.
 QUICK := tests/test_versions.py tests/models/test_engine.py tests/models/test_tokenization.py tests/models/test_chat.py \
 	tests/finetuning/test_as_trl.py tests/finetuning/test_trainer.py tests/finetuning/test_finetune.py tests/finetuning/test_launching.py
@@ -26,7 +28,7 @@ demo-quick: .venv/ready
 	$(BIN)/instructmine demo --output-dir demo-output --quick
 
 test: .venv/ready
-	$(BIN)/python -m pytest $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) $(TESTS)
 
 # What of the library no test runs. What runs in other processes is not counted.
 coverage: .venv/ready
