@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import hf_instructmine as him
 
 from ..errors import InstructMineError
-from .options import add_inputs, add_verb, pick
+from .options import add_inputs, add_verb, pick, say_next
 from .select import add_described, add_strategy
 from .values import build_indicator, load_rule
 
@@ -141,7 +141,7 @@ def _tell(selection: Any, args: argparse.Namespace) -> None:
     told = told or not_measured(selection, f"{args.output_dir}/scored", f"{args.output_dir}/curated")
     print("\n".join(told))
     print(f"\nWrote {args.output_dir}/curated (load_dataset opens it) and {args.output_dir}/report.html")
-    print(f"Next: instructmine push {args.output_dir}/curated me/my-dataset")
+    say_next("push", f"{args.output_dir}/curated", "me/my-dataset")
 
 
 def _confirm(plan: "Plan | ShortPlan", args: argparse.Namespace) -> bool:

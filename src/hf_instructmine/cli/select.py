@@ -9,7 +9,7 @@ import hf_instructmine as him
 
 from ..errors import InstructMineError
 from ..outputs.folder import check_output_folder
-from .options import SOURCE, add_inputs, add_rule, add_verb, pick
+from .options import SOURCE, add_inputs, add_rule, add_verb, pick, say_next
 from .values import embed, load_rule
 
 
@@ -117,6 +117,7 @@ def run(args: argparse.Namespace) -> None:
     if selection.strategy is not None:
         print("\n".join(not_measured(selection, " ".join(args.input), args.output_dir)))
     print(f"\nWrote {args.output_dir}: load_dataset({str(args.output_dir)!r}) opens it; README.md is its dataset card")
+    say_next("report", args.output_dir)
 
 
 # Options of `select` that only a rule can be asked for.
