@@ -196,7 +196,7 @@ def test_a_strategy_reads_again_what_it_was():
         (["--strategy", "longest", "--max-log-loss", "1"], "--max-log-loss is about a rule"),
         (["--strategy", "longest", "--max-leverage", "1"], "--max-leverage is about a rule"),
         (["--strategy", "longest", "--allow-mismatch"], "--allow-mismatch is about a rule"),
-        (["--strategy", "longst"], "'longst' is no strategy"),
+        (["--strategy", "longst"], "'longst' is no strategy: did you mean 'longest'? known are random, longest,"),
     ],
 )
 def test_the_command_line_refuses_in_one_line(scored, options, told, tmp_path, monkeypatch, capsys):

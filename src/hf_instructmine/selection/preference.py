@@ -10,7 +10,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset, Value
 
 from ..data.columns import SOURCE, indicator_of, names_sources, numeric_column
-from ..errors import InstructMineError
+from ..errors import InstructMineError, nearest
 
 
 RANDOM = "random"
@@ -27,7 +27,7 @@ NAMED = {
     "highest-ifd": "highest:ifd<1",
 }
 DIVERSE, BALANCED_RANDOM = "knn-diversity", "balanced-random"
-FORMS = "random, balanced:COLUMN, highest:COLUMN, lowest:COLUMN, highest:COLUMN<LIMIT"
+FORMS = "balanced:COLUMN, highest:COLUMN, lowest:COLUMN, highest:COLUMN<LIMIT"
 
 
 def usual(scored: Dataset) -> dict[str, str]:
@@ -112,8 +112,8 @@ class Preference:
         """
         what = NAMED.get(text, "" if text in (DIVERSE, BALANCED_RANDOM) else text)
         if not is_strategy(text):
-            names = ", ".join([*NAMED, BALANCED_RANDOM, DIVERSE])
-            raise InstructMineError(f"{text!r:.60} is no strategy: write {FORMS}, or one of {names}")
+            names = nearest(text, [RANDOM, *NAMED, BALANCED_RANDOM, DIVERSE])
+            raise InstructMineError(f"{text!r:.60} is no strategy: {names}, and {FORMS}")
         limit = BY_COLUMN.fullmatch(what)
         if limit is not None and limit[3] is not None:
             try:

@@ -422,7 +422,7 @@ def _strategy(text: str, seed: int) -> Preference:
     if not is_strategy(text):
         raise InstructMineError(
             f"the rule is a name, {text!r:.60}: open it with LossEstimator.from_pretrained; or write a strategy: "
-            f"{FORMS}"
+            f"random, {FORMS}"
         )
     return Preference.parse(text, seed)
 
