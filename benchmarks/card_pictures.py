@@ -6,13 +6,12 @@ Needs markdown-it-py, playwright and a Chromium (CHROMIUM, by default /usr/bin/c
 network, in a style near the Hub's.
 """
 
-import os
 import sys
 from pathlib import Path
 
 from huggingface_hub import DatasetCard, ModelCard
 from markdown_it import MarkdownIt
-from PIL import Image
+from screens import draw
 
 
 STYLE = """
@@ -26,35 +25,14 @@ pre { background: #f3f4f6; padding: .8rem; overflow-x: auto; font-size: 13px; bo
 img { max-width: 100%; } h1 { font-size: 1.6rem; } h2 { font-size: 1.25rem; border-bottom: 1px solid #e5e7eb; }
 """
 WIDTHS = {"desktop": (1280, 1400), "phone": (390, 1400)}
-MOST_BYTES = 200_000
 
 
 def main(folder: Path, prefix: str, whole: bool) -> None:
     """Draws the first screens of a card, or the whole of it."""
-    from playwright.sync_api import sync_playwright
-
     card = (DatasetCard if (folder / "data").is_dir() else ModelCard).load(folder / "README.md")
     body = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"]).render(card.text)
     page = folder / ".card.html"
-    page.write_text(f"<!doctype html><meta charset=utf-8><style>{STYLE}</style>{body}", "utf-8")
-    try:
-        with sync_playwright() as play:
-            chromium = os.environ.get("CHROMIUM", "/usr/bin/chromium")
-            browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-            for name, (width, height) in WIDTHS.items():
-                tab = browser.new_page(viewport={"width": width, "height": height})
-                tab.goto(page.as_uri())
-                path = Path(f"{prefix}-{name}.png")
-                tab.screenshot(path=path, full_page=whole)
-                print(path, "wider than the screen" if tab.evaluate("document.body.scrollWidth > innerWidth") else "")
-                tab.close()
-                with Image.open(path) as picture:
-                    picture.quantize(128).save(path, optimize=True)
-                if not whole and path.stat().st_size > MOST_BYTES:
-                    print(f"{path} has {path.stat().st_size:,} bytes")
-            browser.close()
-    finally:
-        page.unlink()
+    draw(page, f"<!doctype html><meta charset=utf-8><style>{STYLE}</style>{body}", prefix, WIDTHS, whole)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,11 @@ Needs markdown-it-py, playwright and a Chromium (CHROMIUM, by default /usr/bin/c
 network, in a style near GitHub's. `--whole` draws all of it.
 """
 
-import os
 import sys
 from pathlib import Path
 
 from markdown_it import MarkdownIt
-from PIL import Image
+from screens import draw
 
 
 ROOT = Path(__file__).parents[1]
@@ -31,30 +30,11 @@ SIZES = {"desktop": (1280, 1500), "phone": (390, 1700)}
 
 def main(prefix: str, whole: bool) -> None:
     """Draws the first screens of README, or the whole of it."""
-    from playwright.sync_api import sync_playwright
-
     text = (ROOT / "README.md").read_text("utf-8")
     body = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(text)
     head = f"<meta charset=utf-8><meta name=viewport content='width=device-width'><style>{STYLE}</style>"
     page = ROOT / ".readme.html"  # beside README, for its pictures
-    page.write_text(f"<!doctype html>{head}{body}", "utf-8")
-    try:
-        with sync_playwright() as play:
-            chromium = os.environ.get("CHROMIUM", "/usr/bin/chromium")
-            browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-            for name, (width, height) in SIZES.items():
-                tab = browser.new_page(viewport={"width": width, "height": height})
-                tab.goto(page.as_uri())
-                path = Path(f"{prefix}-{name}.png")
-                tab.screenshot(path=path, full_page=whole)
-                print(path, "wider than the screen" if tab.evaluate("document.body.scrollWidth > innerWidth") else "")
-                tab.close()
-                with Image.open(path) as picture:
-                    picture.quantize(128).save(path, optimize=True)
-                print(f"{path.stat().st_size:,} bytes")
-            browser.close()
-    finally:
-        page.unlink()
+    draw(page, f"<!doctype html>{head}{body}", prefix, SIZES, whole)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import hf_instructmine as him
 from ..errors import InstructMineError
 from .options import add_inputs, add_verb, pick, say_next
 from .select import add_described, add_strategy
-from .values import build_indicator, load_rule
+from .values import build_indicators, load_rule
 
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> None:
     _check_options(args)
     columns = parse_mapping(args.columns)
     rule = None if args.rule is None else load_rule(args.rule)
-    made = [build_indicator(text, columns) for text in args.indicator]
+    made = build_indicators(args.indicator, columns)
     described = {name: vars(args)[name] for name in ("license", "language", "source_license", "pretty_name")}
     pool = load_pool(args.input, **pick(args, load_pool, columns=columns))
     given = pick(

@@ -3,8 +3,6 @@
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +19,7 @@ from ..indicators.perplexity import Perplexity
 from ..indicators.scoring import score
 from ..outputs.markdown import count, printable
 from ..outputs.shown import Cells, Shown
-from ..sweep.session import run_sweep
+from ..sweep.timing import duration, time_finetunes
 
 
 if TYPE_CHECKING:
@@ -33,7 +31,7 @@ REPLICATES = 4
 DESIGNED, LOGGED = ("nll", "ifd", "end_of_turn", "mtld"), ("end_of_turn", "mtld")
 STEPS = 16  # optimiser steps of a finetune, where the machine's recipe is taken
 _MOST_TOKENS = 8000  # of a subset on a CPU: what docs/results.md was measured at
-_SAMPLE, SCORED, _TIMED_STEPS = 256, 12, 4
+_SAMPLE, SCORED = 256, 12
 BYTES_A_ROW = 4096  # of a scored pool, with its texts
 _MARGIN = 2.0  # a part has so many times what is chosen of it at least
 # The last layers of a model over a trunk that is run once per text: what a CPU trains in seconds.
@@ -128,13 +126,13 @@ class Plan(Shown):
             [
                 f"Pool:       {count(self.rows, 'row')}, {self.usable:,} of them usable{left}; about "
                 f"{self.tokens_a_row:.0f} response tokens a row",
-                f"Score:      {', '.join(DESIGNED)}; {_duration(self.seconds_scoring)} at "
+                f"Score:      {', '.join(DESIGNED)}; {duration(self.seconds_scoring)} at "
                 f"{self.tokens_per_second:,.0f} tokens a second",
                 f"Sweep:      {sweep} finetunes on {self.subset_tokens:,} response tokens each; "
-                f"{_duration(self.seconds_sweep)}",
+                f"{duration(self.seconds_sweep)}",
                 *self._told_of_size(),
                 f"Compare:    with random rows: {comparison} finetunes on {self.part_tokens:,} response tokens in "
-                f"each of {self.parts} parts of the pool; {_duration(self.seconds_comparison)}",
+                f"each of {self.parts} parts of the pool; {duration(self.seconds_comparison)}",
                 f"It can see: {power(self.parts, smallest, len(self.examples))}",
                 f"Disk:       about {self.disk / 2**20:,.0f} MiB",
             ]
@@ -146,7 +144,7 @@ class Plan(Shown):
         least, most = self.sizes
         return [
             f"Size:       from {least:,} to {count(most, 'row')}, searched for with {self.searched} finetunes; "
-            f"{_duration(self.seconds_search)}",
+            f"{duration(self.seconds_search)}",
             "Select:     as many rows as the search finds best, by the rule fitted to the sweep",
         ]
 
@@ -173,7 +171,7 @@ class ShortPlan:
     seconds_scoring: float = 0.0
 
     def __str__(self) -> str:
-        scores = f"{', '.join(self.scores)}; {_duration(self.seconds_scoring)}" if self.scores else "nothing"
+        scores = f"{', '.join(self.scores)}; {duration(self.seconds_scoring)}" if self.scores else "nothing"
         return "\n".join(
             [
                 f"Pool:       {count(self.rows, 'row')}, {self.usable:,} of them usable{_left_out(self.overlapping)}",
@@ -323,30 +321,10 @@ def measure(
     tokens = np.nansum(score(rows, made)["output_length"])
     scoring = time.perf_counter() - started
     subset_rows = min(max(round(plan.subset_tokens / plan.tokens_a_row), 1), len(pool))
-    mixtures = Dataset.from_list(
-        [
-            {
-                "mixture_id": f"timed-{k}",
-                "seed": k,
-                "indices": np.sort(some[:subset_rows]).tolist(),
-                "max_steps": _TIMED_STEPS,
-            }
-            for k in range(2)
-        ]
-    )
-    with TemporaryDirectory() as folder:
-        started = time.perf_counter()
-        runs = run_sweep(pool, mixtures, recipe, eval_sets, Path(folder, "timed"), columns=columns)
-        whole = time.perf_counter() - started
-    failed = [reason for status, reason in zip(runs["status"], runs["reason"]) if status != "done"]
-    if failed:
-        raise InstructMineError(f"a finetune fails with this recipe: {failed[0]}")
-    once = max(whole - sum(runs["seconds"]), 0)
-    step = runs["seconds_training"][1] / _TIMED_STEPS
-    steps = _steps(recipe, subset_rows)
-    run = step * steps + runs["seconds_evaluating"][1]
+    timing = time_finetunes(pool, some[:subset_rows].tolist(), recipe, eval_sets, columns)
+    run = timing.step * _steps(recipe, subset_rows) + timing.evaluating
     sweep, comparison = plan.finetunes
-    trunk = once * len(pool) / max(subset_rows, 1) if recipe.settings.get("cached_trunk") else once
+    trunk = timing.once * (len(pool) / max(subset_rows, 1) if recipe.settings.get("cached_trunk") else 1)
     return Plan(
         **{
             **asdict(plan),
@@ -390,9 +368,3 @@ def _steps(recipe: Recipe, rows: int) -> int:
     from ..sweep.outlook import count_steps
 
     return count_steps(recipe.arguments(), rows, 1) or STEPS
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"about {seconds:.0f} s"
-    return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
