@@ -8,11 +8,11 @@ import json
 from typing import Any
 
 from datasets import Dataset, Value
-from datasets.fingerprint import Hasher
 
 from ..errors import InstructMineError
 from ..outputs.reading import parse_json
 from ..versions import check_versions
+from .tables import with_features
 
 
 check_versions("datasets", "pyarrow")
@@ -44,22 +44,11 @@ def get_provenance(dataset: Dataset) -> dict[str, dict[str, Any]]:
 
 
 def set_provenance(dataset: Dataset, provenance: dict[str, dict[str, Any]]) -> Dataset:
-    """Returns `dataset` with the configuration of each named column recorded in its feature.
-
-    No byte of the data is read or copied, wherever they lie: a cast would write a pool from disk to the cache anew.
-    """
-    records = {name: json.dumps(configuration, sort_keys=True) for name, configuration in provenance.items()}
-    info = dataset.info.copy()
-    info.features = dataset.features.copy()
-    for name, record in records.items():
-        info.features[name] = Value(info.features[name].dtype, id=record)
-    fingerprint = Hasher.hash([dataset._fingerprint, records])  # the caches of `map` tell both apart by it
-    marked = Dataset(dataset.data, info, dataset.split, dataset._indices, fingerprint)
-    shown = dataset.format
-    columns = None if shown["columns"] == dataset.column_names else shown["columns"]
-    if shown["type"] is None and columns is None:
-        return marked
-    return marked.with_format(shown["type"], columns, shown["output_all_columns"], **shown["format_kwargs"])
+    """Returns `dataset` with the configuration of each named column recorded in its feature; no data is copied."""
+    features = dataset.features.copy()
+    for name, configuration in provenance.items():
+        features[name] = Value(features[name].dtype, id=json.dumps(configuration, sort_keys=True))
+    return with_features(dataset, features)
 
 
 def check_provenance(
