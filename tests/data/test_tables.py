@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from datasets import Dataset, Features, Value, concatenate_datasets, load_from_disk
 
+from hf_instructmine import InstructMineError
 from hf_instructmine.data.columns import numeric_column, read_sources
 from hf_instructmine.data.tables import read_codes, read_column, with_features, with_text
 
@@ -43,6 +44,13 @@ def test_values_are_numbered_by_their_first_row(pool, of):
 def test_a_missing_source_has_a_name_of_its_own(pool):
     codes, names = read_sources(pool)
     assert (codes.tolist(), names) == ([0, 1, 2, 0, 3, 1], ["x", "(none)", "y", "z"])
+
+
+def test_names_of_several_types_are_told_apart_and_lists_are_no_names():
+    mixed = Dataset.from_dict({"source": ["a", 1, "a", 1]}, on_mixed_types="use_json")
+    assert read_codes(mixed, "source")[0].tolist() == [0, 1, 0, 1]
+    with pytest.raises(InstructMineError, match=r"^column 'source' holds list<.*>, not one name a row: name another"):
+        read_codes(Dataset.from_dict({"source": [["a"], ["b"]]}), "source")
 
 
 def test_a_shuffled_column_is_not_gathered_row_by_row(pool, monkeypatch):

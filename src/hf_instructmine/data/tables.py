@@ -7,6 +7,8 @@ import pyarrow as pa
 from datasets import Dataset, Features, concatenate_datasets
 from datasets.fingerprint import Hasher
 
+from ..errors import InstructMineError
+
 
 # Of a table with a selection of rows: from so many rows of the table a selected one on, its column is read whole.
 _SPARSE = 16
@@ -52,8 +54,16 @@ def read_column(dataset: Dataset, name: str) -> pa.ChunkedArray:
 
 
 def read_codes(dataset: Dataset, name: str) -> tuple[np.ndarray, list[Any]]:
-    """A column of few different values as numbers, and the values in the order of their first row; None is one."""
+    """A column of few different values as numbers, and the values in the order of their first row; None is one.
+
+    Raises:
+        [`InstructMineError`]: Where it holds lists or the like.
+    """
     column, rows = _column(dataset, name)
+    if isinstance(column.type, pa.BaseExtensionType):  # values of several types are JSON
+        column = pa.chunked_array([chunk.storage for chunk in column.chunks], column.type.storage_type)
+    if pa.types.is_nested(column.type):
+        raise InstructMineError(f"column '{name}' holds {column.type}, not one name a row: name another column")
     if not len(dataset):
         return np.zeros(0, np.int32), []
     encoded = column.dictionary_encode(null_encoding="encode")

@@ -84,23 +84,25 @@ def usable_rows(dataset: Dataset, columns: Mapping[str, Any] | None = None, copi
             read = read_conversations(texts[start : start + _CHUNK], columns, first_row=start)
             usable[start : start + len(read)] = [row.problem is None for row in read]
             if not copies:
-                told = b"".join(_digest(row) for row in read)
+                told = b"".join(_digest(row) if row.problem is None else bytes(16) for row in read)
                 digests[start : start + len(read)] = np.frombuffer(told, np.uint8).reshape(-1, 16)
             bar.update(len(read))
-    rows = np.flatnonzero(usable)
-    if not len(rows):
+    if not usable.any():
         raise InstructMineError("no row of the pool has a response: there is nothing to train on")
-    return rows if copies else rows[_first_of_each(digests[rows])]
+    return np.flatnonzero(usable if copies else _first_of_each(digests, usable))
 
 
-def _first_of_each(digests: np.ndarray) -> np.ndarray:
-    """The places of the first of equal digests, ascending; digests have shape `(n, 16)`, as bytes."""
-    halves = digests.view(np.uint64)
-    order = np.lexsort(halves.T)  # equal ones stay in their order
-    ordered = halves[order]
-    first = np.ones(len(order), bool)
-    first[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
-    return np.sort(order[first])
+def _first_of_each(digests: np.ndarray, usable: np.ndarray) -> np.ndarray:
+    """Which usable rows, `(n,)`, are the first of their digest; digests have shape `(n, 16)`, as bytes."""
+    halves, beginnings, first = digests.view(np.uint64), digests[:, 0] >> 4, np.zeros(len(digests), bool)
+    for beginning in range(16):  # apart, since a sort takes several times the room of what it sorts
+        rows = np.flatnonzero(usable & (beginnings == beginning))
+        order = np.lexsort(halves[rows].T)  # equal ones stay in their order
+        ordered = halves[rows[order]]
+        differs = np.ones(len(rows), bool)
+        differs[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+        first[rows[order[differs]]] = True
+    return first
 
 
 def has_text(dataset: Dataset, columns: Mapping[str, Any] | None) -> bool:
