@@ -4,10 +4,10 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import hf_instructmine as him
 
@@ -15,9 +15,6 @@ from ..indicators import INDICATORS
 from .options import add_inputs, add_verb, beside, pick, say_next
 from .values import build_indicators
 
-
-if TYPE_CHECKING:
-    import numpy as np
 
 # Parameters of `score` that are not the option of that name.
 OTHERWISE = {"pool": "from input", "indicators": "from --indicator"}
@@ -47,7 +44,6 @@ def add_options(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Runs the verb."""
-    from ..data.columns import numeric_column
     from ..data.inputs import load_pool, parse_mapping
     from ..data.unread import describe_unread
     from ..indicators import scoring
@@ -63,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
     if unread:
         print(f"  {describe_unread(unread)}", file=sys.stderr)
     for name, counts in report.items():
-        print(f"  {scoring.describe_counts(name, counts)}{_quartiles(numeric_column(scored, name))}")
+        print(f"  {scoring.describe_counts(name, counts)}{_quartiles(scored[name])}")
     strategy = "longest" if "output_length" in scored.column_names else "random"
     training = ["--recipe", "smollm2-135m-cpu-last-layers", "--eval-set", "NAME=SOURCE"]
     subset = ["--subset-size", max(len(scored) // 10, 1), "--output-dir", beside(args.output_dir, "sweep")]
@@ -83,10 +79,10 @@ def _silenced(logger: logging.Logger) -> Iterator[None]:
         logger.disabled = False
 
 
-def _quartiles(values: "np.ndarray") -> str:
+def _quartiles(values: Sequence[float]) -> str:
     import numpy as np
 
-    finite = values[np.isfinite(values)]
+    finite = np.asarray(values)[np.isfinite(values)]
     if not len(finite):
         return ""
     low, middle, high = np.percentile(finite, [25, 50, 75])
