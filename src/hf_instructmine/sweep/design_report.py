@@ -69,6 +69,8 @@ class DesignReport(Drawn):
         budget ([`SubsetSize`]): Of each mixture: rows, or response tokens.
         pool_rows (`int`): Rows that have all indicators.
         excluded_rows (`int`): Rows that lack one.
+        drawn_from (`dict[str, int]`): Where a part of a pool of more than a million rows stands in for it: its `rows`,
+            taken at random by `seed`, `of` how many. Else empty.
         log_det (`float`): log det(X'X), X = intercept and mean indicators in SDs of the pool, over all runs;
             `-inf` where the runs cannot tell the indicators apart. Comparable between designs of one pool.
         condition_number (`float`): Largest over smallest singular value of the centred indicators, each scaled to unit
@@ -87,6 +89,7 @@ class DesignReport(Drawn):
     budget: SubsetSize
     pool_rows: int
     excluded_rows: int
+    drawn_from: dict[str, int]
     log_det: float
     condition_number: float
     indicators: dict[str, IndicatorDesign]
@@ -216,7 +219,7 @@ def design_report(
         pure_error (`float`, *optional*):
             SD of log loss between replicates, from earlier runs. Standard errors are then in log loss.
         seed (`int`, *optional*, defaults to 0):
-            Decides the random subsets and rules compared with.
+            Decides the random subsets and rules compared with, and which million rows stand in for a larger pool.
 
     Returns:
         [`DesignReport`]
@@ -231,7 +234,7 @@ def design_report(
     ```
     """
     mixtures, scored = as_dataset(mixtures, "mixtures"), as_dataset(scored, "scored")
-    pool, size = _read_pool(mixtures, scored, source_column, embeddings)
+    pool, size = _read_pool(mixtures, scored, source_column, embeddings, seed)
     # What the design is judged by: random subsets of the same size, and what rules in random directions would select.
     rng = np.random.default_rng(seed)
     at_random = [size.take(pool, rng.gumbel(size=len(pool.rows))) for _ in range(RANDOM_SUBSETS)]
@@ -250,8 +253,9 @@ def design_report(
         num_mixtures=len(first),
         num_replicates=len(mixtures) - len(first),
         budget=size,
-        pool_rows=len(pool.rows),
+        pool_rows=pool.whole,
         excluded_rows=pool.excluded,
+        drawn_from=pool.drawn_from,
         log_det=_log_det(x),
         condition_number=_condition_number(x),
         indicators=_indicators(pool, means, first, random, selected, pure_error or 1),
@@ -273,7 +277,7 @@ def design_report(
 
 
 def _read_pool(
-    mixtures: Dataset, scored: Dataset, source_column: str | None, embeddings: np.ndarray | None
+    mixtures: Dataset, scored: Dataset, source_column: str | None, embeddings: np.ndarray | None, seed: int
 ) -> tuple[ScoredPool, SubsetSize]:
     """The pool with the indicators that the mixtures have, and the size of each mixture."""
     absent = [n for n in ("mixture_id", "subset_size", "proportions") if n not in mixtures.column_names]
@@ -293,7 +297,8 @@ def _read_pool(
     sizes = mixtures["subset_size"]
     size = SubsetSize(sizes[0], None) if len(set(sizes)) == 1 else SubsetSize(None, max(mixtures["subset_tokens"]))
     sources = None if source_column is None else list(mixtures.features["proportions"])
-    return ScoredPool.load(scored, source_column, sources, columns, embeddings if set_level else None, size), size
+    unit = embeddings if set_level else None
+    return ScoredPool.load(scored, source_column, sources, columns, unit, size, seed), size
 
 
 def _in_sds(pool: ScoredPool, means: np.ndarray) -> np.ndarray:
@@ -371,6 +376,11 @@ def _unseen(x: np.ndarray, random: np.ndarray, columns: list[str]) -> list[str]:
 
 def _warnings(report: DesignReport, pool: ScoredPool) -> list[str]:
     found = []
+    if part := report.drawn_from:
+        found.append(
+            f"judged on {part['rows']:,} of the {part['of']:,} rows, taken at random (seed {part['seed']}): "
+            f"selections from all of them reach further"
+        )
     needed = len(report.indicators) + 3
     if report.num_mixtures < needed:
         found.append(

@@ -5,6 +5,7 @@ give the paper's random mixtures; weights exp(λ · z·u) along a direction u of
 *within* sources as well; `"d-optimal"` draws many of both and keeps those that pin the coefficients down.
 """
 
+import json
 import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -43,7 +44,8 @@ def design_mixtures(
 
     Args:
         scored (`Dataset`, or what else [`as_dataset`] takes):
-            The scored pool. Rows with a NaN in any of the indicators are never drawn; a warning counts them.
+            The scored pool. Rows with a NaN in any of the indicators are never drawn; a warning counts them. Of more
+            than a million rows a million are taken at random, and stand in for all; a warning counts them too.
         num_runs (`int`):
             Number of distinct subsets. Replicates come on top.
         subset_size (`int`, *optional*):
@@ -80,7 +82,8 @@ def design_mixtures(
     Returns:
         `Dataset`: `mixture_id` (a replicate shares its original's), `seed` (for training), `indices` (sorted rows of
         `scored`), `proportions` (share of the subset's rows, by source), `subset_size` (rows), `subset_tokens`
-        (response tokens; null without an `output_length` column), `method`, and the subset's mean indicators under
+        (response tokens; null without an `output_length` column), `method` (its provenance says from how many rows of
+        how many, and by which seed, where those were a part of the pool), and the subset's mean indicators under
         their own names and with the pool's provenance. With `embeddings`, `knn_<i>` is the mean distance to the i-th
         neighbour *inside the subset* and the mean of the pool's column is `pool_knn_<i>`; without, only the latter is
         present and a warning says so.
@@ -110,7 +113,12 @@ def design_mixtures(
     if num_drawn < num_runs:
         raise InstructMineError(f"num_candidates={num_candidates} is fewer than num_runs={num_runs}: raise it")
     size = SubsetSize(subset_size, subset_tokens)
-    pool = ScoredPool.load(scored, source_column, sources, indicators, embeddings, size)
+    pool = ScoredPool.load(scored, source_column, sources, indicators, embeddings, size, seed)
+    if part := pool.drawn_from:
+        warnings.warn(
+            f"subsets are drawn from {part['rows']:,} of {part['of']:,} rows, taken at random (seed {seed})",
+            stacklevel=2,
+        )
     if pool.excluded:
         warnings.warn(f"{pool.excluded} of {len(scored)} rows with a NaN indicator are never drawn", stacklevel=2)
     if embeddings is None and pool.neighbor_columns:
@@ -259,7 +267,7 @@ def _as_dataset(
         "proportions": {name: Value("float64") for name in pool.sources},
         "subset_size": Value("int64"),
         "subset_tokens": Value("int64"),
-        "method": Value("string"),
+        "method": Value("string", id=json.dumps(pool.drawn_from, sort_keys=True) if pool.drawn_from else None),
     }
     rows |= dict(zip(pool.design_columns, means.T))
     for name in pool.neighbor_columns:

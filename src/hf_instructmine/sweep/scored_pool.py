@@ -1,8 +1,10 @@
 """A scored pool as arrays, and how a subset is drawn from it and measured."""
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from datasets import Dataset
@@ -16,6 +18,8 @@ from ..models.neighbors import neighbor_distances
 
 CLIP = 4.0  # standard deviations; one freak row must not decide where a tilt goes
 SKEWED = 2.0  # lengths and perplexities above this skewness are tilted on the log scale
+POOL_ROWS = 1_000_000  # of a larger pool so many rows stand in for all: a draw looks at each of them
+SHARE = 10  # and at least so many times the rows of a subset
 SET_QUERIES = 512  # rows that a candidate's set-level distance is estimated on; chosen subsets are measured whole
 
 
@@ -58,23 +62,61 @@ class SubsetSize:
         that still fit into them."""
         if self.rows is not None:
             return np.sort(np.argpartition(-keys, self.rows - 1)[: self.rows])
-        tokens, order = pool.tokens, np.argsort(-keys, kind="stable")
-        assert tokens is not None and self.tokens is not None  # the size is either rows or tokens
+        assert pool.tokens is not None and self.tokens is not None  # the size is either rows or tokens
+        taken = _fill(pool.tokens, keys, self.tokens)
+        left_over = self.tokens - int(pool.tokens[taken].sum())
+        return np.sort(np.concatenate([taken, _longest_that_fit(pool, keys, taken, left_over)]))
+
+    def stands_in(self, rows: np.ndarray, tokens: np.ndarray | None, seed: int) -> np.ndarray:
+        """Those of the rows that subsets are drawn from: all, or so many at random, ascending."""
+        expected = self.rows if tokens is None or self.tokens is None else self.tokens / max(tokens.mean(), 1)
+        most = max(POOL_ROWS, math.ceil(SHARE * (expected or 0)))
+        if len(rows) <= most:
+            return rows
+        return np.sort(np.random.default_rng([seed, len(rows)]).choice(rows, most, replace=False, shuffle=False))
+
+
+def _fill(tokens: np.ndarray, keys: np.ndarray, budget: int) -> np.ndarray:
+    """The rows in descending order of their keys, the lower row first where they are equal, as far as the budget goes.
+
+    Only as many rows are put into order as are needed: a pool is much larger than a subset.
+    """
+    wanted = int(1.5 * budget / max(tokens.mean(), 1)) + 64
+    while True:
+        rows = np.arange(len(keys))
+        if wanted < len(keys):
+            rows = np.flatnonzero(keys >= np.partition(keys, -wanted)[-wanted])
+        order = rows[np.argsort(-keys[rows], kind="stable")]
         total = np.cumsum(tokens[order])
-        count = int(np.searchsorted(total, self.tokens, side="right"))
-        taken, left = list(order[:count]), order[count:]
-        rest = self.tokens - int(total[count - 1] if count else 0)
-        while (fits := (tokens[left] <= rest) & (tokens[left] > 0)).any():
-            best = int(np.where(fits, tokens[left], -1).argmax())
-            rest -= int(tokens[left[best]])
-            taken.append(left[best])
-            left = np.delete(left, best)
-        return np.sort(np.array(taken, dtype=int))
+        if total[-1] > budget or len(order) == len(keys):
+            return order[: np.searchsorted(total, budget, side="right")]
+        wanted *= 4
+
+
+def _longest_that_fit(pool: "ScoredPool", keys: np.ndarray, taken: np.ndarray, budget: int) -> np.ndarray:
+    """Rows that are not taken: again and again the longest that still fits, the one of highest key where many do."""
+    added: list[int] = []
+    free, limit = np.ones(len(keys), dtype=bool), budget
+    free[taken] = False
+    while True:
+        end = int(np.searchsorted(pool.ascending_tokens, limit, side="right"))
+        length = int(pool.ascending_tokens[end - 1]) if end else 0
+        if length < 1:  # rows without tokens would fit for ever
+            return np.array(added, dtype=int)
+        alike = pool.by_tokens[np.searchsorted(pool.ascending_tokens, length) : end]
+        alike = alike[free[alike]]
+        limit = length - 1
+        if len(alike):
+            best = alike[keys[alike].argmax()]
+            free[best] = False
+            added.append(int(best))
+            budget -= length
+            limit = min(length, budget)
 
 
 @dataclass
 class ScoredPool:
-    """The usable rows of a scored pool as arrays; a subset is an array of positions among them."""
+    """The usable rows of a scored pool as arrays, or many of them; a subset is an array of positions among them."""
 
     rows: np.ndarray  # (usable,) rows of the dataset
     columns: list[str]  # indicator columns
@@ -86,6 +128,8 @@ class ScoredPool:
     tokens: np.ndarray | None  # (usable,) response tokens
     embeddings: np.ndarray | None  # (usable, dimensions) unit rows
     excluded: int  # rows left out for a NaN indicator
+    whole: int  # usable rows of the dataset, of which `rows` may be a random part
+    seed: int = 0  # of that part
 
     @classmethod
     def load(
@@ -96,11 +140,16 @@ class ScoredPool:
         indicators: Sequence[str] | None,
         embeddings: np.ndarray | None,
         size: SubsetSize,
+        seed: int = 0,
     ) -> "ScoredPool":
-        """Reads and checks the pool; raises [`InstructMineError`] where the request cannot be met."""
+        """Reads and checks the pool; raises [`InstructMineError`] where the request cannot be met.
+
+        Of more than `POOL_ROWS` usable rows so many are taken at random, by `seed`, and stand in for all.
+        """
         columns = _columns(scored, indicators)
-        values = np.column_stack([numeric_column(scored, name) for name in columns])
-        known = np.isfinite(values).all(axis=1)
+        known = np.ones(len(scored), dtype=bool)
+        for name in columns:  # one at a time: a pool may be larger than what is drawn from
+            known &= np.isfinite(numeric_column(scored, name))
         if size.tokens is not None and TOKENS not in scored.column_names:
             raise InstructMineError(f"subset_tokens needs the column '{TOKENS}': score the pool with OutputLength")
         tokens = None
@@ -108,19 +157,45 @@ class ScoredPool:
             tokens = numeric_column(scored, TOKENS)
             known &= np.isfinite(tokens)
         codes, names = _sources(scored, source_column)
-        rows = _usable(known, codes, names, sources)
+        usable = _usable(known, codes, names, sources)
+        counted = None if tokens is None else tokens[usable].astype(np.int64)
+        every = [names[code] for code in np.unique(codes[usable])]
+        size.check(len(usable), counted, every)
+        rows = size.stands_in(usable, counted, seed)
         present, source = np.unique(codes[rows], return_inverse=True)
         labels = [names[code] for code in present]
+        if rare := [name for name in every if name not in labels]:
+            warnings.warn(f"source '{rare[0]}' is so rare that none of its rows can be drawn", stacklevel=3)
 
-        values, tokens = values[rows], None if tokens is None else tokens[rows].astype(np.int64)
+        values = np.column_stack([numeric_column(scored, name)[rows] for name in columns])
+        tokens = None if tokens is None else tokens[rows].astype(np.int64)
         if (constant := np.ptp(values, axis=0) == 0).any():
             name = columns[int(constant.argmax())]
             raise InstructMineError(f"indicator {name!r} is the same in every row: leave it out with indicators=[...]")
-        size.check(len(rows), tokens, labels)
         unit = None if embeddings is None else _unit_rows(embeddings, len(scored), rows)
         z = _standardise(values)
         excluded = int((~known).sum())
-        return cls(rows, columns, values, z, _whiten(z), labels, source, tokens, unit, excluded)
+        whole = len(usable)
+        return cls(rows, columns, values, z, _whiten(z), labels, source, tokens, unit, excluded, whole, seed)
+
+    @property
+    def drawn_from(self) -> dict[str, int]:
+        """How many rows stand in for how many, and by which seed; empty where they are all."""
+        if len(self.rows) == self.whole:
+            return {}
+        return {"rows": len(self.rows), "of": self.whole, "seed": self.seed}
+
+    @cached_property
+    def by_tokens(self) -> np.ndarray:
+        """Positions by ascending tokens, the lower position first where they are equal."""
+        assert self.tokens is not None  # a size in tokens is refused without them
+        return np.argsort(self.tokens, kind="stable")
+
+    @cached_property
+    def ascending_tokens(self) -> np.ndarray:
+        """The tokens of the rows, ascending."""
+        assert self.tokens is not None
+        return self.tokens[self.by_tokens]
 
     @property
     def neighbor_columns(self) -> list[str]:
@@ -211,7 +286,7 @@ def _unit_rows(embeddings: np.ndarray, count: int, rows: np.ndarray) -> np.ndarr
     """The embeddings of `rows` out of `count`, float32, at length 1."""
     if embeddings.ndim != 2 or len(embeddings) != count:
         raise InstructMineError(f"embeddings have shape {embeddings.shape}: give one row for each of {count}")
-    vectors = np.asarray(embeddings, dtype=np.float32)[rows]
+    vectors = np.asarray(embeddings[rows], dtype=np.float32)
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     sound = np.isfinite(norms[:, 0]) & (norms[:, 0] > 0)
     if not sound.all():
