@@ -56,5 +56,6 @@ def test_rows_that_a_ranking_hands_back_are_passed_over_for_its_reason():
         Terms(Budget("size", 4), np.ones(5)).walk(Falling())
     walk = Terms(Budget("max_log_loss", 1.0), np.zeros(5)).walk(Falling())
     assert walk.taken == [0, 1, 2]
-    assert walk.passed == {"duplicates": [], "empty": [], "set_level": [3, 4]}
+    passed = {reason: rows.tolist() for reason, rows in walk.passed.items()}
+    assert passed == {"duplicates": [], "empty": [], "set_level": [3, 4]}
     assert walk.mean == 7.0 and walk.distances["knn_1"].tolist() == [0, 1, 2]

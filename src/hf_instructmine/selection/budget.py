@@ -84,22 +84,22 @@ class Budget:
             return lengths
         return np.full(rows, 0.0 if self.kind == "max_log_loss" else 1.0)
 
-    def rank(self, log_loss: np.ndarray, costs: np.ndarray, lack: str = "prediction") -> np.ndarray:
-        """Row numbers that may be taken, lowest predicted log loss first, equal ones in the order of the pool.
+    def rankable(self, log_loss: np.ndarray, costs: np.ndarray, lack: str = "prediction") -> np.ndarray:
+        """Numbers of the rows that may be taken, ascending.
 
         Without a rule there is a `lack` of a `"value"`, not of a `"prediction"`.
 
         Raises:
             [`InstructMineError`]: Where there is none.
         """
-        ranking = np.argsort(log_loss, kind="stable")
-        ranking = ranking[np.isfinite(log_loss[ranking]) & np.isfinite(costs[ranking])]
-        if len(ranking) == 0:
+        known = np.isfinite(log_loss) & np.isfinite(costs)
+        rows = np.flatnonzero(known)
+        if len(rows) == 0:
             why = ": an indicator of the rule is missing in each" if lack == "prediction" else " to be chosen by"
             raise InstructMineError(f"none of {len(log_loss)} rows has a {lack}{why}")
         if self.kind == "max_log_loss":
-            lowest = log_loss[ranking[0]]
-            ranking = ranking[log_loss[ranking] <= self.amount]
-            if len(ranking) == 0:
+            lowest = log_loss[rows].min()
+            rows = np.flatnonzero(known & (log_loss <= self.amount))
+            if len(rows) == 0:
                 raise InstructMineError(f"{self} selects nothing: the lowest prediction is {lowest:.6g}")
-        return ranking
+        return rows

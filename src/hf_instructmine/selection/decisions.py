@@ -1,7 +1,7 @@
 """What became of every row of a pool: selected, or why not."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -99,7 +99,7 @@ class Decisions(Shown):
 
 
 def decide(
-    pool: Dataset, walk: Walk, unscored: np.ndarray, far: Iterable[int] = (), lack: str = "prediction"
+    pool: Dataset, walk: Walk, unscored: np.ndarray, far: Sequence[int] | np.ndarray = (), lack: str = "prediction"
 ) -> Decisions:
     """What became of each row of a pool, from the walk that took some of them.
 
@@ -107,14 +107,14 @@ def decide(
         pool (`Dataset`): All rows.
         walk ([`Walk`]): Over them.
         unscored (`np.ndarray`): Numbers of the rows without a prediction.
-        far (`Iterable[int]`): Numbers of the rows that were left out for the bound on leverage.
+        far (`Sequence[int]`): Numbers of the rows that were left out for the bound on leverage.
         lack (`str`): What unscored rows have not: a rule's `"prediction"`, or a strategy's `"value"`.
     """
     codes = np.full(len(pool), list(FATES).index("beyond"), np.uint8)
     told = {"unscored": unscored, "far": far, **walk.passed, "taken": walk.taken}
     for code, reason in enumerate(FATES):
         if reason in told:
-            codes[np.asarray(list(told[reason]), dtype=np.int64)] = code
+            codes[np.asarray(told[reason], dtype=np.int64)] = code
     codes[np.asarray(walk.taken, dtype=np.int64)] = 0
     names = {**FATES, "unscored": f"no {lack}"}
     return Decisions(codes, tuple(names.values()), digest_of_pool(pool))

@@ -11,6 +11,7 @@ from ..data.conversation import read_conversations
 from ..data.fields import read_columns
 from ..estimator.rule import contributions_of
 from .decisions import BEYOND, SELECTED, Decisions
+from .order import lowest
 
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def choose_examples(
     kept, others = decisions.of(SELECTED), np.flatnonzero(decisions.codes != 0)
     beyond = decisions.of(BEYOND)
     inside = kept[np.argsort(log_loss[kept], kind="stable")][::-1][:AT_BORDER]
-    outside = beyond[np.argsort(log_loss[beyond], kind="stable")][:AT_BORDER]
+    outside = beyond[lowest(log_loss[beyond], AT_BORDER)]
     at_border = (INSIDE, OUTSIDE) if rule is not None else (LAST, FIRST)
     chosen = [
         *((row, at_border[0]) for row in inside.tolist()),
@@ -83,7 +84,7 @@ def choose_examples(
 
 
 def _drawn(rows: np.ndarray, taken: np.ndarray) -> list[int]:
-    left = np.setdiff1d(rows, taken)
+    left = rows[~np.isin(rows, taken)]
     number = min(EACH - len(taken), len(left))
     return np.sort(np.random.default_rng(SEED).choice(left, number, replace=False)).tolist()
 

@@ -100,18 +100,18 @@ class Options:
 
     def exclude(
         self,
-        ranking: np.ndarray,
+        rows: np.ndarray,
         budget: Budget,
         costs: np.ndarray,
         lengths: np.ndarray | None,
         overlaps: "Overlaps | None",
         beyond: np.ndarray | None = None,
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Leaves out the rows that no walk may take whatever else is taken.
+        """Leaves out those of `rows` (numbers, ascending) that no walk may take whatever else is taken.
 
         Returns:
-            The rest of the ranking, and the rows left out by reason, each under the first that applies. A reason that
-            was looked for and applies to no row has an empty array.
+            The other rows, and the rows left out by reason, each under the first that applies. A reason that was
+            looked for and applies to no row has an empty array.
         """
         reasons: dict[str, np.ndarray] = {}
         if beyond is not None and beyond.any():
@@ -119,7 +119,8 @@ class Options:
         if budget.kind == "tokens":
             reasons["empty"] = costs <= 0  # costs nothing, teaches nothing, and has no price per token
         if overlaps is not None:
-            reasons["eval_sets"] = np.isin(np.arange(len(costs)), overlaps.rows)
+            reasons["eval_sets"] = np.zeros(len(costs), bool)
+            reasons["eval_sets"][overlaps.rows] = True
         if self.by_length:
             assert lengths is not None  # they are read where they matter
             reasons["output_length"] = np.isnan(lengths)
@@ -129,9 +130,9 @@ class Options:
             reasons["embeddings"] = np.isnan(vectors).any(axis=1)
         excluded = {}
         for reason, mask in reasons.items():
-            excluded[reason] = np.sort(ranking[mask[ranking]])
-            ranking = ranking[~mask[ranking]]
-        return ranking, excluded
+            out = mask[rows]
+            excluded[reason], rows = rows[out], rows[~out]
+        return rows, excluded
 
     @property
     def unit_embeddings(self) -> np.ndarray | None:
@@ -146,20 +147,20 @@ class Options:
 
     def shares(
         self,
-        ranking: np.ndarray,
+        rows: np.ndarray,
         budget: Budget,
         costs: np.ndarray,
         lengths: np.ndarray | None,
         sources: tuple[np.ndarray, list[str]],
     ) -> list[Shares]:
-        """How the budget is shared out among the rows of a ranking."""
+        """How the budget is shared out among rows."""
         limit = budget.limit(len(costs))
         shares = []
         if self.quotas:
             shares.append(quota_shares(self.quotas, *sources, limit))
-        if self.length_bins is not None and len(ranking):
+        if self.length_bins is not None and len(rows):
             assert lengths is not None  # as above
-            shares.append(bin_shares(lengths, ranking, self.length_bins, costs, limit))
+            shares.append(bin_shares(lengths, rows, self.length_bins, costs, limit))
         return shares
 
 

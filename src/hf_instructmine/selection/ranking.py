@@ -14,6 +14,7 @@ import numpy as np
 from ..data.columns import NEIGHBOR_COLUMN
 from ..errors import InstructMineError
 from ..models.neighbors import cosine_distances, neighbor_distances
+from .order import Ascending
 from .walk import BLOCK
 
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from ..estimator.rule import Rule
     from .walk import Descent, Walk
 
+_AHEAD = 16 * BLOCK  # rows that are looked at together for whether they still fit
 _ROUNDS = 50  # Dinkelbach's iteration converges faster than linearly: a handful is usual
 
 
@@ -151,17 +153,32 @@ class SetRanking:
 
 
 class FixedRanking:
-    """Rows in an order that nothing changes."""
+    """Rows in an order that nothing changes: the lowest price first, equal ones in the order of the pool.
 
-    def __init__(self, rows: np.ndarray, log_loss: np.ndarray):
+    Args:
+        rows (`np.ndarray`): Row numbers, ascending.
+        prices (`np.ndarray`): What each of them is ranked by; see [`price`].
+        log_loss (`np.ndarray` of shape `(n,)`): The predictions of the pool.
+        ties (`np.ndarray`, *optional*): What rows of equal price are ranked by, before their order in the pool.
+    """
+
+    def __init__(self, rows: np.ndarray, prices: np.ndarray, log_loss: np.ndarray, ties: np.ndarray | None = None):
         self.rows, self._log_loss = rows, log_loss
+        self._order = Ascending(prices, ties)
 
     def blocks(self, descent: "Descent", wanted: np.ndarray) -> Iterator[tuple[np.ndarray, str | None]]:
         """See [`Ranking`]."""
-        rows = self.rows[wanted[self.rows]]
-        while len(rows := rows[descent.terms.costs[rows] <= descent.left]):  # what does not fit now never will
-            yield rows[:BLOCK], None
-            rows = rows[BLOCK:]
+        costs = descent.terms.costs
+        least = costs[self.rows].min(initial=np.inf)
+        for head in self._order.heads():
+            for start in range(0, len(head), _AHEAD):
+                if descent.left < least:  # what does not fit now never will
+                    return
+                rows = self.rows[head[start : start + _AHEAD]]
+                rows = rows[wanted[rows]]
+                while len(rows := rows[costs[rows] <= descent.left]):
+                    yield rows[:BLOCK], None
+                    rows = rows[BLOCK:]
 
     def conclude(self, taken: list[int]) -> tuple[float, dict[str, np.ndarray]]:
         """See [`Ranking`]."""

@@ -50,7 +50,7 @@ class RankedPool:
         dataset (`Dataset`): The pool.
         values (`dict[str, np.ndarray]`): The rule's indicators.
         log_loss (`np.ndarray` of shape `(n,)`): The rule's predictions; for a strategy, what it ranks by.
-        ranking (`np.ndarray`): The rows that can be taken, the lowest prediction first.
+        rows (`np.ndarray`): Numbers of those that can be taken, ascending.
         unscored (`np.ndarray`): The rows that have no prediction, or of which the budget does not know the cost.
         sources (`tuple[np.ndarray, list[str]]`): Each row's source, and the sources' names.
         contaminated (`dict[str, int]`): Rows in which prompts of each evaluation set were found.
@@ -63,7 +63,7 @@ class RankedPool:
     dataset: Dataset
     values: dict[str, np.ndarray]
     log_loss: np.ndarray
-    ranking: np.ndarray
+    rows: np.ndarray
     unscored: np.ndarray
     sources: tuple[np.ndarray, list[str]]
     contaminated: dict[str, int]
@@ -207,7 +207,7 @@ class Selector:
         self._check(dataset, budget)
         pool = self._rank(dataset, budget, drop_duplicates, columns, allow_mismatch)
         if max_leverage is None:
-            walk, far = self._take(pool, pool.ranking), np.array([], np.int64)
+            walk, far = self._take(pool, pool.rows), np.array([], np.int64)
         else:
             walk, far = self._stay_inside(pool, max_leverage)
         given = {
@@ -247,14 +247,14 @@ class Selector:
         lengths = numeric_column(dataset, TOKENS) if by_length else None
         costs = budget.costs(len(dataset), lengths)
         values, log_loss, beyond = self._judge(dataset, costs, strategy, allow_mismatch)
-        # The ranking, without the rows that may not be taken whatever else is.
-        ranking = budget.rank(log_loss, costs, "prediction" if strategy is None else "value")
+        # Without the rows that may not be taken whatever else is.
+        rows = budget.rankable(log_loss, costs, "prediction" if strategy is None else "value")
         overlaps = None
         if self.options.eval_sets:
             from ..data.decontamination import find_contaminated
 
             overlaps = find_contaminated(dataset, self.options.eval_sets, columns)
-        ranking, excluded = self.options.exclude(ranking, budget, costs, lengths, overlaps, beyond)
+        rows, excluded = self.options.exclude(rows, budget, costs, lengths, overlaps, beyond)
         unscored = np.flatnonzero(~(np.isfinite(log_loss) & np.isfinite(costs)))
         terms = Terms(
             budget,
@@ -262,7 +262,7 @@ class Selector:
             keys=TextKeys(dataset, columns) if compare else None,
             unscored=len(unscored),
             excluded=excluded,
-            shares=self.options.shares(ranking, budget, costs, lengths, sources),
+            shares=self.options.shares(rows, budget, costs, lengths, sources),
             embeddings=self.options.unit_embeddings,
             max_similarity=self.options.max_similarity,
             options=self.options.given,
@@ -271,7 +271,7 @@ class Selector:
         contaminated = overlaps.counts if overlaps is not None else {}
         unread = unread_columns(dataset, columns) if compare else []
         return RankedPool(
-            dataset, values, log_loss, ranking, unscored, sources, contaminated, unread, terms, lengths, strategy
+            dataset, values, log_loss, rows, unscored, sources, contaminated, unread, terms, lengths, strategy
         )
 
     def _judge(
@@ -286,17 +286,19 @@ class Selector:
         return ({strategy.column: strategy.values(ranked_by)} if strategy.column else {}), ranked_by, beyond
 
     def _take(self, pool: RankedPool, rows: np.ndarray) -> Walk:
-        """Takes from rows that are given from the lowest prediction upwards."""
-        terms, own = pool.terms, self.rule
+        """Takes from rows, given by their numbers, ascending."""
+        terms, own, ranked_by = pool.terms, self.rule, pool.log_loss[rows]
         if own is None:  # a strategy says nothing of what a set gains by a row
-            return terms.walk(FixedRanking(rows, pool.log_loss))
+            return terms.walk(FixedRanking(rows, ranked_by, pool.log_loss))
 
         def walk_by(rule: "Rule") -> Walk:
             log_loss = pool.log_loss if rule is own else rule.apply(pool.values, len(pool.log_loss))
 
             def ordinary(level: float | None) -> Walk:
-                order = np.argsort(price(log_loss[rows], terms.costs[rows], level), kind="stable")
-                return terms.walk(FixedRanking(rows[order], log_loss))
+                if rule is own and level is None:
+                    return terms.walk(FixedRanking(rows, ranked_by, log_loss))
+                prices = price(log_loss[rows], terms.costs[rows], level)
+                return terms.walk(FixedRanking(rows, prices, log_loss, ties=ranked_by))
 
             def one_by_one(level: float | None) -> Walk:
                 assert vectors is not None  # set_level is refused without embeddings
@@ -321,7 +323,8 @@ class Selector:
         # All rows up to a prediction are the same whatever the order.
         if not bent or terms.budget.kind == "max_log_loss":
             return walk_by(own)
-        return follow_slope(own, pool.values, rows, bent, walk_by)
+        ranking = rows[np.argsort(ranked_by, kind="stable")]
+        return follow_slope(own, pool.values, ranking, bent, walk_by)
 
     def _leverage(self, pool: RankedPool, walk: Walk) -> float:
         """Of the rows taken, by their distances inside the set where they were chosen by these."""
@@ -335,29 +338,29 @@ class Selector:
         Returns:
             The walk, and the numbers of the rows that were left out for it.
         """
-        ranking = pool.ranking
+        rows = pool.rows
         assert self.rule is not None  # as above
-        distance = self.rule.leverage_of_rows(pool.values, len(pool.log_loss))[ranking]
-        order = np.argsort(distance, kind="stable")
-        too_few, too_many = 0, len(ranking) + 1
+        distance = self.rule.leverage_of_rows(pool.values, len(pool.log_loss))[rows]
+        order = np.lexsort((pool.log_loss[rows], distance))  # rows as far as another: the better one is kept
+        too_few, too_many = 0, len(rows) + 1
         best: tuple[Walk, np.ndarray] | None = None
-        nearest, lowest, kept = ranking, np.inf, len(ranking)
+        nearest, lowest, kept = rows, np.inf, len(rows)
         while too_many - too_few > 1:
             try:
                 walk = self._take(pool, nearest)
             except InstructMineError:  # too few rows are left to fill the budget
-                if kept == len(ranking):
+                if kept == len(rows):
                     raise
                 too_few = kept
             else:
                 leverage = self._leverage(pool, walk)
                 lowest = min(lowest, leverage)
                 if leverage <= max_leverage:
-                    best, too_few = (walk, ranking[order[kept:]]), kept
+                    best, too_few = (walk, rows[order[kept:]]), kept
                 else:
                     too_many = kept
             kept = (too_few + too_many) // 2
-            nearest = ranking[np.sort(order[:kept])]
+            nearest = rows[np.sort(order[:kept])]
         if best is None:
             raise InstructMineError(
                 f"no selection of this amount has a leverage of at most max_leverage={max_leverage:.3g}; the lowest "

@@ -1,6 +1,7 @@
 """The walk down a ranking: which rows are taken until the budget is spent, and why the others are passed over."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, Protocol
@@ -53,14 +54,14 @@ class Walk:
 
     Attributes:
         taken (`list[int]`): Row numbers in the order they were taken.
-        passed (`dict[str, list[int]]`): Row numbers passed over, by one of [`REASONS`].
+        passed (`dict[str, np.ndarray]`): Row numbers passed over, by one of [`REASONS`].
         spent (`float`): The part of the budget that was used.
         mean (`float`): Mean predicted log loss of the rows taken.
         distances (`dict[str, np.ndarray]`): For set-level selection: `knn_<i>` of `taken` inside the set.
     """
 
     taken: list[int] = field(default_factory=list)
-    passed: dict[str, list[int]] = field(default_factory=dict)
+    passed: dict[str, np.ndarray] = field(default_factory=dict)
     spent: float = 0.0
     mean: float = np.nan
     distances: dict[str, np.ndarray] = field(default_factory=dict)
@@ -96,20 +97,22 @@ class Stage(Enum):
         """Whether it goes to the least shares."""
         return self in (Stage.LEAST, Stage.LEAST_AND_ONE)
 
-    def is_full(self, account: "Account", group: int, cost: float, left: float) -> bool:
-        """Whether a group has no room for a row of this cost, where `left` is left of the budget."""
+    def is_full(self, account: "Account", group: Any, cost: Any, left: float) -> Any:
+        """Whether a group has no room for a row of this cost, where `left` is left of the budget.
+
+        Groups and costs may be arrays of one shape. What is full stays full: shares are only spent.
+        """
         share, spent = account.share, account.spent[group]
         if share.option == "length_bins" and self is Stage.BINS_AND_ONE:
             return spent >= share.most[group]
-        if spent + cost > share.most[group]:
-            return True
+        full = spent + cost > share.most[group]
         if share.option != "quotas" or not self.fills_least:
-            return False
+            return full
         if self is Stage.LEAST:
-            return spent + cost > share.least[group]
+            return full | (spent + cost > share.least[group])
         # One row more only where it does not take the others' least away.
         missing = account.missing
-        return missing[group] == 0 or left - cost < missing.sum() - missing[group]
+        return full | (missing[group] == 0) | (left - cost < missing.sum() - missing[group])
 
 
 @dataclass
@@ -167,9 +170,8 @@ class Terms:
         """
         return Descent(self, ranking).run()
 
-    def told(self, passed: Mapping[str, Iterable[int]]) -> list[str]:
+    def told(self, counts: Mapping[str, int]) -> list[str]:
         """How many rows were passed over, and why, the most frequent reason of an option first."""
-        counts = {reason: len(list(rows)) for reason, rows in passed.items()}
         rest = sorted((r for r in counts if r not in ("duplicates", "empty") and counts[r]), key=lambda r: -counts[r])
         return [passed_over(reason, counts.get(reason, 0), self.options) for reason in ["duplicates", "empty", *rest]]
 
@@ -188,9 +190,12 @@ class Descent:
         self.limit = terms.budget.limit(len(terms.costs))
         self.open = np.zeros(len(terms.costs), bool)
         self.open[ranking.rows] = True
-        self.walk = Walk(passed={"duplicates": [], "empty": []} | {k: list(v) for k, v in terms.excluded.items()})
+        self.walk = Walk()
+        # In parts, which are joined at the end: rows that an option keeps out may be most of a pool.
+        self._passed: dict[str, list[np.ndarray]] = {"duplicates": [], "empty": []}
+        self._passed |= {reason: [rows] for reason, rows in terms.excluded.items()}
         for option in (*(share.option for share in terms.shares), *(["max_similarity"] * self._compares)):
-            self.walk.passed.setdefault(option, [])
+            self._passed.setdefault(option, [])
         self._accounts = [Account(share, np.zeros(len(share.names))) for share in terms.shares]
         self._seen: set = set()
 
@@ -213,10 +218,11 @@ class Descent:
                     self._descend(Stage.LEAST_AND_ONE, account)
                 self._check_least(account)
         self._descend(Stage.MOST)
-        if by_token and (late := self.walk.passed.get("length_bins")):
-            self.open[late], self.walk.passed["length_bins"] = True, []
+        if by_token and (late := self._passed.get("length_bins")):
+            self.open[np.concatenate(late)], self._passed["length_bins"] = True, []
             self._descend(Stage.BINS_AND_ONE)
         self._check_filled()
+        self.walk.passed = {reason: _joined(parts) for reason, parts in self._passed.items()}
         self.walk.mean, self.walk.distances = self.ranking.conclude(self.walk.taken)
         return self.walk
 
@@ -233,58 +239,70 @@ class Descent:
 
     def _go_through(self, block: np.ndarray, stage: Stage) -> None:
         """Takes the rows of a block that fit, and passes over those that never will."""
+        costs = self.terms.costs[block]
+        full = [stage.is_full(account, account.share.codes[block], costs, self.left) for account in self._accounts]
         if self.terms.keys is not None and len(block) > 1:
             # Texts are what takes time: a row without room now will have none later.
-            self.terms.keys.load(block[[self._full_share(row, stage) is None for row in block]])
-        near, among = self._similarities(block)
-        for place, row in enumerate(block.tolist()):
-            if self.terms.costs[row] > self.left:
+            self.terms.keys.load(block[~np.logical_or.reduce(full)] if full else block)
+        met = np.flatnonzero(~full[0]) if full else np.arange(len(block))
+        rows, passed = block[met], defaultdict[str, list[int]](list)
+        near, among = self._similarities(rows)
+        taken_at, left = [-1], [self.left]
+        for number, (row, cost) in enumerate(zip(rows.tolist(), costs[met].tolist())):
+            if cost > left[-1]:
                 continue
-            reason = self._full_share(row, stage)
+            reason = self._full_share(row, cost, stage)
             if reason is not None and stage.fills_least:
                 continue  # it stays open: its turn may come when the least shares are filled
-            reason = reason or self._refusal(row, near[place])
+            reason = reason or self._refusal(row, near[number])
             if reason is not None:
-                self._pass_over([row], reason)
+                passed[reason].append(row)
                 continue
-            self._take(row)
+            self._take(row, cost)
+            taken_at.append(met[number])
+            left.append(self.left)
             if among is not None:
-                np.maximum(near, among[place], out=near)
+                np.maximum(near, among[number], out=near)
+        for reason, those in passed.items():
+            self._pass_over(those, reason)
+        if full and not stage.fills_least:
+            # Those without room from the start are passed over too, but for the ones that did not fit when met.
+            places = np.flatnonzero(full[0])
+            fitting = costs[places] <= np.array(left)[np.searchsorted(taken_at, places) - 1]
+            self._pass_over(block[places[fitting]], self._accounts[0].share.option)
 
-    def _full_share(self, row: int, stage: Stage) -> str | None:
+    def _full_share(self, row: int, cost: float, stage: Stage) -> str | None:
         """The option whose share has no room for a row at this stage."""
-        cost = self.terms.costs[row]
         for account in self._accounts:
             if stage.is_full(account, account.share.codes[row], cost, self.left):
                 return account.share.option
         return None
 
     def _pass_over(self, rows: np.ndarray | list[int], reason: str) -> None:
-        self.open[rows] = False
-        self.walk.passed.setdefault(reason, []).extend(rows)
+        if len(rows):
+            self.open[rows] = False
+            self._passed.setdefault(reason, []).append(np.asarray(rows, dtype=np.int64))
 
-    def _take(self, row: int) -> None:
-        cost = self.terms.costs[row]
+    def _take(self, row: int, cost: float) -> None:
         self.open[row] = False
         self.walk.taken.append(row)
         self.walk.spent += cost
         for account in self._accounts:
             account.spent[account.share.codes[row]] += cost
-        self._seen.add(self._key(row))
+        if self.terms.keys is not None:
+            self._seen.add(self.terms.keys[row])
 
     def _refusal(self, row: int, near: float) -> str | None:
-        key = self._key(row)
-        if key is None:
-            return "empty"
-        if key in self._seen:
-            return "duplicates"
+        if self.terms.keys is not None:
+            key = self.terms.keys[row]
+            if key is None:
+                return "empty"
+            if key in self._seen:
+                return "duplicates"
         most = self.terms.max_similarity
         if most is not None and near > most + _ROUNDING:
             return "max_similarity"
         return None
-
-    def _key(self, row: int) -> Any:
-        return row if self.terms.keys is None else self.terms.keys[row]
 
     def _similarities(self, block: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Highest cosine of each row to those taken, and the block's rows among each other."""
@@ -305,7 +323,7 @@ class Descent:
             rows = share.codes == group
             if (self.terms.costs[self.open & rows] > min(share.least[group] - spent[group], self.left)).any():
                 continue  # it is short by less than a row
-            passed = {reason: [row for row in met if rows[row]] for reason, met in self.walk.passed.items()}
+            passed = {reason: int(rows[_joined(parts)].sum()) for reason, parts in self._passed.items()}
             why, unit = ", ".join(self.terms.told(passed)), self.terms.budget.unit
             raise InstructMineError(
                 f"quotas ask for at least {share.least[group]:,.0f} {unit} of '{share.names[group]}', and "
@@ -319,32 +337,43 @@ class Descent:
             return
         # Rows that are still open did not fit into what was left: the budget, not the pool, ended the walk, unless
         # they could not be taken anyway.
-        refused: dict[int, str] = {}
-        for row in np.flatnonzero(self.open).tolist():
-            reason = self._refusal(row, self._similarities(np.array([row]))[0][0])
-            if reason is None and taken:
-                return
-            if reason is None:
-                shortest = self.terms.costs[self.open].min()
-                raise InstructMineError(
-                    f"{budget} is less than any response that can be selected, the shortest has {shortest:.0f} "
-                    "tokens: raise it"
-                )
-            refused[row] = reason
-        for row, reason in refused.items():
-            self._pass_over([row], reason)
+        rows, refused = np.flatnonzero(self.open), defaultdict[str, list[int]](list)
+        start, size = 0, 1  # most often the first row tells
+        while start < len(rows):
+            block = rows[start : start + size]
+            if self.terms.keys is not None:
+                self.terms.keys.load(block)
+            for row, near in zip(block.tolist(), self._similarities(block)[0]):
+                reason = self._refusal(row, near)
+                if reason is None and taken:
+                    return
+                if reason is None:
+                    shortest = self.terms.costs[self.open].min()
+                    raise InstructMineError(
+                        f"{budget} is less than any response that can be selected, the shortest has {shortest:.0f} "
+                        "tokens: raise it"
+                    )
+                refused[reason].append(row)
+            start, size = start + size, min(8 * size, BLOCK)
+        for reason, those in refused.items():
+            self._pass_over(those, reason)
         raise InstructMineError(self._unfilled())
 
     def _unfilled(self) -> str:
         """Why the budget could not be filled, and what mends it: what the option that bound most rows asks."""
-        budget, taken, passed = self.terms.budget, self.walk.taken, self.walk.passed
+        budget, taken = self.terms.budget, self.walk.taken
+        passed = {reason: sum(map(len, parts)) for reason, parts in self._passed.items()}
         spent = round(self.walk.spent)
         reached = count(spent, "response token") if budget.kind == "tokens" else count(len(taken), "row")
         reasons = [f"{count(self.terms.unscored, 'has', 'have')} no {self.terms.lack}", *self.terms.told(passed)]
         short = [account.share.shortest(account.spent) for account in self._accounts]
-        binding = max(_MENDS, key=lambda reason: len(passed.get(reason, ())))
+        binding = max(_MENDS, key=lambda reason: passed.get(reason, 0))
         mend = f"{_MENDS[binding]} or ask for less" if passed.get(binding) else "ask for less"
         return (
             f"{budget} is above the {reached} that can be selected: of {count(len(self.terms.costs), 'row')}, "
             f"{', '.join(reasons[:-1])} and {reasons[-1]}; {'; '.join([*filter(None, short), mend])}"
         )
+
+
+def _joined(parts: list[np.ndarray]) -> np.ndarray:
+    return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, np.int64), *parts])
