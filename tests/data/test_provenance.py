@@ -136,6 +136,13 @@ def test_unequal_records_are_refused_with_both_sides_named():
     assert "\n" not in message
 
 
+def test_what_was_measured_on_a_pool_is_not_compared():
+    one, other = ({**RECORD, "search": "faiss", "recall": recall} for recall in (0.97, 0.98))
+    assert check_provenance({"knn_6": one}, {"knn_6": other}, ["knn_6"]) == []
+    with pytest.raises(InstructMineError, match="search='faiss', the data has search='exact'"):
+        check_provenance({"knn_6": one}, {"knn_6": {**other, "search": "exact"}}, ["knn_6"])
+
+
 def test_columns_that_the_rule_does_not_use_are_not_compared():
     assert check_provenance({"mtld": RECORD}, {"mtld": {}}, []) == []
 

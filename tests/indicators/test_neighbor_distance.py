@@ -1,5 +1,7 @@
 """Neighbours against scikit-learn; pools, caches and processes on a tiny sentence encoder with random weights."""
 
+import multiprocessing
+import os
 import pickle
 import subprocess
 import sys
@@ -13,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_instructmine import InstructMineError, NeighborDistance
-from hf_instructmine.indicators import neighbor_distance
+from hf_instructmine.models import embedding_store
 from hf_instructmine.models import neighbors as nearest
-from hf_instructmine.models.neighbors import neighbor_distances
+from hf_instructmine.models.neighbors import approximate_distances, neighbor_distances
 from hf_instructmine.models.sentence_encoder import SentenceEncoder
 
 
@@ -131,6 +133,12 @@ def test_embeddings_of_rows_without_a_response_are_refused():
         neighbor_distances(pool, 1)
 
 
+def test_a_pool_in_half_precision_is_searched_as_if_written_out():
+    half = random_vectors(2500).astype(np.float16)
+    assert (neighbor_distances(half, 6) == neighbor_distances(half.astype(np.float32), 6)).all()
+    assert (neighbor_distances(half[::2], 6) == neighbor_distances(half[::2].copy(), 6)).all()
+
+
 def test_equal_vectors_are_at_exactly_zero_and_nothing_is_negative():
     pool = np.concatenate([random_vectors(40)] * 3)
     assert (neighbor_distances(pool, 2) == 0).all()
@@ -181,6 +189,35 @@ def test_hnsw_finds_nearly_all(monkeypatch):
     pool = random_vectors(3000, dimensions=32)
     found = neighbor_distances(pool, 6, approximate=True)
     assert np.mean(np.isclose(found, neighbor_distances(pool, 6), atol=1e-6)) > 0.98
+
+
+@pytest.mark.parametrize("lists_from", [1_000_000, 100])
+def test_what_an_index_finds_is_measured(monkeypatch, lists_from, caplog):
+    pytest.importorskip("faiss", reason="pip install hf-instructmine[faiss]")
+    monkeypatch.setattr(nearest, "_LISTS_FROM", lists_from)
+    monkeypatch.setattr(nearest, "_PROBED", 5)
+    pool, counts = random_vectors(3000, dimensions=32).astype(np.float16), np.ones(3000, int)
+    found, recall = approximate_distances(pool, 6, counts)
+    exact = neighbor_distances(pool, 6)
+    assert (found >= exact - 1e-6).all()
+    # A row's distance is right where all six were found, and hardly ever otherwise.
+    right = np.isclose(found, exact, atol=1e-6).mean()
+    assert right - 0.03 <= recall <= 1 and recall**6 < right + 0.2
+    assert recall > 0.98 if lists_from > 3000 else 0.1 < recall < 0.9
+    assert f"recall@6 is {recall:.3f} on 1,000 rows" in caplog.text
+
+
+def test_a_pool_beyond_the_exact_size_is_kept_in_half_precision(encoder, never_encode):
+    pytest.importorskip("faiss", reason="pip install hf-instructmine[faiss]")
+    pool = make_pool(60)
+    exact = NeighborDistance(encoder, i=2).fit(pool)
+    never_encode()  # what is there is rounded
+    knn = NeighborDistance(encoder, i=2, exact_up_to=20).fit(pool)
+    assert (knn.embed(pool) == exact.embed(pool).astype(np.float16)).all()
+    np.testing.assert_allclose(knn(pool[:])["knn_2"], exact(pool[:])["knn_2"], atol=2e-3)
+    told = {k: v for k, v in knn.provenance().items() if k not in exact.provenance()}
+    assert told == {"stored": "float16", "recall": 1.0} and knn.provenance()["search"].startswith("faiss HNSW, fp16")
+    assert pickle.loads(pickle.dumps(knn)).provenance() == knn.provenance()
 
 
 def test_column_against_scikit_learn(encoder):
@@ -315,7 +352,7 @@ def test_another_i_encodes_nothing(encoder, never_encode):
 
 
 def test_a_killed_run_goes_on_where_it_was(encoder, cache, monkeypatch):
-    monkeypatch.setattr(neighbor_distance, "_CHUNK", 8)
+    monkeypatch.setattr(embedding_store, "PIECE", 8)
     pool, asked = make_pool(30), []
     unbroken = NeighborDistance(encoder, i=2).fit(pool)(pool[:])
     monkeypatch.setenv("HF_INSTRUCTMINE_CACHE", str(cache / "another"))
@@ -333,8 +370,54 @@ def test_a_killed_run_goes_on_where_it_was(encoder, cache, monkeypatch):
     resumed = NeighborDistance(encoder, i=2).fit(pool)
     assert asked == [8, 8, 8, 8, 6]
     assert resumed(pool[:]) == unbroken
-    (folder,) = (cache / "another" / "embeddings").iterdir()  # and no chunk is left behind
-    assert folder.name == resumed.pool
+    assert not list((cache / "another").rglob(".*"))  # nothing half written is left behind
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="processes are forked")
+def test_killed_and_gone_on_with_by_two_processes_at_once(encoder, cache, monkeypatch):
+    monkeypatch.setattr(embedding_store, "PIECE", 4)
+    pool, fork = make_pool(60), multiprocessing.get_context("fork")
+    unbroken = NeighborDistance(encoder, i=2).fit(pool)
+    monkeypatch.setenv("HF_INSTRUCTMINE_CACHE", str(cache / "another"))
+    encode, asked = SentenceEncoder.encode, []
+
+    def dies(self, texts):
+        asked.append(texts)
+        return encode(self, texts) if len(asked) < 4 else os._exit(9)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SentenceEncoder, "encode", dies)
+        processes = [fork.Process(target=NeighborDistance(encoder, i=2).fit, args=(pool,)) for _ in range(2)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(60)
+    assert [process.exitcode for process in processes] == [9, 9]
+    processes = [fork.Process(target=NeighborDistance(encoder, i=2).fit, args=(pool,)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0]
+    found = NeighborDistance(encoder, i=2).fit(pool)
+    assert found.pool == unbroken.pool
+    assert found(pool[:]) == unbroken(pool[:])
+
+
+def test_one_more_row_encodes_one_row(encoder, monkeypatch):
+    encode, asked = SentenceEncoder.encode, []
+    monkeypatch.setattr(SentenceEncoder, "encode", lambda self, texts: (asked.append(texts), encode(self, texts))[1])
+    pool = make_pool(30)
+    NeighborDistance(encoder, i=2).fit(pool)
+    assert sum(map(len, asked)) == 30
+    asked.clear()
+    more = concatenate_datasets([Dataset.from_dict({"prompt": ["red"], "completion": ["sea"]}), pool])
+    found = NeighborDistance(encoder, i=2).fit(more)
+    assert asked == [["red\n\nsea"]]
+    embeddings = found.embed(more)
+    NeighborDistance(encoder).embed(pool.select(range(5, 20)))
+    assert len(asked) == 1  # nor does a part of what there is
+    np.testing.assert_allclose(found(more[:])["knn_2"], by_scikit_learn(embeddings, 2), atol=1e-6)
 
 
 def test_it_must_be_fitted_first(encoder):

@@ -17,6 +17,8 @@ from .tables import with_features
 
 check_versions("datasets", "pyarrow")
 
+_MEASURED = {"recall"}
+
 
 def get_provenance(dataset: Dataset) -> dict[str, dict[str, Any]]:
     """Returns the configuration behind each column that carries one; columns without provenance are absent.
@@ -54,7 +56,7 @@ def set_provenance(dataset: Dataset, provenance: dict[str, dict[str, Any]]) -> D
 def check_provenance(
     expected: dict[str, dict[str, Any]], found: dict[str, dict[str, Any]], columns: list[str]
 ) -> list[str]:
-    """Compares two provenances column by column.
+    """Compares two provenances column by column; but not what was measured on a pool, such as a search's recall.
 
     Returns:
         The columns of `columns` that carry no provenance on one of the two sides, so cannot be checked.
@@ -63,8 +65,10 @@ def check_provenance(
         [`InstructMineError`]: Where both sides name a configuration for a column and the two differ; both are named.
     """
     for name in columns:
-        if name in expected and name in found and expected[name] != found[name]:
-            keys = sorted(k for k in {*expected[name], *found[name]} if expected[name].get(k) != found[name].get(k))
+        if name not in expected or name not in found:
+            continue
+        asked = {*expected[name], *found[name]} - _MEASURED
+        if keys := sorted(k for k in asked if expected[name].get(k) != found[name].get(k)):
             then = ", ".join(f"{k}={expected[name].get(k)!r}" for k in keys)
             now = ", ".join(f"{k}={found[name].get(k)!r}" for k in keys)
             raise InstructMineError(

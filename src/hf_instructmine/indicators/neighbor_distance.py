@@ -5,7 +5,6 @@ so larger means lonelier.
 """
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,19 +17,20 @@ from ..data.conversation import Conversation, read_conversations
 from ..data.fields import read_columns
 from ..errors import InstructMineError
 from ..models.availability import check_encoder
-from ..models.neighbors import HNSW_SEARCH, import_faiss, neighbor_distances
+from ..models.embedding_store import EmbeddingStore, StoredVectors, save_array, text_digest
+from ..models.neighbors import approximate_distances, approximate_search, import_faiss, neighbor_distances
 from ..models.sentence_encoder import SentenceEncoder
-from ..outputs.digests import row_digest
-from ..outputs.files import cache_dir, written_whole
+from ..outputs.files import cache_dir
 from ..outputs.folder import staged_folder
 from ..outputs.reading import read_array
+from ..outputs.records import Records
 from .base import Indicator
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-_CHUNK = 2048  # texts encoded between two writes to disk: what a killed run loses
+_CHUNK = 2048  # rows read at a time
 
 
 class NeighborDistance(Indicator):
@@ -42,9 +42,11 @@ class NeighborDistance(Indicator):
     neighbour at distance 0. A row from outside the pool gets the distance to its i-th nearest row. Rows without a
     response have NaN and are not part of the pool.
 
-    [`fit`] encodes each distinct text once, keeps the embeddings in the cache folder and finds all neighbours, so that
-    mapping is a look-up, another `i` encodes nothing, and neither the order of the pool nor the size of a batch
-    changes the value of a row of the pool. The same row has nearer neighbours in a larger pool.
+    [`fit`] encodes each distinct text once, keeps the embeddings in the cache folder by text and finds all neighbours,
+    so that mapping is a look-up, another `i` encodes nothing and one more row encodes one row. Processes that fit the
+    same pool share the work. Neither the order of the pool nor the size of a batch changes the value of a row of the
+    pool, but for the last bits on a GPU: there a vector is as the batch had it that its text was first in. The same
+    row has nearer neighbours in a larger pool.
 
     Args:
         model (`str` or `SentenceTransformer`): Sentence encoder: Hub id, local folder, or loaded.
@@ -52,9 +54,11 @@ class NeighborDistance(Indicator):
         revision (`str`, *optional*): Branch, tag or commit of the model on the Hub.
         dtype (`str`, defaults to `"float32"`): Precision of the encoder; embeddings are float32 in any case.
         device (`str`, *optional*): Of the encoder; defaults to the GPU where there is one.
-        token_budget (`int`, defaults to 4096): Tokens in a forward pass, padding included.
-        exact_up_to (`int`, defaults to 200,000): Distinct texts up to which neighbours are exact. Beyond, they are
-            found by a faiss HNSW index (`pip install hf-instructmine[faiss]`).
+        token_budget (`int`, *optional*): Tokens in a forward pass, padding included; defaults to 4096, on a CPU to 512
+            in batches of one length.
+        exact_up_to (`int`, defaults to 200,000): Distinct texts up to which neighbours are exact. Beyond, embeddings
+            are kept in half precision and neighbours found by faiss (`pip install hf-instructmine[faiss]`): by an HNSW
+            index, from a million texts on by lists (IVF). Which share was found is told, and recorded as `recall`.
         trust_remote_code (`bool`, defaults to `False`): Whether the model's repository may run code.
         columns, overwrite: See [`Indicator`].
 
@@ -78,7 +82,7 @@ class NeighborDistance(Indicator):
         revision: str | None = None,
         dtype: Any = "float32",
         device: str | None = None,
-        token_budget: int = 4096,
+        token_budget: int | None = None,
         exact_up_to: int = 200_000,
         trust_remote_code: bool = False,
         columns: Mapping[str, str] | None = None,
@@ -93,6 +97,7 @@ class NeighborDistance(Indicator):
         self.exact_up_to = exact_up_to
         self.pool: str | None = None  # digest of the encoder and of the fitted texts
         self.search: str | None = None
+        self.recall: float | None = None  # of an approximate search
 
     def check_available(self) -> None:
         """Looks for the sentence encoder; see [`Indicator.check_available`]."""
@@ -124,17 +129,17 @@ class NeighborDistance(Indicator):
             raise InstructMineError(
                 f"i={self.i} needs a pool of at least {self.i + 1} rows with a response, this one has {rows}: lower i"
             )
-        approximate = len(texts.digests) > self.exact_up_to
+        approximate = self._is_approximate(texts)
         if approximate:
             import_faiss(len(texts.digests))
         folder = self._embedded(pool, texts)
-        self.search = HNSW_SEARCH if approximate else "exact"
-        self.pool = folder.name
-        if not (folder / self._distances_file).exists():
-            distances = neighbor_distances(
-                _open(folder, "vectors"), self.i, counts=texts.counts, approximate=approximate
-            )
-            _write(folder / self._distances_file, distances)
+        self.search = approximate_search(len(texts.digests)) if approximate else "exact"
+        self.pool = f"{folder.parents[1].name}/{folder.name}"
+        # Of processes that fit the same pool one searches, and the others find what it has found.
+        with Records(folder.parents[1]).lock(f"{folder.name}-{self._distances_file}", patience=-1):
+            if not (folder / self._distances_file).exists():
+                self._search(folder, texts.counts)
+        self.recall = _recall(folder / self._distances_file) if approximate else None
         self._fitted = None
         return self
 
@@ -145,26 +150,30 @@ class NeighborDistance(Indicator):
             dataset (`Dataset`, or what else [`as_dataset`] takes): Rows in any layout that [`read_turns`] knows.
 
         Returns:
-            `np.ndarray`: float32 of shape `(rows, dimensions)`, each row of length 1, or NaN without a response.
+            `np.ndarray`: float32 of shape `(rows, dimensions)`, each row of length 1, or NaN without a response. Of
+            more texts than `exact_up_to`, rounded to half precision.
         """
         dataset = as_dataset(dataset, "dataset", columns=self.columns)
         texts = self._texts_of(dataset)
-        vectors = _open(self._embedded(dataset, texts), "vectors")
+        vectors = _open_vectors(self._embedded(dataset, texts))
         embeddings = np.full((len(dataset), vectors.shape[1]), np.nan, np.float32)
-        sound = texts.rows != b""
-        embeddings[sound] = vectors[np.searchsorted(texts.digests, texts.rows[sound])]
+        sound = np.flatnonzero(texts.rows != b"")
+        for start in range(0, len(sound), _CHUNK):
+            rows = sound[start : start + _CHUNK]
+            embeddings[rows] = vectors[np.searchsorted(texts.digests, texts.rows[rows])]
         return embeddings
 
     def score(self, conversations: list[Conversation]) -> tuple[np.ndarray, np.ndarray, list[str | None]]:
         """Distances `(n, 1)`, weights of 1 `(n,)`, and the note "truncated embedding"; see [`Indicator.score`]."""
         pool = self._open_pool()
         texts = [_text(conversation) for conversation in conversations]
-        digests = np.array([_digest(text) for text in texts])
+        digests = np.array([text_digest(text) for text in texts])
         places = np.searchsorted(pool.digests, digests).clip(max=len(pool.digests) - 1)
         values, truncated = pool.distances[places], pool.truncated[places]
         outside = np.flatnonzero(pool.digests[places] != digests)
         if len(outside):
             vectors, cut = self.encoder.encode([texts[row] for row in outside])
+            vectors = vectors.astype(pool.vectors.stored)  # as precise as what they are compared with
             values[outside] = neighbor_distances(pool.vectors, self.i, vectors, counts=pool.counts)
             truncated[outside] = cut
         return values[:, None], np.ones(len(texts)), ["truncated embedding" if cut else None for cut in truncated]
@@ -172,11 +181,22 @@ class NeighborDistance(Indicator):
     def provenance(self) -> dict[str, Any]:
         """Model, `i` and how neighbours were searched; not the pool, so that a rule can be applied to another one."""
         record = {"indicator": "NeighborDistance", **self.encoder.describe(), "i": self.i}
-        return record if self.search is None else {**record, "search": self.search}
+        if self.search in (None, "exact"):
+            return record if self.search is None else {**record, "search": self.search}
+        return {**record, "search": self.search, "stored": "float16", "recall": self.recall}
 
     @property
     def _distances_file(self) -> str:
-        return f"knn_{self.i}_{'exact' if self.search == 'exact' else 'hnsw'}.npy"
+        return f"knn_{self.i}_{'exact' if self.search == 'exact' else 'approximate'}.npy"
+
+    def _search(self, folder: Path, counts: np.ndarray) -> None:
+        path, vectors = folder / self._distances_file, _open_vectors(folder)
+        if self.search == "exact":
+            save_array(path, neighbor_distances(vectors, self.i, counts=counts))
+            return
+        distances, recall = approximate_distances(vectors, self.i, counts)
+        save_array(path.with_suffix(".recall.npy"), np.array(recall))
+        save_array(path, distances)
 
     def _open_pool(self) -> "_Pool":
         if self.pool is None:
@@ -184,13 +204,16 @@ class NeighborDistance(Indicator):
                 "NeighborDistance needs the whole pool first: pool.map(NeighborDistance(…).fit(pool), batched=True)"
             )
         if self._fitted is None:
-            folder = cache_dir() / "embeddings" / self.pool
+            folder = _folder_of(self.pool)
             if not (folder / self._distances_file).exists():
                 raise InstructMineError(
                     f"the fitted pool's embeddings are no longer in '{folder}': call fit(pool) again"
                 )
-            arrays = {name: _open(folder, name) for name in ("digests", "counts", "truncated", "vectors")}
-            self._fitted = _Pool(**arrays, distances=read_array(folder / self._distances_file, _mend(folder)))
+            arrays = {name: _open(folder, name) for name in ("digests", "counts", "truncated")}
+            vectors = _open_vectors(folder)
+            self._fitted = _Pool(
+                **arrays, vectors=vectors, distances=read_array(folder / self._distances_file, _mend(folder))
+            )
         return self._fitted
 
     def _read(self, dataset: "Dataset") -> "Dataset":
@@ -202,40 +225,46 @@ class NeighborDistance(Indicator):
         rows = np.zeros(len(dataset), "S32")
         for start in range(0, len(dataset), _CHUNK):
             read = read_conversations(dataset[start : start + _CHUNK], self.columns, first_row=start)
-            rows[start : start + _CHUNK] = [b"" if c.problem else _digest(_text(c)) for c in read]
+            rows[start : start + _CHUNK] = [b"" if c.problem else text_digest(_text(c)) for c in read]
         sound = np.flatnonzero(rows != b"")
         digests, first, counts = np.unique(rows[sound], return_index=True, return_counts=True)
         return _Texts(rows, digests, sound[first], counts)
 
     def _embedded(self, dataset: "Dataset", texts: "_Texts") -> Path:
-        """The folder that holds the embeddings of the distinct texts; makes it, or goes on where a run was killed."""
-        from datasets.utils import tqdm
-
+        """The folder of the distinct texts; encodes those that no pool before had."""
         if not len(texts.digests):
             raise InstructMineError("no row of the dataset has a response: there is nothing to embed")
         record = json.dumps(self.encoder.describe(), sort_keys=True).encode()
-        key = _digest(record + texts.digests.tobytes() + texts.counts.tobytes()).decode()
-        folder = cache_dir() / "embeddings" / key
-        if folder.exists():
-            return folder
-        partial = folder.with_suffix(".partial")
-        partial.mkdir(parents=True, exist_ok=True)
+        folder = cache_dir() / "embeddings" / text_digest(record).decode()
+        store = EmbeddingStore(folder, "float32")
+        if self._is_approximate(texts):
+            folder = folder.with_name(f"{folder.name}-float16")
+            store = EmbeddingStore(folder, "float16", finer=store)
         dataset = self._read(dataset)
-        chunks = []
-        # In the order of their digests: whatever the order of the pool, the same texts are encoded together, and a
-        # text's embedding is the same to the last bit.
-        with tqdm(total=len(texts.digests), unit="text", desc="Embedding") as progress:
-            for start in range(0, len(texts.digests), _CHUNK):
-                rows = texts.first_rows[start : start + _CHUNK]
-                chunks.append(partial / f"{start:012d}.npy")
-                if not chunks[-1].exists():
-                    read = read_conversations(dataset[rows.tolist()], self.columns)
-                    vectors, truncated = self.encoder.encode([_text(conversation) for conversation in read])
-                    _write(chunks[-1], np.column_stack([vectors, truncated]))
-                progress.update(len(rows))
-        _assemble(chunks, texts, folder)
-        shutil.rmtree(partial)
-        return folder
+
+        def encode(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            read = read_conversations(dataset[texts.first_rows[positions].tolist()], self.columns)
+            return self.encoder.encode([_text(conversation) for conversation in read])
+
+        store.add(texts.digests, encode, self.encoder.dimensions)
+        paths, places, truncated = store.find(texts.digests)
+        # What lies in other pieces may differ in its last bits: it is another pool, with distances of its own.
+        names = "".join(path.stem for path in paths).encode()
+        key = text_digest(texts.digests.tobytes() + texts.counts.tobytes() + places.tobytes() + names).decode()
+        pool = folder / "pools" / key
+        if not pool.exists():
+            arrays = {
+                "digests": texts.digests, "counts": texts.counts, "truncated": truncated, "places": places,
+                "pieces": np.array([path.stem for path in paths], "S32"),
+            }  # fmt: skip
+            # Another process may finish first; its arrays are the same.
+            with staged_folder(pool, overwrite=True) as stage:
+                for name, array in arrays.items():
+                    np.save(stage / f"{name}.npy", array)
+        return pool
+
+    def _is_approximate(self, texts: "_Texts") -> bool:
+        return len(texts.digests) > self.exact_up_to
 
 
 @dataclass(frozen=True)
@@ -256,7 +285,7 @@ class _Pool:
     digests: np.ndarray
     counts: np.ndarray
     truncated: np.ndarray
-    vectors: np.ndarray
+    vectors: StoredVectors
     distances: np.ndarray
 
 
@@ -264,35 +293,24 @@ def _text(conversation: Conversation) -> str:
     return "\n\n".join(part for part in (conversation.prompt_text, conversation.written) if part)
 
 
-def _digest(text: str | bytes) -> bytes:
-    return row_digest(text).hex().encode()
+def _recall(distances: Path) -> float:
+    return round(float(read_array(distances.with_suffix(".recall.npy"), _mend(distances.parent))), 2)
+
+
+def _folder_of(pool: str) -> Path:
+    encoder, _, key = pool.partition("/")
+    return cache_dir() / "embeddings" / encoder / "pools" / key
 
 
 def _open(folder: Path, name: str) -> np.ndarray:
     return read_array(folder / f"{name}.npy", _mend(folder), mmap_mode="r")
 
 
+def _open_vectors(folder: Path) -> StoredVectors:
+    pieces = folder.parents[1] / "pieces"
+    paths = [pieces / f"{name.decode()}.npy" for name in _open(folder, "pieces").tolist()]
+    return StoredVectors(paths, _open(folder, "places"))
+
+
 def _mend(folder: Path) -> str:
     return f"remove '{folder}', and start again"
-
-
-def _write(path: Path, array: np.ndarray) -> None:
-    with written_whole(path) as partial, partial.open("wb") as file:
-        np.save(file, array)
-
-
-def _assemble(chunks: list[Path], texts: _Texts, folder: Path) -> None:
-    truncated = np.zeros(len(texts.digests), bool)
-    shape = (len(texts.digests), read_array(chunks[0], _mend(chunks[0].parent), mmap_mode="r").shape[1] - 1)
-    # Another process may finish first; its embeddings are the same.
-    with staged_folder(folder, overwrite=True) as stage:
-        vectors = np.lib.format.open_memmap(stage / "vectors.npy", "w+", np.float32, shape)
-        start = 0
-        for chunk in chunks:
-            block = read_array(chunk, _mend(chunk.parent))
-            vectors[start : start + len(block)] = block[:, :-1]
-            truncated[start : start + len(block)] = block[:, -1]
-            start += len(block)
-        vectors.flush()
-        for name, array in (("digests", texts.digests), ("counts", texts.counts), ("truncated", truncated)):
-            np.save(stage / f"{name}.npy", array)

@@ -34,7 +34,10 @@ logger = logging.getLogger(__name__)
 
 
 def run_sorted(
-    loaded: "LoadedModel", lengths: Sequence[int], forward: Callable[[list[int]], Sequence | np.ndarray]
+    loaded: "LoadedModel",
+    lengths: Sequence[int],
+    forward: Callable[[list[int]], Sequence | np.ndarray],
+    padded: bool = True,
 ) -> list:
     """Runs `forward` over all items in micro-batches of similar length and returns the results in the items' order.
 
@@ -44,6 +47,7 @@ def run_sorted(
         lengths (`Sequence[int]`): Tokens of each item.
         forward (`Callable[[list[int]], Sequence]`): Takes the numbers of the items of a micro-batch, longest first;
             returns one result for each.
+        padded (`bool`, defaults to `True`): Whether items of different lengths may share a micro-batch.
 
     Raises:
         [`InstructMineError`]: Where a single item does not fit into memory.
@@ -54,7 +58,7 @@ def run_sorted(
     while waiting:
         longest = lengths[waiting[0]]
         size = 1 if longest >= loaded.alone_from else max(1, loaded.token_budget // max(1, longest))
-        batch = waiting[:size]
+        batch = waiting[:size] if padded else [i for i in waiting[:size] if lengths[i] == longest]
         _forget_longer_texts(loaded)
         try:
             with any_shape(loaded.device):
