@@ -54,7 +54,7 @@ def cluster():
 
 
 def scored(pool, indicator, address=None, starts=None, **options):
-    score = partial(scoring._score_rows, indicator)
+    score = partial(scoring.score_rows, indicator)
     starts = range(0, len(pool), ROWS) if starts is None else starts
     return ray_shards(pool, indicator, score, list(starts), ROWS, address, **options)
 
