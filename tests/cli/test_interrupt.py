@@ -137,9 +137,9 @@ def test_a_score_that_is_stopped_goes_on_and_leaves_no_process(tmp_path, num_pro
 
 
 def test_a_score_that_is_stopped_while_its_workers_begin_says_one_line(tmp_path):
-    Dataset.from_dict({"prompt": ["q"] * 3000, "completion": ["one two three " * 400] * 3000}).to_parquet(
-        tmp_path / "pool.parquet"
-    )
+    Dataset.from_dict(
+        {"prompt": list(map(str, range(3000))), "completion": ["one two three " * 400] * 3000}
+    ).to_parquet(tmp_path / "pool.parquet")
     command = [sys.executable, "-c", f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n{RUN}"]
     command += ["score", "pool.parquet", "--indicator", "MTLD", "--output-dir", "out", "--num-proc", "2"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
@@ -162,8 +162,8 @@ def test_the_workers_of_a_killed_score_end_too(tmp_path):
     script = (
         "import os, signal\nfrom datasets import Dataset\nfrom hf_instructmine import MTLD, score\n"
         "if __name__ == '__main__':\n"
-        "    rows = Dataset.from_dict({'prompt': ['q'] * 9000, 'completion': ['one two three ' * 400] * 9000})\n"
-        "    score(rows, [MTLD()], 'out', num_proc=2)\n"
+        "    rows = {'prompt': list(map(str, range(9000))), 'completion': ['one two three ' * 400] * 9000}\n"
+        "    score(Dataset.from_dict(rows), [MTLD()], 'out', num_proc=2)\n"
     )
     (tmp_path / "run.py").write_text(script)
     process = subprocess.Popen(

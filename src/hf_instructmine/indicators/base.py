@@ -3,7 +3,8 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from inspect import signature
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -24,6 +25,13 @@ if TYPE_CHECKING:
 _REFUSED = "refused by the chat template"
 
 
+class Ready(NamedTuple):
+    """Rows as they go to a model: the turns of each, and what [`Indicator.prepare`] made of those that are sound."""
+
+    rows: list[list[Conversation]]
+    prepared: Any
+
+
 class Indicator:
     """A per-example indicator. Subclasses set `names` and implement [`score`].
 
@@ -40,10 +48,14 @@ class Indicator:
     Attributes:
         names (`tuple[str, ...]`): The columns it makes.
         notes (`Counter`): How many rows were truncated, empty, … since the object was made, by kind.
+        cheap (`bool`): Whether it has no model to hold, so that it may go through the rows together with others.
+        libraries (`tuple[str, ...]`): Distributions whose minor releases may change what it gives.
     """
 
     names: tuple[str, ...]
     source: ModelSource | None = None
+    cheap = False
+    libraries: tuple[str, ...] = ()
 
     def __init__(self, columns: Mapping[str, str] | None = None, turns: str = "last", overwrite: bool = False):
         if turns not in ("last", "all"):
@@ -61,6 +73,12 @@ class Indicator:
             are averaged) and, for each conversation, a note ("truncated", …) or None.
         """
         raise NotImplementedError
+
+    def prepare(self, conversations: list[Conversation]) -> Any:
+        """What can be done with conversations before the model is asked: tokenising. A [`score`] with a second
+        parameter gets it there, where it is not None. While a GPU's model runs, another thread prepares the next rows.
+        """
+        return None
 
     def provenance(self) -> dict[str, Any]:
         """The configuration that the numbers depend on, recorded beside each column."""
@@ -109,20 +127,40 @@ class Indicator:
                 f"the column '{taken[0]}' exists already: remove it, or pass overwrite=True to replace it"
             )
         rows = read_turns({n: v for n, v in batch.items() if n not in self.names}, self.columns, first_row)
+        return self.annotate_ready(self.ready(rows))
+
+    def ready(self, rows: list[list[Conversation]]) -> Ready:
+        """Rows that were read ([`read_turns`]), made ready for the model."""
         if self.turns == "last":
             rows = [row[-1:] for row in rows]
         try:
-            return self._scored(rows)
+            return Ready(rows, self._prepared(rows))
         except RefusedByTemplateError:
-            # Rare, so rows are asked one by one only where a batch has one that its template refuses.
-            return self._scored([[self._checked(turn) for turn in row] for row in rows])
+            return self._without_refused(rows)
 
-    def _scored(self, rows: list[list[Conversation]]) -> tuple[dict[str, list[float]], list[str | None]]:
-        sound = [(i, turn) for i, row in enumerate(rows) for turn in row if turn.problem is None]
-        values, weights, notes = (
-            self.score([turn for _, turn in sound]) if sound else (np.empty((0, len(self.names))), [], [])
-        )
-        return self._gather(rows, [i for i, _ in sound], values, np.asarray(weights, float), notes)
+    def annotate_ready(self, ready: Ready) -> tuple[dict[str, list[float]], list[str | None]]:
+        """Scores rows that were made ready; see [`annotate`]."""
+        try:
+            return self._scored(ready)
+        except RefusedByTemplateError:
+            return self._scored(self._without_refused(ready.rows))
+
+    def _without_refused(self, rows: list[list[Conversation]]) -> Ready:
+        # Rare, so rows are asked one by one only where a batch has one that its template refuses.
+        rows = [[self._checked(turn) for turn in row] for row in rows]
+        return Ready(rows, self._prepared(rows))
+
+    def _prepared(self, rows: list[list[Conversation]]) -> Any:
+        # A subclass may have a `score` of its own, that takes conversations alone.
+        sound = sound_turns(rows) if len(signature(self.score).parameters) > 1 else []
+        return self.prepare(sound) if sound else None
+
+    def _scored(self, ready: Ready) -> tuple[dict[str, list[float]], list[str | None]]:
+        sound = sound_turns(ready.rows)
+        given = [sound] if ready.prepared is None else [sound, ready.prepared]
+        values, weights, notes = self.score(*given) if sound else (np.empty((0, len(self.names))), [], [])
+        owners = [i for i, row in enumerate(ready.rows) for turn in row if turn.problem is None]
+        return self._gather(ready.rows, owners, values, np.asarray(weights, float), notes)
 
     def _checked(self, turn: Conversation) -> Conversation:
         """The turn, with a problem where the model's chat template refuses it."""
@@ -164,9 +202,15 @@ class Indicator:
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.__getstate__().items())})"
 
 
+def sound_turns(rows: list[list[Conversation]]) -> list[Conversation]:
+    """The turns that can be scored."""
+    return [turn for row in rows for turn in row if turn.problem is None]
+
+
 class ModelIndicator(Indicator):
     """An indicator that needs a model: loads it on the first batch, at most once."""
 
+    libraries = ("torch", "transformers")
     source: ModelSource
     _loaded: LoadedModel | None = None
 

@@ -1,7 +1,7 @@
 """Length of prompt and response in tokens (InstructMining, section 3: Len_in and Len_out)."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from ..data.conversation import Conversation, calls_as_text
 from ..models.loading import ModelSource
 from ..models.tokenization import count_tokens, tokens_digest
-from .base import Indicator
+from .base import Indicator, Ready, sound_turns
 
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 
 class _Length(Indicator):
+    cheap = True
+    libraries = ("tokenizers",)
     _tokenizer: "PreTrainedTokenizerBase | None" = None
 
     def __init__(
@@ -53,12 +55,16 @@ class _Length(Indicator):
         if not self._source.is_loaded:  # one that the user passed could not be loaded again
             self._tokenizer = None
 
-    def score(self, conversations: list[Conversation]) -> tuple[np.ndarray, np.ndarray, list[str | None]]:
-        """Tokens of each conversation `(n, 1)`, weights of 1 `(n,)`, and no notes; see [`Indicator.score`]."""
+    def prepare(self, conversations: list[Conversation]) -> tuple[list[list[str]], dict[str, int]]:
+        """The texts of each conversation, and the tokens of each distinct text; see [`Indicator.prepare`]."""
         texts = [self._texts(conversation) for conversation in conversations]
-        # System prompts and the earlier turns of a conversation come again and again: each is tokenised once.
-        distinct = list({text for row in texts for text in row if text})
-        tokens = dict(zip(distinct, count_tokens(self.load(), distinct)))
+        return texts, count_distinct(self.load(), texts)
+
+    def score(
+        self, conversations: list[Conversation], prepared: Any = None
+    ) -> tuple[np.ndarray, np.ndarray, list[str | None]]:
+        """Tokens of each conversation `(n, 1)`, weights of 1 `(n,)`, and no notes; see [`Indicator.score`]."""
+        texts, tokens = self.prepare(conversations) if prepared is None else prepared
         values = np.array([[sum(tokens[text] for text in row if text)] for row in texts], float)
         return values, np.ones(len(conversations)), [None] * len(conversations)
 
@@ -150,3 +156,31 @@ class OutputLength(_Length):
         means, row_notes = super()._gather(rows, owners, values, weights, notes)
         turns = np.bincount(np.asarray(owners, int), minlength=len(rows))  # lengths of turns are added, not averaged
         return {name: (np.asarray(column) * turns).tolist() for name, column in means.items()}, row_notes
+
+
+def count_distinct(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[Sequence[str]]) -> dict[str, int]:
+    """The tokens of each text, in one call of the tokenizer: system prompts and the earlier turns of a conversation
+    come again and again, and each is tokenised once."""
+    distinct = list({text for row in texts for text in row if text})
+    return dict(zip(distinct, count_tokens(tokenizer, distinct)))
+
+
+def ready_together(indicators: Sequence[Indicator], rows: list[list[Conversation]]) -> list[Ready]:
+    """Rows made ready for several indicators; those that count with one tokenizer share one call of it.
+
+    Args:
+        indicators (`Sequence[Indicator]`): Each with its own `turns`.
+        rows (`list[list[Conversation]]`): From [`read_turns`].
+    """
+    lengths = {k: i for k, i in enumerate(indicators) if isinstance(i, _Length)}
+    kept = {k: [row[-1:] for row in rows] if i.turns == "last" else rows for k, i in lengths.items()}
+    texts = {k: [i._texts(turn) for turn in sound_turns(kept[k])] for k, i in lengths.items()}
+    tokens: dict[int, dict[str, int]] = {}
+    for tokenizer in {id(i.load()): i.load() for i in lengths.values()}.values():
+        counting = [k for k, i in lengths.items() if i.load() is tokenizer]
+        counted = count_distinct(tokenizer, [row for k in counting for row in texts[k]])
+        tokens.update(dict.fromkeys(counting, counted))
+    return [
+        Ready(kept[k], (texts[k], tokens[k])) if k in lengths else indicator.ready(rows)
+        for k, indicator in enumerate(indicators)
+    ]

@@ -46,6 +46,7 @@ class MTLD(Indicator):
     """
 
     names = ("mtld",)
+    cheap = True
 
     def __init__(
         self,

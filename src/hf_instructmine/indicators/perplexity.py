@@ -103,12 +103,18 @@ class Perplexity(ModelIndicator):
         self.chat_template_kwargs = check_template_kwargs(chat_template_kwargs)
         self.names = ("perplexity", *also)
 
-    def score(self, conversations: list[Conversation]) -> tuple[np.ndarray, np.ndarray, list[str | None]]:
+    def prepare(self, conversations: list[Conversation]) -> tuple[list[Turn], list[tuple[list[int], int]]]:
+        """The turns in token ids, and what is scored of each without its prompt; see [`Indicator.prepare`]."""
+        limit = min(self.max_length, self.load().max_positions)
+        turns = [self._encoded(conversation).within(limit) for conversation in conversations]
+        return turns, [self._alone(turn) for turn in turns] if self._ifd else []
+
+    def score(
+        self, conversations: list[Conversation], prepared: Any = None
+    ) -> tuple[np.ndarray, np.ndarray, list[str | None]]:
         """Nats per token `(n, len(names))`, response tokens `(n,)`, and notes; see [`Indicator.score`]."""
         loaded = self.load()
-        limit = min(self.max_length, loaded.max_positions)
-        turns = [self._encoded(conversation).within(limit) for conversation in conversations]
-        alone = [self._alone(turn) for turn in turns] if self._ifd else []
+        turns, alone = self.prepare(conversations) if prepared is None else prepared
         sequences = [*(turn.ids for turn in turns), *(ids for ids, _ in alone)]
         nll = response_nll(loaded, sequences, [*(turn.start for turn in turns), *(start for _, start in alone)])
         columns: dict[str, list[float]] = {name: [] for name in self.names}

@@ -115,8 +115,8 @@ class Reward(ModelIndicator):
             )
         return loaded
 
-    def score(self, conversations: list[Conversation]) -> tuple[np.ndarray, np.ndarray, list[str | None]]:
-        """Rewards `(n, 1)`, response tokens `(n,)`, and notes; see [`Indicator.score`]."""
+    def prepare(self, conversations: list[Conversation]) -> list[tuple[list[int], int, str | None]]:
+        """Of each conversation its ids, its response's tokens and a note; see [`Indicator.prepare`]."""
         loaded = self.load()
         is_oasst = loaded.model.config.model_type == GPTNeoXRewardModelConfig.model_type
         chat = Chat(loaded.tokenizer, self.chat_template_kwargs)
@@ -126,8 +126,14 @@ class Reward(ModelIndicator):
             limit = min(
                 limit, loaded.tokenizer.model_max_length
             )  # an encoder's positions may start past its padding's
-        encoded = [encode_within(encode, loaded.tokenizer, c, int(limit)) for c in conversations]
-        scores = rewards(loaded, [ids for ids, _, _ in encoded])
+        return [encode_within(encode, loaded.tokenizer, c, int(limit)) for c in conversations]
+
+    def score(
+        self, conversations: list[Conversation], prepared: Any = None
+    ) -> tuple[np.ndarray, np.ndarray, list[str | None]]:
+        """Rewards `(n, 1)`, response tokens `(n,)`, and notes; see [`Indicator.score`]."""
+        encoded = self.prepare(conversations) if prepared is None else prepared
+        scores = rewards(self.load(), [ids for ids, _, _ in encoded])
         tokens = np.array([tokens for _, tokens, _ in encoded], float)
         return np.array(scores)[:, None], tokens, [note for _, _, note in encoded]
 

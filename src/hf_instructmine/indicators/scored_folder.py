@@ -6,11 +6,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypedDict
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from datasets import Dataset, concatenate_datasets
 
 from ..data.provenance import set_provenance
-from ..data.texts import pool_digest
 from ..errors import InstructMineError
 from ..outputs.files import remove_leftovers, write_parquet, written_whole
 from ..outputs.reading import read_json, read_parquet
@@ -41,12 +42,13 @@ class ScoredFolder:
     Args:
         folder (`Path`): Made by [`~ScoredFolder.claim`] where absent.
         pool (`Dataset`): The pool, without the columns that are to be made.
+        digest (`str`): Of the pool, by [`pool_digest`].
         overwrite (`bool`): Whether scores of another pool, and earlier columns, may be replaced.
     """
 
-    def __init__(self, folder: Path, pool: Dataset, overwrite: bool):
+    def __init__(self, folder: Path, pool: Dataset, digest: str, overwrite: bool):
         self.folder, self.work, self.pool, self.overwrite = folder, folder / _WORK, pool, overwrite
-        self.manifest, self.this = self.work / "pool.json", {"rows": len(pool), "digest": pool_digest(pool)}
+        self.manifest, self.this = self.work / "pool.json", {"rows": len(pool), "digest": digest}
         self._replaced: set[str] = set()
 
     def claim(self) -> None:
@@ -56,9 +58,7 @@ class ScoredFolder:
             [`InstructMineError`]: Where it holds other files, or another pool's scores that may not be replaced.
         """
         try:
-            if not self.overwrite:
-                Records(self.folder).check_unclaimed(f"{_WORK}/pool.json", beside=(_WORK,))
-            self._refuse_foreign()
+            self._check_unclaimed()
             self.work.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InstructMineError(
@@ -75,10 +75,10 @@ class ScoredFolder:
             if before != self.this:  # neither the shards nor the columns that are there belong to this pool
                 for stale in [self.folder / "indicators.json", *self.work.rglob("*.parquet")]:
                     stale.unlink(missing_ok=True)
+                with written_whole(self.manifest) as partial:
+                    partial.write_text(json.dumps(self.this))
             elif self.overwrite:
                 self._replaced = {*self._columns_there()}
-            with written_whole(self.manifest) as partial:
-                partial.write_text(json.dumps(self.this))
 
     def earlier(self) -> Earlier:
         """Configuration and counts of each column that earlier runs finished and that stays.
@@ -106,7 +106,7 @@ class ScoredFolder:
         more: Mapping[str, Any],
         check: Callable[[Earlier], None],
     ) -> tuple[Dataset, dict[str, Any]]:
-        """Writes the scored pool, with the columns that other runs have finished by now.
+        """Writes the scored pool, with the columns that other runs have finished by now, unless all that is there.
 
         Args:
             scored (`Dataset`): The pool with the columns of this run.
@@ -133,13 +133,24 @@ class ScoredFolder:
             provenance = {**provenance, **{name: earlier[name][0] for name in kept}}
             report = {**report, **{name: earlier[name][1] for name in kept}}
             scored = set_provenance(scored, dict(provenance))
-            self._write(scored, provenance, {**report, **more})
+            if not self._is_written(scored, provenance, {**report, **more}):
+                self._write(scored, provenance, {**report, **more})
+            self._remove_leftovers()
         return scored, dict(report)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
         with Records(self.work).lock("folder", patience=-1):
             yield
+
+    def _check_unclaimed(self) -> None:
+        try:
+            if not self.overwrite:
+                Records(self.folder).check_unclaimed(f"{_WORK}/pool.json", beside=(_WORK,))
+            self._refuse_foreign()
+        except InstructMineError:
+            if not self.manifest.exists():  # else another process has claimed it between two of these looks
+                raise
 
     def _refuse_foreign(self) -> None:
         """Nothing of somebody else's is replaced, whatever may be."""
@@ -186,15 +197,35 @@ class ScoredFolder:
     def _data_files(self) -> list[Path]:
         return sorted((self.folder / "data").glob("train-*.parquet"))
 
-    def _write(self, scored: Dataset, provenance: Mapping[str, Any], report: Mapping[str, Any]) -> None:
+    def _paths(self, rows: int) -> list[Path]:
+        files = -(-rows // _ROWS_PER_FILE)
+        return [self.folder / "data" / f"train-{i:05d}-of-{files:05d}.parquet" for i in range(files)]
+
+    def _is_written(self, scored: Dataset, provenance: Mapping[str, Any], report: Mapping[str, Any]) -> bool:
+        """Whether the files are there already, as this process or another one wrote them. Texts are not read again."""
+        wanted = {"indicators.json": provenance, "report.json": report}
+        if not all((self.folder / name).exists() for name in wanted) or self._data_files() != self._paths(len(scored)):
+            return False
+        try:
+            if any(self._read(name) != json.loads(json.dumps(content)) for name, content in wanted.items()):
+                return False
+            if any({*pq.read_schema(path).names} != {*scored.column_names} for path in self._data_files()):
+                return False
+            there, made = self._columns(list(provenance)), scored.with_format("numpy")
+        except (InstructMineError, OSError, pa.ArrowException):
+            return False
+        return all(np.array_equal(there[name].to_numpy(), made[name][:], equal_nan=True) for name in provenance)
+
+    def _remove_leftovers(self) -> None:
         names = {self.folder: r"(report|indicators)\.json", self.folder / "data": r"train-\d{5}-of-\d{5}\.parquet"}
         for folder, written_here in names.items():
             remove_leftovers(folder, written_here, age=0)  # no other process writes now
-        files = -(-len(scored) // _ROWS_PER_FILE)
-        written = [self.folder / "data" / f"train-{i:05d}-of-{files:05d}.parquet" for i in range(files)]
+
+    def _write(self, scored: Dataset, provenance: Mapping[str, Any], report: Mapping[str, Any]) -> None:
+        written = self._paths(len(scored))
         for i, path in enumerate(written):
             with written_whole(path) as partial:
-                write_parquet(scored.shard(files, i, contiguous=True), partial)
+                write_parquet(scored.shard(len(written), i, contiguous=True), partial)
         for path in set(self._data_files()) - set(written):
             path.unlink()
         # `indicators.json` comes last: where it is, the rest is complete.

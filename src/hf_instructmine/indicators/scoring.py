@@ -2,20 +2,16 @@
 
 import json
 import logging
-import os
-import signal
-import threading
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import closing
 from functools import partial
-from itertools import islice
-from multiprocessing import active_children, get_context, parent_process, resource_tracker
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 from datasets import Dataset, concatenate_datasets
 from tqdm.auto import tqdm
@@ -28,17 +24,28 @@ from ..data.texts import _text_columns
 from ..data.unread import describe_unread, unread_columns
 from ..errors import InstructMineError
 from ..models.rendering import RefusedByTemplateError
+from ..outputs.digests import fast_digest, row_digest
 from ..outputs.folder import refuse_input, resolved
 from .base import Indicator
 from .score_shards import Shards
+from .score_work import (
+    Files,
+    Helpers,
+    Task,
+    files_of,
+    is_main_process,
+    local_shards,
+    refuse_changed,
+    shard_rows,
+    take_device,
+)
 from .scored_folder import Earlier, ScoredFolder
 
 
 logger = logging.getLogger(__name__)
 
-# A shard is what a kill can lose, and one batch of an indicator: large enough to sort by length within it.
-_SHARD_ROWS = 256
-_MOST_SHARDS = 2000
+# Rows that are looked at together before the work.
+_CHUNK = 1000
 # Of the report, beside the columns that were made.
 UNREAD = "unread_columns"
 
@@ -62,8 +69,11 @@ def score(
             `indicators.json` (each column's configuration) and `report.json` (what was truncated, empty or NaN, and
             under `unread_columns` which columns of a known meaning are not read, where there are some).
             Finished shards are kept there: a rerun after a kill scores only what is missing, and another indicator
-            costs only itself: its column joins those of earlier runs over the same pool. Without it nothing is kept.
-        num_proc (`int`, defaults to 1): Processes; each loads its own copy of the model.
+            costs only itself: its column joins those of earlier runs over the same pool. The same call in several
+            processes, on one machine or on several that share the folder, divides the shards among them: each is
+            scored once, those of one that died by the others, and all return the same. Without it nothing is kept.
+        num_proc (`int`, defaults to 1): Processes, this one among them, that work on the shards of all indicators;
+            each loads its own copy of a model. Of several GPUs each takes its own.
         overwrite (`bool`, defaults to `False`): Whether columns of the same name, or another run in `output_dir`,
             may be replaced.
 
@@ -89,24 +99,20 @@ def score(
         raise InstructMineError(f"num_proc={num_proc} scores nothing: it is the number of processes, 1 or more")
     pool = as_dataset(pool, "pool", columns=next((i.columns for i in indicators if i.columns is not None), None))
     pool = _checked_pool(pool, indicators, overwrite)
+    rows = read_rows(pool, indicators, place is not None)
     unread = _find_unread(pool, indicators)
     for indicator in indicators:
         indicator.check_available()
-    folder = None if place is None else ScoredFolder(place, pool, overwrite)
+    folder = None if place is None else ScoredFolder(place, pool, rows.digest, overwrite)
     if folder is not None:
         folder.claim()
     earlier = {} if folder is None else folder.earlier()
     _look_ahead(pool, indicators, earlier, place)
-    scored, report, provenance = pool, {}, {}
-    for k, indicator in enumerate(indicators):
-        indicator.fit(pool)
-        configuration = indicator.provenance()
-        _check_earlier(earlier, indicator, configuration, place)
-        table = _score_one(pool, indicator, configuration, None if folder is None else folder.work, num_proc)
-        if indicator.source not in [later.source for later in indicators[k + 1 :]]:
-            indicator.release()
+    tables, provenance = _score_all(pool, indicators, earlier, folder, rows, num_proc)
+    scored, report = pool, {}
+    for indicator in indicators:
+        table = tables[indicator.names]
         scored = concatenate_datasets([scored, Dataset(table.select(list(indicator.names)))], axis=1)
-        provenance.update(dict.fromkeys(indicator.names, configuration))
         report.update(_count(table, indicator.names))
     if folder is None:
         scored = set_provenance(scored, provenance)
@@ -117,6 +123,34 @@ def score(
         if counts["nan"] or counts["notes"]:
             logger.warning("%s", describe_counts(name, counts))
     return scored
+
+
+def _score_all(
+    pool: Dataset,
+    indicators: Sequence[Indicator],
+    earlier: Earlier,
+    folder: ScoredFolder | None,
+    rows: "Rows",
+    num_proc: int,
+) -> tuple[dict[tuple[str, ...], pa.Table], dict[str, Any]]:
+    """Columns and notes by the names of an indicator's columns, and the configuration of each column."""
+    tables, provenance = {}, {}
+    take_device(indicators)
+    with Helpers(num_proc - 1) as helpers:
+        work = folder.work if folder is not None else helpers.folder if num_proc > 1 else None
+        for group in _groups(indicators):
+            for indicator in group:
+                indicator.fit(pool)
+                provenance.update(dict.fromkeys(indicator.names, indicator.provenance()))
+                _check_earlier(
+                    earlier, indicator, provenance[indicator.names[0]], None if folder is None else folder.folder
+                )
+            tables.update(_score_group(pool, group, provenance, work, rows, helpers))
+            for indicator in group:
+                if indicator.source not in [i.source for i in indicators[indicators.index(group[-1]) + 1 :]]:
+                    indicator.release()
+    refuse_changed(rows.files)
+    return tables, provenance
 
 
 def _look_ahead(pool: Dataset, indicators: Sequence[Indicator], earlier: Earlier, folder: Path | None) -> None:
@@ -170,14 +204,81 @@ def _checked_pool(pool: Dataset, indicators: Sequence[Indicator], overwrite: boo
             f"the pool has a column '{taken[0]}' already: remove it, or pass overwrite=True to replace it"
         )
     pool = pool.remove_columns(taken)
-    for columns in {json.dumps(i.columns): i.columns for i in indicators}.values():
+    for columns in _mappings(indicators).values():
         check_text_columns(pool, columns)
-        # Every row is read once now: a bad one is better found in seconds than after hours of a model's work.
-        names = _text_columns(pool, columns).column_names
-        for start in range(0, len(pool), 1000):
-            batch = pool[start : start + 1000]
-            read_turns({name: batch[name] for name in names}, columns, start)
     return pool
+
+
+def _mappings(indicators: Sequence[Indicator]) -> dict[str, Any]:
+    """Which column is which, for each indicator that has it otherwise."""
+    return {json.dumps(i.columns): i.columns for i in indicators}
+
+
+class Rows(NamedTuple):
+    """What is known of a pool before it is scored.
+
+    Attributes:
+        digest (`str`): Of all its columns, as [`pool_digest`]; empty where it was not asked for.
+        copies (`dict[str, np.ndarray]`): By mapping of columns: the number `(rows,)` of the first row that reads
+            alike.
+        files (`dict`): From [`files_of`], before it was read.
+    """
+
+    digest: str
+    copies: dict[str, np.ndarray]
+    files: Files
+
+
+def read_rows(pool: Dataset, indicators: Sequence[Indicator], digested: bool) -> Rows:
+    """Reads every row once: a bad one is better found in seconds than after hours of a model's work.
+
+    Args:
+        pool (`Dataset`): The rows.
+        indicators (`Sequence[Indicator]`): Who will read them.
+        digested (`bool`): Whether the digest of the whole pool is needed.
+
+    Raises:
+        [`InstructMineError`]: Names the row that cannot be read.
+    """
+    mappings, files = _mappings(indicators), files_of(pool)
+    names = {key: _text_columns(pool, columns).column_names for key, columns in mappings.items()}
+    digests = {key: np.zeros((len(pool), 2), np.uint64) for key in mappings}
+    read = pool if digested else pool.select_columns(sorted({name for listed in names.values() for name in listed}))
+    encode = json.JSONEncoder(default=str).encode
+
+    def parts() -> Iterator[str]:
+        yield json.dumps(pool.column_names)
+        with tqdm(total=len(pool), desc="Reading the pool", unit="row", delay=3, disable=_quiet()) as bar:
+            for start in range(0, len(pool), _CHUNK):
+                batch = read[start : start + _CHUNK]
+                for key, columns in mappings.items():
+                    read_turns({name: batch[name] for name in names[key]}, columns, start)
+                cells = {name: [encode(value) for value in values] for name, values in batch.items()}
+                for key, listed in names.items():
+                    found = b"".join(row_digest("\0".join(row)) for row in zip(*(cells[name] for name in listed)))
+                    digests[key][start : start + _CHUNK] = np.frombuffer(found, np.uint64).reshape(-1, 2)
+                if digested:  # as `json.dumps` writes the batch
+                    columns_as_text = (f"{encode(name)}: [{', '.join(values)}]" for name, values in cells.items())
+                    yield "{" + ", ".join(columns_as_text) + "}"
+                bar.update(len(batch[next(iter(batch))]))
+
+    digest = fast_digest(parts())
+    return Rows(digest if digested else "", {key: _first_alike(found) for key, found in digests.items()}, files)
+
+
+def _first_alike(digests: np.ndarray) -> np.ndarray:
+    """The number of the first row with the same digest, for each row."""
+    order = np.lexsort((digests[:, 1], digests[:, 0]))  # stable: of those alike, the first row comes first
+    ordered = digests[order]
+    fresh = np.append(True, (ordered[1:] != ordered[:-1]).any(axis=1))
+    first = np.empty(len(digests), np.int64)
+    first[order] = order[fresh][np.cumsum(fresh) - 1]
+    return first
+
+
+def _quiet() -> bool:
+    """Of several processes that were launched together the first shows how far all are."""
+    return not is_main_process()
 
 
 def _tell_refused(pool: Dataset, indicator: Indicator) -> None:
@@ -186,9 +287,9 @@ def _tell_refused(pool: Dataset, indicator: Indicator) -> None:
     if chat is None or chat.tokenizer.chat_template is None:
         return
     texts = _text_columns(pool, indicator.columns)
-    with tqdm(total=len(pool), desc="Rendering", unit="row", delay=3) as bar:
-        for start in range(0, len(pool), 1000):
-            rows = read_turns(texts[start : start + 1000], indicator.columns, start)
+    with tqdm(total=len(pool), desc="Rendering", unit="row", delay=3, disable=_quiet()) as bar:
+        for start in range(0, len(pool), _CHUNK):
+            rows = read_turns(texts[start : start + _CHUNK], indicator.columns, start)
             for row, turns in enumerate(rows, start):
                 try:
                     for turn in turns if indicator.turns == "all" else turns[-1:]:
@@ -207,145 +308,103 @@ def _tell_refused(pool: Dataset, indicator: Indicator) -> None:
 
 def _find_unread(pool: Dataset, indicators: "Sequence[Indicator]") -> list[str]:
     """The columns that no indicator reads though they carry text or meaning, in the pool's order."""
-    by_mapping = {json.dumps(i.columns): i.columns for i in indicators}.values()
-    of_each = [set(unread_columns(pool, columns)) for columns in by_mapping]
+    of_each = [set(unread_columns(pool, columns)) for columns in _mappings(indicators).values()]
     unread = [name for name in pool.column_names if all(name in names for names in of_each)]
     if unread:
         logger.warning("%s", describe_unread(unread))
     return unread
 
 
-def _score_one(
-    pool: Dataset, indicator: Indicator, configuration: Mapping[str, Any], work: Path | None, num_proc: int
-) -> pa.Table:
-    """Scores the shards that are not there yet, keeps each, and returns the columns and the notes of all rows."""
-    texts = _text_columns(pool, indicator.columns)
+def _groups(indicators: Sequence[Indicator]) -> list[list[Indicator]]:
+    """Which indicators go through the rows together: those without a model that read the same columns."""
+    groups: dict[Any, list[Indicator]] = {}
+    for number, indicator in enumerate(indicators):
+        groups.setdefault(json.dumps(indicator.columns) if indicator.cheap else number, []).append(indicator)
+    return list(groups.values())
+
+
+class _Way(NamedTuple):
+    """How an indicator's scores are cut and kept."""
+
+    shards: Shards | None
+    rows: int
+    copies: bool
+
+
+def _score_group(
+    pool: Dataset,
+    group: Sequence[Indicator],
+    provenance: Mapping[str, Any],
+    work: Path | None,
+    rows: Rows,
+    helpers: Helpers,
+) -> dict[tuple[str, ...], pa.Table]:
+    """The columns and the notes of all rows, by the names of the columns."""
+    texts, first = _text_columns(pool, group[0].columns), rows.copies[json.dumps(group[0].columns)]
+    distinct = np.flatnonzero(first == np.arange(len(first)))
+    ways = [_way(i, texts, provenance[i.names[0]], work, rows.digest, len(distinct)) for i in group]
+    made = {}
+    for rows_of_shard, copies in dict.fromkeys((way.rows, way.copies) for way in ways):
+        members = [k for k, way in enumerate(ways) if (way.rows, way.copies) == (rows_of_shard, copies)]
+        scored = [group[k] for k in members]
+        kept = [shards for k in members if (shards := ways[k].shards) is not None]
+        alike = not copies and len(distinct) < len(pool)
+        task = Task(texts.select(distinct) if alike else texts, scored, kept or None, rows_of_shard, rows.files)
+        for indicator, table in zip(scored, _score_task(task, helpers)):
+            made[indicator.names] = table.take(np.searchsorted(distinct, first)) if alike else table
+    return made
+
+
+def _way(
+    indicator: Indicator, texts: Dataset, configuration: Mapping[str, Any], work: Path | None, pool: str, distinct: int
+) -> _Way:
+    """Where its shards are, of how many rows, and whether identical rows are in them."""
+    if work is None:
+        return _Way(None, shard_rows(indicator, distinct), False)
     # Columns count too: the same model makes one or several (perplexity, and IFD beside it), of this text or that.
     # So do those beside the layout, which were not always read.
     beside = [name for name in texts.column_names if name in BESIDE]
     read: list[Any] = [indicator.columns, beside] if beside else [indicator.columns]
-    kept = None if work is None else Shards(work, indicator.names, [*read, configuration])
-    rows = max(_SHARD_ROWS, -(-len(pool) // _MOST_SHARDS))
-    starts = list(range(0, len(pool), rows))
-    shards = {} if kept is None else kept.read({start: min(rows, len(pool) - start) for start in starts})
-    missing = [start for start in starts if start not in shards]
-    with tqdm(
-        total=len(pool),
-        initial=sum(map(len, shards.values())),
-        desc=f"Scoring {', '.join(indicator.names)}",
-        unit="row",
-    ) as bar:
-        for start, shard in _score_shards(texts, indicator, missing, rows, num_proc):
-            if kept is not None:
-                kept.write(start, shard)
-            shards[start] = shard
-            bar.update(len(shard))
-    return pa.concat_tables([shards[start] for start in starts]).combine_chunks()
-
-
-def _score_shards(
-    texts: Dataset, indicator: Indicator, starts: Sequence[int], rows: int, num_proc: int
-) -> Iterator[tuple[int, pa.Table]]:
-    if num_proc == 1 or len(starts) < 2:
-        for start in starts:
-            yield start, _score_rows(indicator, texts[start : start + rows], start)
-        return
-    try:
-        # Spawned, not forked: a fork of a process that used torch's threads or a GPU can hang.
-        with _workers(num_proc, indicator) as executor:
-            waiting = iter(starts)
-            running: dict[Future, int] = {}
-            while True:
-                for start in islice(waiting, 2 * num_proc - len(running)):
-                    part = texts[start : start + rows]
-                    with _interrupt_waits():
-                        running[executor.submit(_score_rows_in_worker, part, start)] = start
-                if not running:
-                    return
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    yield running.pop(future), future.result()
-    except BrokenProcessPool as error:
-        raise InstructMineError(
-            "a worker process died, for want of memory perhaps: finished shards are kept in output_dir; use fewer "
-            "processes, and in a script `if __name__ == '__main__':`"
-        ) from error
-
-
-@contextmanager
-def _workers(count: int, indicator: Indicator) -> Iterator[ProcessPoolExecutor]:
-    """Processes that each hold the indicator, and end at once where this one is interrupted."""
-    others = active_children()
-    with ProcessPoolExecutor(count, get_context("spawn"), _set_worker_indicator, (indicator,)) as executor:
-        try:
-            yield executor
-        except BaseException:
-            executor.shutdown(wait=False, cancel_futures=True)
-            for process in active_children():
-                if process not in others:
-                    process.terminate()
-            raise
-
-
-@contextmanager
-def _interrupt_waits() -> Iterator[None]:
-    """Within it Ctrl-C waits. A process that is begun here never gets it, and gets all that it is to be told: it would
-    print where it stood otherwise."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    resource_tracker.ensure_running()  # its start, the first time, would let Ctrl-C through
-    arrived: list[tuple[int, Any]] = []
-    alone = threading.current_thread() is threading.main_thread()
-    # The mask is for the new process: here, the signal may reach another thread, and Python then acts in this one.
-    handler = signal.signal(signal.SIGINT, lambda *given: arrived.append(given)) if alone else None
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        if handler is not None:
-            signal.signal(signal.SIGINT, handler)
-        if arrived and callable(handler):
-            handler(*arrived[0])
-
-
-_worker_indicator: Indicator
-
-
-def _set_worker_indicator(indicator: Indicator) -> None:
-    global _worker_indicator
-    _worker_indicator = indicator
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
-    # It reaches all processes of a terminal: the first ends the others.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _end_with_the_parent() -> None:
-    """A killed parent would leave its workers, and their models, for ever."""
-    parent = parent_process()
-    assert parent is not None  # a worker has one
-    parent.join()
-    os._exit(1)
-
-
-def _score_rows_in_worker(batch: dict[str, list], first_row: int) -> pa.Table:
-    return _score_rows(_worker_indicator, batch, first_row)
-
-
-def _score_rows(indicator: Indicator, batch: dict[str, list], first_row: int) -> pa.Table:
-    values, notes = indicator.annotate(batch, first_row)
-    return pa.table(
-        {
-            **{name: pa.array(column, pa.float64()) for name, column in values.items()},
-            "note": pa.array(notes, pa.string()),
-        }
+    earlier = Shards(work, indicator.names, [*read, configuration])
+    if earlier.begun:  # of an earlier version, which scored identical rows one by one
+        return _Way(earlier, max(256, -(-len(texts) // 2000)), True)
+    shards = Shards(work, indicator.names, [*read, configuration, {"pool": pool}])
+    rows = shards.layout(
+        lambda: shard_rows(indicator, distinct),
+        indicator.libraries,
+        lambda rows: shards.there() >= {*range(0, distinct, rows)},
     )
+    return _Way(shards, rows, False)
+
+
+def _score_task(task: Task, helpers: Helpers) -> list[pa.Table]:
+    """The columns and the notes of each of a task's indicators."""
+    found = task.found()
+    missing = {
+        start: members for start in task.sizes if (members := [k for k, f in enumerate(found) if start not in f])
+    }
+    with tqdm(
+        total=len(task.texts),
+        initial=sum(size for start, size in task.sizes.items() if start not in missing),
+        desc=f"Scoring {', '.join(name for indicator in task.indicators for name in indicator.names)}",
+        unit="row",
+        disable=_quiet(),
+    ) as bar:
+        helpers.give(task, missing)
+        with closing(local_shards(task, missing, helpers)) as shards:
+            for start, tables in shards:
+                for k, table in tables.items():
+                    found[k][start] = table
+                if all(start in tables for tables in found):
+                    bar.update(task.sizes[start])
+    return [pa.concat_tables([tables[start] for start in task.sizes]).combine_chunks() for tables in found]
 
 
 def _count(table: pa.Table, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    notes = Counter(note for note in table["note"].to_pylist() if note)
+    counted = pa.compute.value_counts(table["note"].drop_null()).to_pylist()
+    notes = {entry["values"]: entry["counts"] for entry in counted if entry["values"]}
     nan = {name: int(pa.compute.sum(pa.compute.is_nan(table[name])).as_py() or 0) for name in names}
-    return {name: {"rows": len(table), "nan": nan[name], "notes": dict(notes)} for name in names}
+    return {name: {"rows": len(table), "nan": nan[name], "notes": notes} for name in names}
 
 
 def _check_earlier(
@@ -363,3 +422,7 @@ def _check_earlier(
                 f"'{folder}' holds a column '{name}' that was made otherwise (there: {there}; now: {now}): "
                 "choose another output_dir, or pass overwrite=True"
             )
+
+
+if __name__ == "__main__":  # accelerate launch -m hf_instructmine.indicators.scoring: what launches modules
+    sys.exit(import_module("hf_instructmine.cli.main").main(["score", *sys.argv[1:]]))

@@ -150,7 +150,9 @@ def count_tokens(tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> list
     if not texts:
         return []
     # `verbose=False`: a text longer than some model's window is no cause for a warning, it is only counted.
-    encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)
+    # What is not asked for costs a fifth of the time.
+    unused = {"return_attention_mask": False, "return_token_type_ids": False}
+    encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False, **unused)
     return [len(ids) for ids in encoded["input_ids"]]
 
 
