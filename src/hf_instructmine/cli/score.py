@@ -11,6 +11,7 @@ from typing import Any
 
 import hf_instructmine as him
 
+from ..errors import InstructMineError
 from ..indicators import INDICATORS
 from .options import add_inputs, add_verb, beside, pick, say_next
 from .values import build_indicators
@@ -39,6 +40,14 @@ def add_options(verbs: Any) -> None:
     )
     verb.add_argument("--output-dir", metavar="DIR", help="folder for the scored pool")
     verb.add_argument("--num-proc", type=int, default=1, help="processes")
+    verb.add_argument("--executor", default="local", help="local, or ray: actors on the nodes of a Ray cluster")
+    verb.add_argument("--address", metavar="HOST:PORT", help="of the Ray cluster (RAY_ADDRESS, or one started here)")
+    verb.add_argument(
+        "--resources",
+        nargs="+",
+        metavar="[NAME.]KEY=N",
+        help="what an actor of Ray takes, e.g. num_gpus=0.5, or Perplexity.num_gpus=1 for one indicator",
+    )
     verb.add_argument("--overwrite", action="store_true", help="replace columns, or another run, of the same name")
 
 
@@ -52,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
     indicators = build_indicators(args.indicator, columns)
     pool = load_pool(args.input, **pick(args, load_pool, columns=columns))
     with _silenced(scoring.logger):  # the summary below says the same
-        scored = him.score(pool, indicators, **pick(args, him.score))
+        scored = him.score(pool, indicators, **pick(args, him.score, resources=_resources(args.resources)))
     report = json.loads(Path(args.output_dir, "report.json").read_text())
     print(f"\nScored {len(scored)} rows into {args.output_dir}")
     unread = report.pop(scoring.UNREAD, None)
@@ -68,6 +77,21 @@ def run(args: argparse.Namespace) -> None:
         "--output-dir", beside(args.output_dir, strategy),
         instead=["sweep", args.output_dir, *training, *subset],
     )  # fmt: skip
+
+
+def _resources(given: Sequence[str] | None) -> dict[str, Any] | None:
+    """What `him.score` takes, from `num_gpus=0.5` or `Perplexity.num_gpus=1`."""
+    found: dict[str, Any] = {}
+    for text in given or ():
+        key, _, amount = text.partition("=")
+        name, _, resource = key.rpartition(".")
+        try:
+            (found.setdefault(name, {}) if name else found)[resource] = float(amount)
+        except ValueError as error:
+            raise InstructMineError(
+                f"--resources {text!r} is no amount: write num_gpus=0.5, or Perplexity.num_gpus=1"
+            ) from error
+    return found or None
 
 
 @contextmanager
