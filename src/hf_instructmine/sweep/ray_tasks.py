@@ -1,5 +1,6 @@
 """Runs as Ray tasks: the processes of `accelerate`, spread over a cluster that shares a file system."""
 
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,7 +25,7 @@ def ray_session() -> Iterator[Any]:
         raise InstructMineError("executor='ray' needs Ray: pip install 'hf-instructmine[ray]'") from error
     started = not ray.is_initialized()
     if started:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         yield ray
     finally:
