@@ -1,13 +1,15 @@
 """One way in for rows: what becomes of each container, of mixed values, and of streams that are read in parts."""
 
 import shutil
+import tracemalloc
 from errno import ENOSPC
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
-from datasets import Dataset, DatasetDict, IterableDataset, SplitDict, SplitInfo, Value, load_dataset
+from datasets import Dataset, DatasetDict, Features, IterableDataset, SplitDict, SplitInfo, Value, load_dataset
 
 from hf_instructmine import MTLD, InstructMineError, get_provenance, score
 from hf_instructmine.data import containers
@@ -167,6 +169,25 @@ def test_a_stream_that_is_known_to_be_too_large_is_refused_before_it_is_read(tol
 def test_of_a_part_of_a_large_stream_the_size_is_not_known(told_to_be_large):
     for part in (told_to_be_large.take(2), told_to_be_large.filter(lambda row: row["prompt"] != "a")):
         assert len(as_dataset(part, "pool")) == 2
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["features", "no features"])
+def test_memory_does_not_grow_with_the_rows_of_a_stream(known, monkeypatch):
+    monkeypatch.setattr(containers, "_CHUNK", 50)
+
+    def rows():
+        return ({"prompt": f"{i}", "completion": "x" * 1000} for i in range(3000))
+
+    features = Features({"prompt": Value("string"), "completion": Value("string")}) if known else None
+    as_dataset(ROWS.to_iterable_dataset(), "pool")  # what is loaded once
+    tables = pa.total_allocated_bytes()
+    tracemalloc.start()
+    pool = as_dataset(IterableDataset.from_generator(rows, features=features), "pool")
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(pool) == 3000
+    assert pa.total_allocated_bytes() - tables < 300_000  # of three million
+    assert most < 1_500_000
 
 
 def test_parts_that_are_written_again_take_no_room_twice(short_parts):

@@ -5,6 +5,7 @@ import pytest
 from datasets import Dataset, Features, Value, concatenate_datasets, load_from_disk
 
 from hf_instructmine import InstructMineError
+from hf_instructmine.data import tables
 from hf_instructmine.data.columns import numeric_column, read_sources
 from hf_instructmine.data.tables import read_codes, read_column, with_features, with_text
 
@@ -34,7 +35,8 @@ def test_a_column_is_read_in_the_order_of_the_rows(pool, of):
 
 
 @pytest.mark.parametrize("of", SELECTIONS.values(), ids=SELECTIONS)
-def test_values_are_numbered_by_their_first_row(pool, of):
+def test_values_are_numbered_by_their_first_row(pool, of, monkeypatch):
+    monkeypatch.setattr(tables, "_CHUNK", 4)
     rows = of(pool)
     codes, values = read_codes(rows, "source")
     assert [values[code] for code in codes] == rows["source"][:]

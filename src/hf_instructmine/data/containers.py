@@ -1,5 +1,6 @@
 """Rows in whatever holds them, as a `Dataset`: one way in for every function that takes a pool or examples."""
 
+import os
 import shutil
 import sys
 import tempfile
@@ -205,8 +206,9 @@ def _read_stream(stream: IterableDataset, name: str) -> Dataset:
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)  # what is read anew needs the room
         if isinstance(error, OSError):
+            why = os.strerror(error.errno) if error.errno else one_line(error)
             raise InstructMineError(
-                f"cannot keep the stream {name} on disk: {error.strerror or error} in '{folder.parent}'; {_ELSEWHERE}"
+                f"cannot keep the stream {name} on disk: {why} in '{folder.parent}'; {_ELSEWHERE}"
             ) from error
         raise
 

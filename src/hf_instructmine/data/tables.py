@@ -12,8 +12,8 @@ from ..errors import InstructMineError
 
 # Of a table with a selection of rows: from so many rows of the table a selected one on, its column is read whole.
 _SPARSE = 16
-# Rows of a column of one text that lie in memory.
-_REPEATED = 10_000
+# Rows that are looked at at a time, or lie in memory of a column of one text.
+_CHUNK = 10_000
 
 
 def with_features(dataset: Dataset, features: Features) -> Dataset:
@@ -38,8 +38,8 @@ def with_features(dataset: Dataset, features: Features) -> Dataset:
 def with_text(dataset: Dataset, name: str, text: str) -> Dataset:
     """The dataset and one column more, which holds one text in all rows and takes no room."""
     size = len(dataset)
-    part = pa.array([text] * min(size, _REPEATED), pa.string())
-    whole, rest = divmod(size, _REPEATED)
+    part = pa.array([text] * min(size, _CHUNK), pa.string())
+    whole, rest = divmod(size, _CHUNK)
     column = pa.chunked_array([part] * whole + [part.slice(0, rest)] if whole else [part], pa.string())
     fingerprint = Hasher.hash([name, text, size])
     table = Dataset(pa.table({name: column}), fingerprint=fingerprint)
@@ -72,8 +72,11 @@ def read_codes(dataset: Dataset, name: str) -> tuple[np.ndarray, list[Any]]:
     if rows is None:
         return codes, values
     codes = codes[rows]
-    present, first = np.unique(codes, return_index=True)
-    present = present[np.argsort(first)]
+    first = np.full(len(values), len(codes))
+    for start in reversed(range(0, len(codes), _CHUNK)):  # of equal ones the last stays: the first of the rows
+        part = codes[start : start + _CHUNK]
+        first[part[::-1]] = np.arange(start, start + len(part))[::-1]
+    present = np.argsort(first)[: int((first < len(codes)).sum())]
     numbers = np.zeros(len(values), np.int32)
     numbers[present] = np.arange(len(present))
     return numbers[codes], [values[code] for code in present]
