@@ -64,12 +64,16 @@ def read_sources(dataset: Dataset) -> tuple[np.ndarray, list[str]]:
     if not names_sources(dataset):
         return np.zeros(len(dataset), dtype=np.int64), ["all"]
     feature = dataset.features[SOURCE]
-    column = dataset.select_columns([SOURCE]).with_format("arrow")[:][SOURCE].combine_chunks()
-    encoded = column.dictionary_encode(null_encoding="encode")
-    values = encoded.dictionary.to_pylist()
+    column = dataset.select_columns([SOURCE]).with_format("arrow")[:][SOURCE]
+    # Piece by piece with one dictionary: joined, the names of ten million rows would be copied first.
+    encoded = column.dictionary_encode(null_encoding="encode").unify_dictionaries()
+    values = encoded.chunk(0).dictionary.to_pylist() if encoded.num_chunks else []
     if isinstance(feature, ClassLabel):
         values = [None if value is None or value < 0 else feature.int2str(value) for value in values]
-    return encoded.indices.to_numpy(), ["(none)" if value is None else str(value) for value in values]
+    codes = [piece.indices.to_numpy() for piece in encoded.chunks]
+    return np.concatenate([np.empty(0, np.int32), *codes]), [
+        "(none)" if value is None else str(value) for value in values
+    ]
 
 
 def indicator_of(column: str) -> str | None:

@@ -6,13 +6,13 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, Value
+from datasets import Dataset, List, Value
 from tqdm.auto import tqdm
 
 from ..errors import InstructMineError
 from ..outputs.digests import fast_digest, row_digest
 from .columns import SOURCE
-from .conversation import check_text_columns, read_conversations
+from .conversation import Conversation, check_text_columns, read_conversations
 from .fields import read_columns
 
 
@@ -35,15 +35,24 @@ class TextKeys:
         self._names = read_columns(dataset.column_names, columns)
         self._texts = dataset.with_format(None).select_columns(self._names)
         self._columns = columns
+        # A column of single messages is refused by the first row of a batch: there each row is read for itself.
+        self._alike = all(isinstance(self._texts.features[name], Value | List) for name in self._names)
         self._known: dict[int, bytes | None] = {}
         self._batch: dict = {}
         self._places: dict[int, int] = {}
 
     def load(self, rows: np.ndarray) -> None:
-        """Fetches the texts of many rows at once; each is read when it is asked for."""
+        """Fetches the texts of many rows at once, and reads them."""
         missing = [row for row in rows.tolist() if row not in self._known]
         self._batch = self._texts[missing] if missing else {}
         self._places = {row: place for place, row in enumerate(missing)}
+        if len(missing) < 2 or not self._alike:
+            return
+        try:
+            read = read_conversations(self._batch, self._columns)
+        except Exception:  # of a row that may not be asked for: it is read again, alone, when it is
+            return
+        self._known.update(zip(missing, map(_key, read)))
 
     def __getitem__(self, row: int) -> bytes | None:
         if row not in self._known:
@@ -53,9 +62,14 @@ class TextKeys:
             place = slice(self._places[row], self._places[row] + 1)
             batch = {name: self._batch[name][place] for name in self._names}
             (read,) = read_conversations(batch, self._columns, first_row=row)
-            content = json.dumps([*read.identity, *read.masked], sort_keys=True, default=str)
-            self._known[row] = row_digest(content) if read.problem is None else None
+            self._known[row] = _key(read)
         return self._known[row]
+
+
+def _key(read: Conversation) -> bytes | None:
+    if read.problem is not None:
+        return None
+    return row_digest(json.dumps([*read.identity, *read.masked], sort_keys=True, default=str))
 
 
 def usable_rows(dataset: Dataset, columns: Mapping[str, Any] | None = None, copies: bool = True) -> np.ndarray:
