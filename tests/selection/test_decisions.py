@@ -1,8 +1,11 @@
 """What became of every row is kept beside the selection, and read again."""
 
+from dataclasses import replace
+
 import numpy as np
+import pyarrow as pa
 import pytest
-from datasets import Dataset, load_dataset
+from datasets import Dataset, concatenate_datasets, load_dataset
 
 from hf_instructmine import InstructMineError, LossEstimator, Selection, Selector
 from hf_instructmine.selection.decisions import DECISIONS_FILE, Decisions, digest_of_pool
@@ -110,6 +113,31 @@ def test_those_of_another_selection_are_refused(tmp_path):
     Selector(RULE).select(pool(), size=3).decisions.save(tmp_path / "curated")
     with pytest.raises(InstructMineError, match=r"decisions\.npz and predictions\.parquet do not belong together"):
         Selection.load(tmp_path / "curated")
+
+
+def test_the_digest_is_of_the_values_and_not_of_how_arrow_holds_them(monkeypatch):
+    rows = {
+        "prompt": ["ab", None, "", "é"],
+        "completion": ["c", "d", None, "f"],
+        "n": [1, None, 3, 4],
+        "m": [[1], [], None, [2]],
+    }
+    whole, wider = Dataset.from_dict(rows), pa.large_string()
+    digest = digest_of_pool(whole)
+    in_pieces = concatenate_datasets([whole.select([0]), whole.select([1, 2]), whole.select([3])])
+    turned = whole.select([3, 2, 1, 0]).select([3, 2, 1, 0])
+    wide = Dataset(whole.data.table.set_column(0, "prompt", whole.data.table["prompt"].cast(wider)))
+    assert {digest_of_pool(same) for same in (in_pieces, turned, wide)} == {digest}
+    changes = {"prompt": ["a", None, "", "é"], "completion": ["bc", "d", None, "f"]}, {"prompt": ["ab", "", None, "é"]}
+    changes += {"n": [1, 2, 3, 4]}, {"m": [[1], None, [], [2]]}
+    changed = [digest_of_pool(Dataset.from_dict(rows | change)) for change in changes]
+    assert len({digest, *changed}) == 5
+
+
+def test_a_digest_of_an_earlier_version_still_knows_its_pool():
+    decisions = Selector(RULE).select(pool(), size=2).decisions
+    earlier = replace(decisions, pool_digest="xxh64:d673fc5da596f03d")
+    assert earlier.is_of(pool()) and not earlier.is_of(pool().select([2, 1, 0, 3, 4, 5, 6]))
 
 
 def test_the_pool_is_known_again_whatever_its_scores():

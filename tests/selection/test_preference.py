@@ -1,17 +1,23 @@
 """Rows chosen without a rule: by a column or at random, as a comparison chooses them, and said to be so."""
 
+import heapq
 import re
 
 import numpy as np
 import pytest
 from datasets import Dataset, load_dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_reproduce import follow
 
 import hf_instructmine as him
 from hf_instructmine import InstructMineError
 from hf_instructmine.cli.main import main
 from hf_instructmine.comparison.strategies import choose_rows
-from hf_instructmine.selection.preference import Preference
+from hf_instructmine.selection.preference import Preference, balance, groups_of
+
+
+NAN = float("nan")
 
 
 @pytest.fixture(scope="module")
@@ -222,3 +228,33 @@ def test_the_command_line_selects_and_says_what_would_find_out(scored, tmp_path,
     assert "No rule: the rows are those of the highest output_length" in out and "instructmine compare" in out
     assert load_dataset("curated", split="train")["output_length"][:] == [9, 8]
     assert "license: mit" in (tmp_path / "curated" / "README.md").read_text("utf-8")
+
+
+def one_after_another(order, values, costs) -> list[int]:
+    """The turns as one would take them: always from the group that has had least, of equal ones from the first met."""
+    groups: dict = {}
+    for row in order.tolist():
+        groups.setdefault(values[row], []).append(row)
+    waiting, found = [(0.0, number, iter(rows)) for number, rows in enumerate(groups.values())], []
+    while waiting:
+        had, number, rows = heapq.heappop(waiting)
+        if (row := next(rows, None)) is not None:
+            found.append(row)
+            heapq.heappush(waiting, (had + costs[row], number, rows))
+    return found
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.sampled_from(["a", "b", "c", None]), min_size=1, max_size=40)
+    | st.lists(st.sampled_from([1.5, 0.0, -0.0, NAN, None]), min_size=1, max_size=40)
+    | st.lists(st.integers(0, 3), min_size=1, max_size=40),
+    st.integers(0, 1000),
+    st.booleans(),
+)
+def test_groups_take_turns_by_what_they_have_had(values, seed, whole):
+    rng = np.random.default_rng(seed)
+    pool = Dataset.from_dict({"v": values})
+    costs = rng.integers(0, 4, len(values)).astype(float) if whole else rng.random(len(values))
+    order = rng.permutation(len(values))[: len(values) - 1 or 1]
+    assert balance(order, groups_of(pool, "v"), costs).tolist() == one_after_another(order, pool["v"], costs)

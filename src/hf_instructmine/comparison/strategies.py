@@ -10,7 +10,7 @@ from datasets import ClassLabel, Dataset, Value
 from ..data.containers import as_dataset
 from ..errors import InstructMineError
 from ..estimator.estimator import LossEstimator
-from ..selection.preference import BALANCED, RANDOM, balance, column_of, rank_by_column, shuffled, usual
+from ..selection.preference import BALANCED, RANDOM, balance, column_of, groups_of, rank_by_column, shuffled, usual
 from ..selection.selector import Selector
 
 
@@ -112,7 +112,7 @@ def choose_rows(
     if is_random(strategy):
         order = shuffled(usable, draw)
         if strategy != RANDOM:
-            order = balance(order, scored[strategy.partition(":")[2]], costs)
+            order = balance(order, groups_of(scored, strategy.partition(":")[2]), costs)
     else:
         order = _ranked(scored, strategy)
         order = order[np.isin(order, usable)]

@@ -6,7 +6,7 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, Value
+from datasets import Dataset, List, Value
 from tqdm.auto import tqdm
 
 from ..errors import InstructMineError
@@ -38,14 +38,24 @@ class TextKeys:
         self._columns = columns
         self._digests = np.zeros((len(dataset), 16), np.uint8)
         self._states = np.zeros(len(dataset), np.uint8)  # not read yet, no response, a digest
+        # A column of single messages is refused by the first row of a batch: there each row is read for itself.
+        self._alike = all(isinstance(self._texts.features[name], Value | List) for name in self._names)
         self._batch: dict = {}
         self._places: dict[int, int] = {}
 
     def load(self, rows: np.ndarray) -> None:
-        """Fetches the texts of many rows at once; each is read when it is asked for."""
+        """Fetches the texts of many rows at once, and reads them."""
         missing = rows[self._states[rows] == _NOT_READ].tolist()
         self._batch = self._texts[missing] if missing else {}
         self._places = {row: place for place, row in enumerate(missing)}
+        if len(missing) < 2 or not self._alike:
+            return
+        try:
+            read = read_conversations(self._batch, self._columns)
+        except Exception:  # of a row that may not be asked for: it is read again, alone, when it is
+            return
+        for row, conversation in zip(missing, read):
+            self._note(row, conversation)
 
     def __getitem__(self, row: int) -> bytes | None:
         if self._states[row] == _NOT_READ:
@@ -55,10 +65,13 @@ class TextKeys:
             place = slice(self._places[row], self._places[row] + 1)
             batch = {name: self._batch[name][place] for name in self._names}
             (read,) = read_conversations(batch, self._columns, first_row=row)
-            self._states[row] = _NO_RESPONSE if read.problem is not None else _DIGEST
-            if read.problem is None:
-                self._digests[row] = np.frombuffer(_digest(read), np.uint8)
+            self._note(row, read)
         return self._digests[row].tobytes() if self._states[row] == _DIGEST else None
+
+    def _note(self, row: int, read: Conversation) -> None:
+        self._states[row] = _NO_RESPONSE if read.problem is not None else _DIGEST
+        if read.problem is None:
+            self._digests[row] = np.frombuffer(_digest(read), np.uint8)
 
 
 def _digest(read: Conversation) -> bytes:

@@ -1,10 +1,11 @@
 """What became of every row of a pool: selected, or why not."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from datasets import Dataset
@@ -16,8 +17,11 @@ from ..outputs.shown import Shown
 from .walk import Walk
 
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 DECISIONS_FILE = "decisions.npz"
-_CHUNK = 1000  # rows that are read at once
+_CHUNK = 100_000  # rows that are read at once; part of what the digest is
 SELECTED, BEYOND = "selected", "beyond the size"
 # What a row is told to be, by what [`Walk.passed`] calls it. The place is the code: new ones go to the end.
 FATES = {
@@ -95,7 +99,10 @@ class Decisions(Shown):
 
     def is_of(self, pool: Dataset) -> bool:
         """Whether they are of this pool: as many rows, and the same values."""
-        return len(pool) == len(self.codes) and digest_of_pool(pool) == self.pool_digest
+        if len(pool) != len(self.codes):
+            return False
+        earlier = self.pool_digest.startswith("xxh64:")
+        return (_digest_as_json(pool, _told_of(pool)) if earlier else digest_of_pool(pool)) == self.pool_digest
 
 
 def decide(
@@ -123,15 +130,63 @@ def decide(
 def digest_of_pool(pool: Dataset) -> str:
     """A digest of a pool's values in order, but for its indicators: the same before and after scoring, and however the
     pool was loaded."""
+    return digest_of_rows(pool, _told_of(pool))
+
+
+def _told_of(pool: Dataset) -> list[str]:
     scored = set(indicator_names(pool))
-    return digest_of_rows(pool, [name for name in pool.column_names if name not in scored])
+    return [name for name in pool.column_names if name not in scored]
 
 
 def digest_of_rows(dataset: Dataset, columns: Sequence[str]) -> str:
-    """A digest of the values of columns, in order."""
+    """A digest of the values of columns, in order, whatever the pieces that Arrow holds them in."""
+    rows = dataset.select_columns(list(columns)).with_format("arrow") if columns else []
+    told = (part for start in range(0, len(rows), _CHUNK) for part in _parts_of(rows[start : start + _CHUNK]))
+    return f"arrow-{fast_digest(chain([json.dumps([len(dataset), *columns])], told))}"
+
+
+def _parts_of(table: "pa.Table") -> Iterator[Any]:
+    """Texts and buffers that tell a table's values, and nothing of how they are held."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if table.num_rows and table.columns[0].num_chunks > table.num_rows // 100:  # rows that were gathered one by one
+        table = table.combine_chunks()
+    for column in table.columns:
+        kind = column.type
+        if column.null_count:
+            yield "nulls"
+            yield column.is_null().to_numpy().tobytes()
+            column = column.drop_null()
+        if not len(column):
+            continue
+        if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+            yield "texts"
+            yield pc.binary_length(column).to_numpy().astype("<i8").tobytes()
+            yield from map(_bytes_of, column.chunks)
+        elif pa.types.is_integer(kind) or pa.types.is_floating(kind):
+            plain = "<i8" if pa.types.is_integer(kind) else "<f8"
+            yield plain
+            yield column.to_numpy().astype(plain).tobytes()
+        else:
+            yield json.dumps(column.to_pylist(), default=str)
+
+
+def _bytes_of(texts: "pa.Array") -> memoryview:
+    """All texts of a piece without nulls, one after another, as they lie in memory."""
+    _, offsets, data = texts.buffers()
+    if not len(texts) or data is None:
+        return memoryview(b"")
+    width = "<i4" if str(texts.type) == "string" else "<i8"
+    bounds = np.frombuffer(offsets, width, len(texts) + 1, texts.offset * np.dtype(width).itemsize)
+    return memoryview(data)[bounds[0] : bounds[-1]]
+
+
+def _digest_as_json(dataset: Dataset, columns: Sequence[str]) -> str:
+    """The digest of earlier versions, which wrote every value as JSON: of many rows it took longer than the choice."""
     if not columns:  # a table of nothing but numbers
         return fast_digest([json.dumps(len(dataset))])
     # As Arrow, which opens no image that a row names.
     rows = dataset.select_columns(list(columns)).with_format("arrow")
-    told = (rows[start : start + _CHUNK].to_pydict() for start in range(0, len(dataset), _CHUNK))
+    told = (rows[start : start + 1000].to_pydict() for start in range(0, len(dataset), 1000))
     return fast_digest(chain([json.dumps(list(columns))], (json.dumps(chunk, default=str) for chunk in told)))

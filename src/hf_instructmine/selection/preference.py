@@ -1,12 +1,11 @@
 """Choosing rows without a rule: by one column, or at random. A comparison knows these choices by the same names."""
 
-import heapq
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from datasets import ClassLabel, Dataset, Value
 
 from ..data.columns import SOURCE, indicator_of, names_sources, numeric_column
@@ -73,20 +72,37 @@ def shuffled(rows: np.ndarray, draw: Sequence[int]) -> np.ndarray:
     return np.random.default_rng(list(draw)).permutation(rows)
 
 
-def balance(order: np.ndarray, values: Sequence[Any], costs: np.ndarray) -> np.ndarray:
-    """Takes in turn from the value of which least has been taken, each in the given order."""
-    groups: dict[Any, list[int]] = {}
-    for row in order:
-        groups.setdefault(values[int(row)], []).append(int(row))
-    waiting = [(0.0, k, iter(rows)) for k, rows in enumerate(groups.values())]
-    found: list[int] = []
-    while waiting:
-        taken, k, rows = heapq.heappop(waiting)
-        row = next(rows, None)
-        if row is not None:
-            found.append(row)
-            heapq.heappush(waiting, (taken + costs[row], k, rows))
-    return np.array(found, dtype=np.int64)
+def balance(order: np.ndarray, groups: np.ndarray, costs: np.ndarray) -> np.ndarray:
+    """Takes in turn from the group of which least has been taken, each in the given order.
+
+    Args:
+        order (`np.ndarray`): Row numbers.
+        groups (`np.ndarray` of shape `(n,)`): Each row's group, as [`groups_of`] numbers them.
+        costs (`np.ndarray` of shape `(n,)`): What is taken by a row, 0 or more.
+    """
+    _, firsts, group = np.unique(groups[order], return_index=True, return_inverse=True)
+    group = np.argsort(np.argsort(firsts))[group]  # of groups of which as much was taken, the one met first
+    together = np.argsort(group, kind="stable")
+    group, cost = group[together], costs[order[together]]
+    starts = np.flatnonzero(np.diff(group, prepend=-1))
+    if (cost == np.floor(cost)).all():  # whole numbers, of which sums are exact
+        before = np.cumsum(cost) - cost
+        before -= np.repeat(before[starts], np.diff(starts, append=len(group)))
+    else:
+        before = np.concatenate([np.cumsum(np.append(0.0, part[:-1])) for part in np.split(cost, starts[1:])])
+    # A row's turn comes when no group has less than its own had before it.
+    return order[together[np.lexsort((group, before))]]
+
+
+def groups_of(pool: Dataset, column: str) -> np.ndarray:
+    """A number for each row, the same where the values of a column are equal; each NaN is a group of its own."""
+    values = pool.select_columns([column]).with_format("arrow")[:][column]
+    if pa.types.is_floating(values.type):
+        codes = np.unique(values.to_numpy(), return_inverse=True, equal_nan=False)[1]
+        codes[values.is_null().to_numpy()] = -1
+        return codes
+    encoded = values.dictionary_encode(null_encoding="encode").unify_dictionaries()
+    return np.concatenate([np.empty(0, np.int32), *(piece.indices.to_numpy() for piece in encoded.chunks)])
 
 
 @dataclass(frozen=True)
@@ -159,7 +175,7 @@ class Preference:
             return rank_by_column(pool, self.what)
         order = shuffled(np.flatnonzero(np.isfinite(costs)), [self.seed])
         if self.what != RANDOM:
-            order = balance(order, pool[column_of(self.what)], costs)
+            order = balance(order, groups_of(pool, str(column_of(self.what))), costs)
         places = np.full(len(pool), np.nan)
         places[order] = np.arange(len(order))
         return places, np.zeros(len(pool), bool)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 
 LOG_LOSS = "predicted_log_loss"
+_HELD = 2**28  # bytes of selected rows
 # A pool whose `source` is a URL per row would make a summary or a card of a million lines.
 MAX_SOURCES, SHOWN_SOURCES = 40, 20  # in the card, and on a screen
 
@@ -94,7 +95,23 @@ def count_tokens(pool: Dataset, indices: np.ndarray, lengths: np.ndarray | None)
 def count_bytes(dataset: Dataset) -> int:
     """How many bytes the rows take as Arrow."""
     rows = dataset.with_format("arrow")
-    return sum(rows[start : start + 1000].nbytes for start in range(0, len(dataset), 1000))
+    return sum(rows[start : start + 1000].combine_chunks().nbytes for start in range(0, len(dataset), 1000))
+
+
+def rows_of(pool: Dataset, indices: np.ndarray, log_loss: np.ndarray | None) -> Dataset:
+    """The rows selected, in this order, with their predictions as a last column where the pool has any.
+
+    They are read several times, and a view of a pool gathers them one by one each time: up to [`_HELD`] bytes are
+    gathered once, and held.
+    """
+    from datasets.table import InMemoryTable
+
+    pool = pool.with_format(None)
+    if pool.data.nbytes / max(pool.data.num_rows, 1) * len(indices) > _HELD:
+        return (pool if log_loss is None else pool.add_column(LOG_LOSS, log_loss)).select(indices)
+    table = pool.with_format("arrow")[indices].combine_chunks()
+    rows = Dataset(InMemoryTable(table), info=pool.info.copy(), split=pool.split)
+    return rows if log_loss is None else rows.add_column(LOG_LOSS, log_loss[indices])
 
 
 @dataclass(repr=False)

@@ -31,7 +31,7 @@ from .ranking import (
     squared_columns,
     walk_means,
 )
-from .record import LOG_LOSS, count_by_source, count_bytes, count_tokens
+from .record import LOG_LOSS, count_by_source, count_bytes, count_tokens, rows_of
 from .walk import Terms, Walk
 
 
@@ -385,10 +385,7 @@ class Selector:
                 )
         decisions = decide(pool.dataset, walk, pool.unscored, far, pool.terms.lack)
         named = names_sources(pool.dataset)
-        predicted = pool.dataset.with_format(None)
-        if self.rule is not None:
-            predicted = predicted.add_column(LOG_LOSS, pool.log_loss)
-        selected = predicted.select(indices)
+        selected = rows_of(pool.dataset, indices, None if self.rule is None else pool.log_loss)
         return Selection(
             dataset=selected,
             estimator=self.rule,
