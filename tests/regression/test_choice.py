@@ -15,14 +15,17 @@ from hf_instructmine.regression.choice import (
     PARTITIONS,
     Problem,
     assign_folds,
+    best_sets,
     bootstrap_coefficients,
     bootstrap_weights,
     choose,
+    chosen_sets,
     cross_fit,
     fold_errors,
     held_out,
     permuted_targets,
     r_squared,
+    size_scores,
     subset_scores,
 )
 
@@ -92,9 +95,11 @@ def test_nested_predictions_are_those_of_choosing_and_refitting_fold_by_fold():
     np.testing.assert_allclose(found, slow, rtol=1e-9)
 
 
-@pytest.mark.parametrize("select", ["cv", "bic", "p-value", "none"])
-def test_what_a_mixture_measured_does_not_touch_its_own_prediction(select):
-    problem = problem_of(replicates=6, select=select)
+@pytest.mark.parametrize(
+    ("select", "candidates"), [("cv", 4), ("bic", 4), ("p-value", 4), ("none", 4), ("cv", 13), ("bic", 13)]
+)
+def test_what_a_mixture_measured_does_not_touch_its_own_prediction(select, candidates):
+    problem = problem_of(replicates=6, select=select, p=candidates)
     folds = assign_folds(problem.mixtures, FOLDS, np.random.default_rng(2))
     targets = np.column_stack([problem.y, problem.y])
     of_mixture = problem.mixtures == 3  # two runs
@@ -150,9 +155,63 @@ def test_a_max_vif_that_nothing_keeps_is_refused():
         Problem(x, x[:, 1], np.ones(20), np.arange(20), 1, [None] * 2, select="none", max_vif=2.0)
 
 
-def test_too_many_candidates_are_refused():
-    with pytest.raises(InstructMineError, match="13 candidate regressors have more than 4096 subsets"):
-        problem_of(n=40, p=13)
+@pytest.mark.parametrize(
+    ("candidates", "options", "message"),
+    [
+        (41, {}, "41 candidate regressors are too many to choose among: name 40 indicators or fewer"),
+        (13, {"select": "p-value"}, "select='p-value' looks at every subset, and 13 .* have more than 4096 subsets"),
+        (13, {"max_vif": 5.0}, "max_vif looks at every subset, and 13 candidate regressors"),
+    ],
+)
+def test_too_many_candidates_are_refused(candidates, options, message):
+    with pytest.raises(InstructMineError, match=message):
+        problem_of(n=40, p=candidates, **options)
+
+
+@pytest.mark.parametrize("select", ["cv", "bic", "aicc"])
+def test_three_of_many_candidates_are_found_by_size(select):
+    found = []
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        z = rng.normal(size=(80, 30))
+        y = z[:, 4] - z[:, 11] + 0.8 * z[:, 25] + 0.8 * rng.normal(size=80)
+        problem = Problem(np.column_stack([np.ones(80), z]), y, np.ones(80), np.arange(80), 1, [None] * 30, select)
+        assert problem.by_size and problem.longest == 20 and len(problem.subsets) == 0
+        found.append(chosen_sets(problem, y[:, None], np.ones((1, 80)), rng)[0, 0])
+    assert all(subset[[4, 11, 25]].all() for subset in found)
+    assert np.mean([subset.sum() for subset in found]) < (4 if select == "cv" else 9)
+
+
+def test_a_choice_by_size_is_cross_validated_search_included():
+    # As single regressions would: in each fold the best set of each size is searched for without it.
+    problem = problem_of(n=48, p=13, seed=3)
+    weights = np.ones((1, 48))
+    errors = size_scores(problem, problem.y[:, None], weights, np.random.default_rng(5))[:, 0, :, 0]
+    rng = np.random.default_rng(5)
+    partitions = [assign_folds(problem.mixtures, FOLDS, rng) for _ in range(PARTITIONS)]
+    assert errors.shape == (1 + 12, PARTITIONS * FOLDS)
+    for split in (0, FOLDS + 3):
+        held = partitions[split // FOLDS] == split % FOLDS
+        for size, subset in enumerate(best_sets(problem, problem.y[:, None], 1.0 * ~held[None])):
+            columns = problem.columns(subset)
+            fit = LinearRegression(fit_intercept=False).fit(problem.x[~held][:, columns], problem.y[~held])
+            expected = ((problem.y[held] - fit.predict(problem.x[held][:, columns])) ** 2).sum()
+            assert subset.sum() == size and errors[size, split] == pytest.approx(expected)
+
+
+def test_on_noise_a_choice_among_many_is_nothing_worth_and_says_so():
+    naive, nested = [], []
+    for seed in range(8):
+        problem = problem_of(n=40, p=25, seed=seed, select="bic")
+        rng = np.random.default_rng(seed)
+        problem.y = rng.normal(size=40)
+        chosen = chosen_sets(problem, problem.y[:, None], problem.weights[None], rng)[0, 0]
+        naive.append(sm.OLS(problem.y, problem.x[:, problem.columns(chosen)]).fit().rsquared)
+        folds = assign_folds(problem.mixtures, FOLDS, rng)
+        predicted = cross_fit(held_out, problem, problem.y[:, None], [folds], rng)[0]
+        nested.append(r_squared(problem.y[:, None], predicted, problem.weights)[0])
+    assert np.mean(naive) > 0.2
+    assert np.mean(nested) < 0
 
 
 def test_a_column_that_vanishes_in_a_fold_counts_as_absent_there():

@@ -82,10 +82,12 @@ class LossEstimator(Rule):
             target (`str` or `list[str]`, *optional*, defaults to `"loss_self_instruct"`): The evaluation loss. Several
                 give a joint rule: the common slopes, with an effect per set (least squares on the sets' mean log loss,
                 which is the same where every run has every set).
-            indicators (`list[str]`, *optional*): The candidates; by default every indicator column present.
+            indicators (`list[str]`, *optional*): The candidates, up to 40 to choose among; by default every indicator
+                column present.
             select (`str`, *optional*, defaults to `"cv"`): How to choose among all their subsets: `"cv"` (10-fold,
                 whole mixtures), `"bic"`, `"aic"`, `"aicc"`, `"none"`, or `"p-value"`, which reproduces the paper's way
-                and is kept for that alone.
+                and is kept for that alone. Of more than 4,096 subsets (13 candidates) a stepwise search finds the best
+                of each size, and the criterion chooses the size.
             seed (`int`, *optional*, defaults to 0): Of folds, permutations and bootstrap.
             model (`str`, *optional*, defaults to `"ols"`): `"ols"`, or `"ridge"`, `"elastic-net"`, `"pls"`, which keep
                 every candidate, or `"automl"`, FLAML's non-linear regressors, for comparison.

@@ -1,16 +1,18 @@
-"""Choosing regressors over all subsets, and what the choice is worth.
+"""Choosing regressors over all subsets, or the best of each size where they are too many, and what that is worth.
 
-Every subset's fit comes from its parent's by one step of Gaussian elimination on the cross-products (Furnival & Wilson
-1974), for many training sets at once: the folds of a cross-validation, its nesting, the bootstrap and the permutations
-are all the same computation with other row weights or other targets. Nothing is refitted from the rows.
+The folds of a cross-validation, its nesting, the bootstrap and the permutations are all the same computation with
+other row weights or other targets, which `all_subsets` and `stepwise` do for many at once.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..errors import InstructMineError
+from . import stepwise
+from .all_subsets import Moments, subsets, summed_errors, walk
 from .regressors import vif
 
 
@@ -19,8 +21,9 @@ FOLDS = 10
 # The choice averages the error over this many partitions into folds, so that it hangs less on one of them.
 PARTITIONS = 3
 MAX_SUBSETS = 4096
-# A column counts as absent where the columns before it explain all but this share of its variance.
-_ALIASED = 1e-9
+MAX_CANDIDATES = 40
+# A rule chosen from more subsets than that has at most so many regressors, and a quarter as many as mixtures.
+LONGEST, MIXTURES_EACH = 20, 4
 _SIGNIFICANT = 0.05
 _CHUNK = 40_000
 
@@ -40,6 +43,14 @@ class Problem:
             `None`.
         select (`str`): One of `CRITERIA`.
         max_vif (`float`, *optional*): Subsets with a larger variance inflation factor are not considered.
+
+    Attributes:
+        subsets (`np.ndarray` of shape (subsets, candidates)): All that are compared; none where `by_size`.
+        allowed (`np.ndarray` of shape (subsets,)): Which of them `max_vif` lets pass.
+        by_size (`bool`): Whether the subsets are too many, so that the best of each size are compared.
+
+    Raises:
+        [`InstructMineError`]: Where the candidates are too many for the choice, or `max_vif` lets no subset pass.
     """
 
     x: np.ndarray
@@ -52,24 +63,52 @@ class Problem:
     max_vif: float | None = None
 
     def __post_init__(self) -> None:
-        if self.select == "none":
+        self.by_size = self.select != "none" and by_size(self.requires)
+        if self.by_size:
+            self._check_many()
+            self.subsets = np.empty((0, len(self.requires)), bool)  # none is listed
+        elif self.select == "none":
             self.subsets = np.ones((1, len(self.requires)), bool)
         else:
-            self.subsets = np.array(list(_enumerate(self.requires)), bool).reshape(-1, len(self.requires))
+            self.subsets = np.array(list(subsets(self.requires)), bool).reshape(-1, len(self.requires))
         self.allowed = np.ones(len(self.subsets), bool)
         if self.max_vif is not None:
             largest = [max(vif(self.x[:, self.columns(s)[1:]]), default=1.0) for s in self.subsets]
             self.allowed = np.array(largest) <= self.max_vif
-        if not self.allowed.any():
+        if not self.by_size and not self.allowed.any():
             raise InstructMineError(
                 f"no set of regressors keeps max_vif={self.max_vif}: raise it, leave indicators out, or let them be "
                 f"chosen"
+            )
+
+    def _check_many(self) -> None:
+        count = len(self.requires)
+        if count > MAX_CANDIDATES:
+            raise InstructMineError(
+                f"{count} candidate regressors are too many to choose among: name {MAX_CANDIDATES} indicators or "
+                f"fewer, or use select='none', model='ridge' or model='elastic-net'"
+            )
+        asked = "select='p-value'" if self.select == "p-value" else "max_vif" if self.max_vif is not None else None
+        if asked:
+            raise InstructMineError(
+                f"{asked} looks at every subset, and {count} candidate regressors have more than {MAX_SUBSETS} "
+                f"subsets: name fewer indicators, or choose without it"
             )
 
     @property
     def num_mixtures(self) -> int:
         """Different mixtures; their replicates count once."""
         return int(self.mixtures.max()) + 1
+
+    @property
+    def longest(self) -> int:
+        """How many of the candidates a rule may have."""
+        return longest(len(self.requires), self.num_mixtures) if self.by_size else len(self.requires)
+
+    @property
+    def tree(self) -> tuple[int, list[int | None]]:
+        """How many columns are in every subset, and what the others require, as a walk over the subsets takes them."""
+        return (self.x.shape[1], []) if self.select == "none" else (self.forced, self.requires)
 
     def without_candidates(self) -> "Problem":
         """The same runs with the columns in every rule alone."""
@@ -78,6 +117,21 @@ class Problem:
     def columns(self, subset: np.ndarray) -> np.ndarray:
         """The columns of x in a rule: those in every rule, then the chosen candidates."""
         return np.concatenate([np.arange(self.forced), self.forced + np.flatnonzero(subset)])
+
+
+def by_size(requires: list[int | None]) -> bool:
+    """Whether the candidates have more than `MAX_SUBSETS` subsets."""
+
+    def ways(first: int | None) -> int:
+        """In how many ways those that need `first` can be taken, once it is."""
+        return math.prod(1 + ways(c) for c, needed in enumerate(requires) if needed == first)
+
+    return ways(None) > MAX_SUBSETS
+
+
+def longest(candidates: int, mixtures: int) -> int:
+    """How many regressors a rule may have that is chosen by size: enough mixtures are left to tell what they do."""
+    return max(1, min(candidates, LONGEST, mixtures // MIXTURES_EACH))
 
 
 def assign_folds(mixtures: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
@@ -112,14 +166,65 @@ def choose(problem: Problem, y: np.ndarray, training: np.ndarray, rng: np.random
     return np.concatenate(chosen)
 
 
+def chosen_sets(problem: Problem, y: np.ndarray, training: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The candidates chosen for each training set and each target, shape (t, m, candidates). Arguments as for
+    [`choose`]."""
+    if not problem.by_size:
+        return problem.subsets[choose(problem, y, training, rng)]
+    step = max(1, _CHUNK // (FOLDS * PARTITIONS * y.shape[1]))
+    chosen = []
+    for start in range(0, len(training), step):
+        weights = training[start : start + step]
+        scores = size_scores(problem, y, weights, rng)
+        scores = scores.sum(axis=2) if problem.select == "cv" else scores
+        sets = _path(problem, y, weights).sets
+        chosen.append(np.take_along_axis(sets, scores.argmin(axis=0)[None], axis=0)[0])
+    return _as_marks(np.concatenate(chosen), len(problem.requires))
+
+
+def best_sets(problem: Problem, y: np.ndarray, training: np.ndarray) -> np.ndarray:
+    """The best set of each size for one training set and one target, shape (sizes, candidates)."""
+    return _as_marks(_path(problem, y, training).sets[:, 0, 0], len(problem.requires))
+
+
+def _as_marks(sets: np.ndarray, candidates: int) -> np.ndarray:
+    """Sets of a [`stepwise.Path`] with a last axis over the candidates, true where one is in the set."""
+    return (sets[..., None] >> np.arange(candidates) & 1).astype(bool)
+
+
+def size_scores(problem: Problem, y: np.ndarray, training: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """What tells how many regressors to choose from many candidates, lower being better. Arguments as for [`choose`].
+
+    Returns:
+        `np.ndarray`: The criterion of the best set of each size, shape (sizes, t, m). For `"cv"` the squared errors on
+        each fold of sets that are searched for anew without it, shape (sizes, t, partitions · folds, m).
+    """
+    if problem.select == "cv":
+        fit, test = _folds(problem, training, rng)
+        errors = _path(problem, y, fit, test).errors
+        assert errors is not None  # rows were held out
+        return errors.reshape(len(errors), len(training), -1, y.shape[1])
+    path = _path(problem, y, training)
+    k = problem.forced + np.arange(len(path.rss))[:, None, None]
+    return information_criterion(problem.select, training.sum(axis=1)[:, None], k, path.rss)
+
+
+def _path(problem: Problem, y: np.ndarray, training: np.ndarray, held_out: np.ndarray | None = None) -> stepwise.Path:
+    return stepwise.best_of_each_size(
+        problem.x, y, problem.forced, problem.requires, problem.longest, training, held_out
+    )
+
+
 def subset_scores(problem: Problem, y: np.ndarray, training: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The criterion of every subset, lower being better, shape (subsets, t, m). Arguments as for [`choose`]."""
     if problem.select == "cv":
-        return np.stack([errors.sum(axis=1) for errors in fold_errors(problem, y, training, rng)])
+        fit, test = _folds(problem, training, rng)
+        moments = Moments.of(problem.x, y, fit), Moments.of(problem.x, y, test)
+        return summed_errors(*moments, *problem.tree, len(problem.subsets), len(fit) // len(training))
     if problem.select == "p-value":
         return _p_value_scores(problem, y, training)
-    train = _Moments.of(problem.x, y, training)
-    rss = np.stack([fitted.yy for fitted, _ in _walk(train, None, problem)])
+    train = Moments.of(problem.x, y, training)
+    rss = np.stack([fitted.yy for fitted, _ in walk(train, None, *problem.tree)])
     n = training.sum(axis=1)[:, None]
     k = problem.forced + problem.subsets.sum(axis=1)[:, None, None]
     return information_criterion(problem.select, n, k, rss)
@@ -145,6 +250,16 @@ def fold_errors(
     problem: Problem, y: np.ndarray, training: np.ndarray, rng: np.random.Generator
 ) -> Iterator[np.ndarray]:
     """Yields, subset by subset, the squared errors on the folds left out, shape (t, partitions · folds, m)."""
+    fit, test = _folds(problem, training, rng)
+    train, held_out = Moments.of(problem.x, y, fit), Moments.of(problem.x, y, test)
+    for _, left in walk(train, held_out, *problem.tree):
+        assert left is not None  # the walk was given test sets
+        yield left.yy.reshape(len(training), -1, y.shape[1])
+
+
+def _folds(problem: Problem, training: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Row weights without each fold and of it alone, for each training set and partition: (t · partitions · folds, n)
+    each."""
     fit, test = [], []
     for weights in training:
         present = np.where(weights > 0, problem.mixtures, -1)
@@ -152,11 +267,7 @@ def fold_errors(
             held = assign_folds(present, FOLDS, rng) == np.arange(FOLDS)[:, None]
             fit.append(np.where(held, 0.0, weights))
             test.append(np.where(held, weights, 0.0))
-    train = _Moments.of(problem.x, y, np.concatenate(fit))
-    held_out = _Moments.of(problem.x, y, np.concatenate(test))
-    for _, left in _walk(train, held_out, problem):
-        assert left is not None  # the walk was given test sets
-        yield left.yy.reshape(len(training), -1, y.shape[1])
+    return np.concatenate(fit), np.concatenate(test)
 
 
 def held_out(problem: Problem, y: np.ndarray, training: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -172,11 +283,11 @@ def held_out(problem: Problem, y: np.ndarray, training: np.ndarray, rng: np.rand
         `np.ndarray` of shape (t, n, m), NaN where a row was trained on.
     """
     predicted = np.full((len(training), *y.shape), np.nan)
-    for t, chosen in enumerate(choose(problem, y, training, rng)):
+    for t, chosen in enumerate(chosen_sets(problem, y, training, rng)):
         rows = np.flatnonzero(training[t] == 0)
-        for s in np.unique(chosen):
-            targets = np.flatnonzero(chosen == s)
-            x = problem.x[:, problem.columns(problem.subsets[s])]
+        for subset in np.unique(chosen, axis=0):
+            targets = np.flatnonzero((chosen == subset).all(axis=1))
+            x = problem.x[:, problem.columns(subset)]
             predicted[t][np.ix_(rows, targets)] = x[rows] @ least_squares(x, y[:, targets], training[t])
     return predicted
 
@@ -250,85 +361,9 @@ def bootstrap_weights(problem: Problem, count: int, rng: np.random.Generator) ->
 def bootstrap_coefficients(problem: Problem, subset: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Coefficients of one subset in each resample, shape (count, columns)."""
     columns = problem.columns(subset)
-    moments = _Moments.of(problem.x[:, columns], problem.y[:, None], weights)
+    moments = Moments.of(problem.x[:, columns], problem.y[:, None], weights)
     gram = moments.xx[..., 0].transpose(2, 0, 1)
     return (np.linalg.pinv(gram, hermitian=True) @ moments.xy.transpose(1, 0, 2))[..., 0]
-
-
-@dataclass
-class _Moments:
-    """Weighted cross-products of s splits: `xx` of shape (q, q, s, 1), `xy` (q, s, m) and `yy` (s, m)."""
-
-    xx: np.ndarray
-    xy: np.ndarray
-    yy: np.ndarray
-
-    @classmethod
-    def of(cls, x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> "_Moments":
-        (n, q), m, s = x.shape, y.shape[1], len(weights)
-        xx = weights @ (x[:, :, None] * x[:, None, :]).reshape(n, q * q)
-        xy = weights @ (x[:, :, None] * y[:, None, :]).reshape(n, q * m)
-        return cls(
-            np.ascontiguousarray(xx.T).reshape(q, q, s, 1),
-            np.ascontiguousarray(xy.reshape(s, q, m).transpose(1, 0, 2)),
-            weights @ y**2,
-        )
-
-    def after(self, j: int, slopes: np.ndarray, coefficient: np.ndarray) -> "_Moments":
-        """The cross-products once each later column has lost `slopes` times column j, and y `coefficient` times it."""
-        row = self.xx[j, j + 1 :]
-        lost = row - slopes * self.xx[j, j]
-        return _Moments(
-            self.xx[j + 1 :, j + 1 :] - slopes[:, None] * row - lost[:, None] * slopes,
-            self.xy[j + 1 :] - slopes * self.xy[j] - coefficient * lost,
-            self.yy - coefficient * (2 * self.xy[j] - coefficient * self.xx[j, j]),
-        )
-
-
-def _step(train: _Moments, test: _Moments | None, j: int, floor: np.ndarray) -> tuple[_Moments, _Moments | None]:
-    """Takes column j into the regression: slopes from the training rows, applied to the training and the test rows."""
-    pivot = train.xx[j, j]
-    inverse = np.divide(1.0, pivot, where=pivot > floor, out=np.zeros_like(pivot))
-    slopes, coefficient = train.xx[j, j + 1 :] * inverse, train.xy[j] * inverse
-    return train.after(j, slopes, coefficient), test.after(j, slopes, coefficient) if test is not None else None
-
-
-def _walk(train: _Moments, test: _Moments | None, problem: Problem) -> Iterator[tuple[_Moments, _Moments | None]]:
-    """Yields the residual cross-products of every subset, in the order of `problem.subsets`."""
-    q = len(train.xx)
-    floors = _ALIASED * train.xx[np.arange(q), np.arange(q)]
-    in_every = q if problem.select == "none" else problem.forced
-    for column in range(in_every):
-        train, test = _step(train, test, 0, floors[column])
-
-    def children(
-        train: _Moments, test: _Moments | None, first: int, taken: tuple[int, ...]
-    ) -> Iterator[tuple[_Moments, _Moments | None]]:
-        yield train, test
-        for c in range(first, q - in_every):
-            if problem.requires[c] is None or problem.requires[c] in taken:
-                grown = _step(train, test, c - first, floors[in_every + c])
-                yield from children(*grown, c + 1, (*taken, c))
-
-    yield from children(train, test, 0, ())
-
-
-def _enumerate(requires: list[int | None]) -> Iterator[np.ndarray]:
-    """The subsets of the candidates in the order of [`_walk`], as rows of a boolean matrix."""
-
-    def children(first: int, taken: tuple[int, ...]) -> Iterator[np.ndarray]:
-        yield np.isin(np.arange(len(requires)), taken)
-        for c in range(first, len(requires)):
-            if requires[c] is None or requires[c] in taken:
-                yield from children(c + 1, (*taken, c))
-
-    for count, subset in enumerate(children(0, ())):
-        if count == MAX_SUBSETS:
-            raise InstructMineError(
-                f"{len(requires)} candidate regressors have more than {MAX_SUBSETS} subsets: name fewer indicators, "
-                f"or use select='none', model='ridge' or model='elastic-net'"
-            )
-        yield subset
 
 
 def _p_value_scores(problem: Problem, y: np.ndarray, training: np.ndarray) -> np.ndarray:
@@ -336,7 +371,7 @@ def _p_value_scores(problem: Problem, y: np.ndarray, training: np.ndarray) -> np
     infinity for the others: the best is the largest in-sample R² among "significant" rules, as in the paper."""
     from scipy.stats import t as student
 
-    moments = _Moments.of(problem.x, y, training)
+    moments = Moments.of(problem.x, y, training)
     gram, cross = moments.xx[..., 0].transpose(2, 0, 1), moments.xy.transpose(1, 0, 2)
     n = (training > 0).sum(axis=1)[:, None]
     scores = np.empty((len(problem.subsets), len(training), y.shape[1]))

@@ -142,7 +142,7 @@ class Diagnostics(Shown):
         coefficients (`list[Coefficient]`): The constant first.
         candidates (`list[str]`): What the choice was among.
         chosen_share (`dict[str, float]`): Share of resamples in which the choice, done again, took each candidate.
-        subsets (`int`): How many sets of regressors were compared.
+        subsets (`int`): How many sets of regressors were compared: all, or the best of each size.
         rivals (`int` or `None`): How many of them are as good as the best: within one standard error of its CV error,
             or two units of the criterion.
         interchangeable (`list[list[str]]`): Pairs of a regressor and a correlated one left out that could replace it.

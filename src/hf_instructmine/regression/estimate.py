@@ -23,7 +23,8 @@ class Estimate:
         residual_variance (`float`): Of one run about the rule.
         df (`int`): Degrees of freedom of its intervals.
         in_sample ([`InSample`]): In-sample statistics.
-        good (`np.ndarray` of shape (subsets,) or `None`): Which sets of regressors are as good as the best.
+        compared (`np.ndarray` of shape (sets, candidates) or `None`): The sets of regressors that were compared.
+        good (`np.ndarray` of shape (sets,) or `None`): Which of them are as good as the best.
         chosen_share (`np.ndarray` of shape (candidates,) or `None`): Share of resamples that choose each candidate.
         regressor: FLAML's regressor, for AutoML.
     """
@@ -36,6 +37,7 @@ class Estimate:
     residual_variance: float
     df: int
     in_sample: InSample
+    compared: np.ndarray | None = None
     good: np.ndarray | None = None
     chosen_share: np.ndarray | None = None
     regressor: Any = None
@@ -44,19 +46,25 @@ class Estimate:
 def estimate_least_squares(problem: Problem, bootstraps: int, rng: np.random.Generator) -> Estimate:
     """Chooses regressors and estimates by least squares."""
     y, training = problem.y[:, None], problem.weights[None]
-    if problem.select == "cv":
-        scores = np.stack([errors[0, :, 0] for errors in choice.fold_errors(problem, y, training, rng)])
-    elif problem.select == "none":
-        scores = np.zeros((1, 1))
+    if problem.by_size:
+        scores = choice.size_scores(problem, y, training, rng)[:, 0]
+        scores = scores[..., 0] if problem.select == "cv" else scores
+        compared, allowed = choice.best_sets(problem, y, training), np.isfinite(scores).all(axis=1)
     else:
-        scores = choice.subset_scores(problem, y, training, rng)[:, 0]
-    best, good = _best(problem, scores)
-    subset = problem.subsets[best]
+        compared, allowed = problem.subsets, problem.allowed
+        if problem.select == "cv":
+            scores = np.stack([errors[0, :, 0] for errors in choice.fold_errors(problem, y, training, rng)])
+        elif problem.select == "none":
+            scores = np.zeros((1, 1))
+        else:
+            scores = choice.subset_scores(problem, y, training, rng)[:, 0]
+    best, good = _best(problem.select, scores, allowed)
+    subset = compared[best]
     x = problem.x[:, problem.columns(subset)]
 
     # The choice and the coefficients again, in resamples of whole mixtures.
     resamples = choice.bootstrap_weights(problem, bootstraps, rng)
-    again = choice.choose(problem, y, resamples, rng)[:, 0] if bootstraps else np.array([best])
+    again = choice.chosen_sets(problem, y, resamples, rng)[:, 0] if bootstraps else compared[[best]]
     result, covariance, in_sample = least_squares_statistics(x, problem)
     return Estimate(
         subset=subset,
@@ -68,8 +76,9 @@ def estimate_least_squares(problem: Problem, bootstraps: int, rng: np.random.Gen
         # Intervals have the degrees of freedom of the mixtures: replicates tell of noise, not of slopes.
         df=problem.num_mixtures - x.shape[1],
         in_sample=in_sample,
+        compared=compared,
         good=good,
-        chosen_share=problem.subsets[again].mean(axis=0),
+        chosen_share=again.mean(axis=0),
     )
 
 
@@ -103,20 +112,20 @@ def estimate_model(model: str, problem: Problem, bootstraps: int, rng: np.random
     )
 
 
-def _best(problem: Problem, scores: np.ndarray) -> tuple[int, np.ndarray]:
-    """The best subset, and which others are as good.
+def _best(select: str, scores: np.ndarray, allowed: np.ndarray) -> tuple[int, np.ndarray]:
+    """The best set of regressors, and which others are as good.
 
     As good is within one standard error of the difference of their errors over the folds, or within two units of an
     information criterion.
     """
-    if problem.select != "cv":
-        total = np.where(problem.allowed, scores[:, -1], np.inf)
+    if select != "cv":
+        total = np.where(allowed, scores[:, -1], np.inf)
         best = int(total.argmin())
-        near = total <= total[best] + 2 if problem.select in ("aic", "bic", "aicc") else np.arange(len(total)) == best
+        near = total <= total[best] + 2 if select in ("aic", "bic", "aicc") else np.arange(len(total)) == best
         return best, near
     partitions = choice.PARTITIONS
-    total = np.where(problem.allowed, scores.sum(axis=1), np.inf)
+    total = np.where(allowed, scores.sum(axis=1), np.inf)
     best = int(total.argmin())
-    worse = (scores - scores[best]).reshape(len(scores), partitions, -1)
+    worse = (np.where(allowed[:, None], scores, 0) - scores[best]).reshape(len(scores), partitions, -1)
     error = worse.std(axis=2, ddof=1).mean(axis=1) * np.sqrt(worse.shape[2])
-    return best, (worse.sum(axis=2).mean(axis=1) <= error) & problem.allowed
+    return best, (worse.sum(axis=2).mean(axis=1) <= error) & allowed

@@ -1,7 +1,9 @@
 """Fitting a rule to runs: prepare the regression, estimate it, validate it, assemble the rule."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -189,18 +191,10 @@ def prepare(runs: RunTable, options: FitOptions) -> Prepared:
 
     candidates, in_every, columns = fit_terms(runs, options)
     terms = [*in_every, *candidates]
-    mixtures, needed = int(runs.mixtures.max()) + 1, len(terms) + 2
-    if mixtures < needed:
-        raise InstructMineError(
-            f"{len(runs)} runs of {mixtures} different mixtures are too few for {len(terms)} regressors: at least "
-            f"{needed} mixtures are needed; add runs, or name fewer with indicators=[...]"
-        )
-    # So many equally weighted runs would be as sure (Kish 1965).
-    if (as_good := runs.weights.sum() ** 2 / (runs.weights**2).sum()) < needed:
-        raise InstructMineError(
-            f"the weights '{options.weights}' make {len(runs)} runs as good as {as_good:.1f}, too few for "
-            f"{len(terms)} regressors: even them out, or name fewer indicators"
-        )
+    # A square comes after its linear term.
+    linear = {term.column: k for k, term in enumerate(candidates) if term.power == 1}
+    requires = [linear[term.column] if term.power == 2 else None for term in candidates]
+    few = _check_number(runs, options, len(in_every), requires)
     with np.errstate(over="ignore", invalid="ignore"):
         raw = design(terms, columns)
         mean, sd = raw.mean(axis=0), raw.std(axis=0, ddof=1)
@@ -211,15 +205,45 @@ def prepare(runs: RunTable, options: FitOptions) -> Prepared:
                 f"give the column another unit"
             )
     x = (raw - mean) / sd
-    refuse_collinear([term.name for term in terms], x)
-    # A square comes after its linear term.
-    linear = {term.column: k for k, term in enumerate(candidates) if term.power == 1}
-    requires = [linear[term.column] if term.power == 2 else None for term in candidates]
+    # Fewer runs than regressors make every one a combination of others: then only copies are refused.
+    for some in combinations(range(len(terms)), 2) if few else [range(len(terms))]:
+        refuse_collinear([terms[k].name for k in some], x[:, list(some)])
     x = np.column_stack([np.ones(len(x)), x])
     problem = Problem(
         x, y, runs.weights, runs.mixtures, 1 + len(in_every), requires, select=options.select, max_vif=options.max_vif
     )
     return Prepared(runs, measured, in_every, candidates, problem, mean, sd)
+
+
+def _check_number(runs: RunTable, options: FitOptions, in_every: int, requires: list[int | None]) -> bool:
+    """Refuses too few runs, and tells of a choice by size; returns whether the runs are fewer than the regressors."""
+    mixtures, regressors = int(runs.mixtures.max()) + 1, in_every + len(requires)
+    few, at_once = mixtures < regressors + 2, regressors
+    if options.select != "none" and choice.by_size(requires):
+        at_once = in_every + choice.longest(len(requires), mixtures)
+        runs.notes.append(
+            f"{len(requires)} candidates have too many subsets to compare each. A stepwise search finds the best of "
+            f"each size up to {at_once - in_every}, and '{options.select}' chooses the size."
+        )
+    needed = at_once + 2
+    if mixtures < needed:
+        raise InstructMineError(
+            f"{len(runs)} runs of {mixtures} different mixtures are too few for {regressors} regressors: at least "
+            f"{needed} mixtures are needed; add runs, or name fewer with indicators=[...]"
+        )
+    # So many equally weighted runs would be as sure (Kish 1965).
+    if (as_good := runs.weights.sum() ** 2 / (runs.weights**2).sum()) < needed:
+        raise InstructMineError(
+            f"the weights '{options.weights}' make {len(runs)} runs as good as {as_good:.1f}, too few for "
+            f"{regressors} regressors: even them out, or name fewer indicators"
+        )
+    if few:
+        warnings.warn(
+            f"{mixtures} mixtures are fewer than {regressors} regressors need: some set of them fits any losses. The "
+            f"held-out R² and the permutation p count that; the choice of single indicators may be chance",
+            stacklevel=5,
+        )
+    return few
 
 
 def fit_terms(runs: RunTable, options: FitOptions) -> tuple[list[Term], list[Term], dict[str, np.ndarray]]:
@@ -277,9 +301,9 @@ def validate(
         # The choice, and what else could have been chosen.
         candidates=names,
         chosen_share=dict(zip(names, estimate.chosen_share.tolist())) if estimate.chosen_share is not None else {},
-        subsets=int(problem.allowed.sum()),
+        subsets=problem.longest + 1 if problem.by_size else int(problem.allowed.sum()),
         rivals=None if estimate.good is None else int(estimate.good.sum()),
-        interchangeable=_interchangeable(problem, estimate, names, correlation),
+        interchangeable=_interchangeable(estimate, names, correlation),
         # How the regressors lie.
         vif=dict(zip(terms, vif(u[:, 1:]).tolist())),
         candidate_vif=dict(zip(names, vif(candidates).tolist())),
@@ -390,14 +414,12 @@ def _compare_sets(diagnostics: Diagnostics, prepared: Prepared, u: np.ndarray, t
         diagnostics.set_slopes_p[name] = added_terms_p(in_every, slopes, own, problem.weights)
 
 
-def _interchangeable(
-    problem: Problem, estimate: Estimate, names: list[str], correlation: np.ndarray
-) -> list[list[str]]:
+def _interchangeable(estimate: Estimate, names: list[str], correlation: np.ndarray) -> list[list[str]]:
     """Pairs (chosen, left out), correlated above 0.7, whose exchange leaves the rule as good."""
     subset, good = estimate.subset, estimate.good
-    if good is None:
+    if good is None or estimate.compared is None:
         return []
-    known = {tuple(s): bool(g) for s, g in zip(problem.subsets.tolist(), good)}
+    known = {tuple(s): bool(g) for s, g in zip(estimate.compared.tolist(), good)}
     pairs = []
     for i in np.flatnonzero(subset):
         for j in np.flatnonzero(~subset):

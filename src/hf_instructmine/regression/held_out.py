@@ -107,7 +107,7 @@ def leave_one_source_out(
         compare (`bool`, *optional*, defaults to `False`): Whether to split at random too, into as many mixtures.
     """
     results: dict[str, dict[str, Any]] = {}
-    needed = problem.x.shape[1] + 1
+    needed = problem.forced + problem.longest + 1
     at_random: dict[int, np.ndarray] = {}
     for source, share in zip(runs.sources, (runs.shares.T if runs.shares is not None else [])):
         train = share <= 0

@@ -61,7 +61,6 @@ class Subsets:
         if unknown:
             raise InstructMineError(f"select_options names '{unknown[0]}', no option of this selector")
         self.usable = usable_rows(scored, columns)
-        self._usable = set(self.usable.tolist())
         self._warned: set[tuple[str, int]] = set()
 
     def knobs(self) -> dict[str, Any] | None:
@@ -112,9 +111,9 @@ class Subsets:
         rows = [int(row) for row in chosen]
         if len(rows) != size or len(set(rows)) != size:
             raise InstructMineError(f"the selector was asked for {size} rows and gave {len(set(rows))} different ones")
-        mute = next((row for row in rows if row not in self._usable), None)
-        if mute is not None:
-            raise InstructMineError(f"the selector gave row {mute}, which is not in the pool or has no response")
+        mute = np.setdiff1d(rows, self.usable[np.searchsorted(self.usable, rows) % len(self.usable)])
+        if len(mute):
+            raise InstructMineError(f"the selector gave row {mute[0]}, which is not in the pool or has no response")
         return rows
 
     def _select(
