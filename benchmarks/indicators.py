@@ -266,7 +266,7 @@ def floor_table(pool: Dataset, rows: list[Conversation], parts: Sequence[str], r
         "|---|---|---:|---:|---:|",
     ]
     print("\n".join(lines))
-    many = sampled(pool, 300)
+    many = sampled(pool, 600)
     for part in parts:
         for line in FLOORS[part](rows, many, MAX_LENGTH, repeats):
             lines.append(line.line())
