@@ -1,10 +1,12 @@
 """The indicators side by side with what one would use otherwise, on the same rows and one thread.
 
     python benchmarks/indicators.py [--output docs/benchmarks.md] [--only perplexity mtld neighbours unieval]
+                                    [--floors perplexity reward embeddings neighbours unieval]
 
-Prints a Markdown table. Both sides run in turns and the medians are compared; times are CPU seconds of this process,
-which other work on the machine disturbs less than the clock. Rows come from the real pools in INSTRUCTMINE_SHARED_DATA
-(or ../shared/data beside the repository), else from the bundled sample pool.
+Prints two Markdown tables: against others, and against packed forward passes (`packed_floor.py`). Both sides run in
+turns and the medians are compared. Times are CPU seconds of this process: other work on the machine disturbs them less
+than the clock. Rows come from the real pools in INSTRUCTMINE_SHARED_DATA (or ../shared/data beside the repository),
+else from the bundled sample pool.
 """
 
 import os
@@ -23,6 +25,8 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, disable_progress_bars
+from packed_floor import HEAD
+from packed_floor import PARTS as FLOORS
 
 from hf_instructmine import Perplexity, load_sample_pool, smollm2_135m
 from hf_instructmine.data.conversation import Conversation, read_conversations
@@ -213,7 +217,8 @@ def machine() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--output", metavar="FILE", help="also write the table there")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="which comparisons")
+    parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS, help="which comparisons")
+    parser.add_argument("--floors", nargs="*", choices=FLOORS, default=tuple(FLOORS), help="which packed floors")
     parser.add_argument("--rows", type=int, default=48, help="rows that models score")
     parser.add_argument("--repeats", type=int, default=3, help="rounds, of which the median counts")
     args = parser.parse_args()
@@ -237,10 +242,39 @@ def main() -> None:
         for comparison in COMPARISONS[part](pool, conversations, args.repeats):
             lines.append(comparison.line())
             print(lines[-1], flush=True)
+    lines += floor_table(pool, conversations, args.floors, args.repeats)
     if args.output is not None:
-        Path(args.output).write_text("\n".join([*lines, "", NOTES]), encoding="utf-8")
+        path = Path(args.output)
+        before = path.read_text(encoding="utf-8") if path.exists() else ""
+        by_hand = before[before.index(_BY_HAND) :] if _BY_HAND in before else ""
+        path.write_text("\n".join([*lines, "", NOTES, by_hand]).rstrip() + "\n", encoding="utf-8")
 
 
+def floor_table(pool: Dataset, rows: list[Conversation], parts: Sequence[str], repeats: int) -> list[str]:
+    """How near our own passes are to packed ones."""
+    if not parts:
+        return []
+    lines = [
+        "",
+        "## Against packed forward passes",
+        "",
+        "CPU seconds of one thread (threads = 1), medians of rounds in turns. The floor runs the same model over the "
+        "same tokens without padding, in the fastest of several batches and attentions; tokenising counts on both "
+        "sides. 1 is the least that batches of whole texts can take.",
+        "",
+        f"| {' | '.join(HEAD)} |",
+        "|---|---|---:|---:|---:|",
+    ]
+    print("\n".join(lines))
+    many = sampled(pool, 600)
+    for part in parts:
+        for line in FLOORS[part](rows, many, MAX_LENGTH, repeats):
+            lines.append(line.line())
+            print(lines[-1], flush=True)
+    return lines
+
+
+_BY_HAND = "## On a GPU"
 COMPARISONS: dict[str, Callable[[Dataset, list[Conversation], int], list[Comparison]]] = {
     "perplexity": lambda pool, rows, repeats: [
         line for dtype in ("bfloat16", "float32") for line in compare_perplexity(rows, dtype, repeats)

@@ -1,6 +1,7 @@
 """Micro-batches: every item once, in the caller's order, within the budget; memory running out halves the budget."""
 
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -62,6 +63,22 @@ def test_out_of_memory_halves_the_budget_until_it_suffices(error):
     loaded = budget_of(10_000)
     assert run_sorted(loaded, lengths, forward) == list(range(16))
     assert loaded.token_budget == 40  # 160, 80, 40: what had been tried is halved, not a budget that was never reached
+
+
+def test_without_padding_all_of_one_length_come_at_once_and_memory_is_kept_to_within():
+    loaded, asked = budget_of(60), []
+
+    def forward(batch):
+        asked.append([lengths[i] for i in batch])
+        if min(loaded.token_budget // asked[-1][0], len(batch)) > 2:
+            raise MemoryError
+        return batch
+
+    lengths = [10, 4, 10, 10, 4, 10]
+    assert run_sorted(loaded, lengths, forward, padded=False) == list(range(6))
+    assert asked == [[10] * 4] * 2 + [[4, 4]] and loaded.token_budget == 20
+    with pytest.raises(InstructMineError, match="one text of 3 tokens does not fit"):
+        run_sorted(budget_of(100), [3] * 5, Mock(side_effect=MemoryError), padded=False)
 
 
 def test_one_text_too_long_for_memory_says_what_to_do():

@@ -21,6 +21,7 @@ from ..models.engine import pad_with_mask, response_nll, run_sorted
 from ..models.loading import LoadedModel
 from ..outputs.files import writing, written_whole
 from ..outputs.reading import read_array
+from ..outputs.room import check_room
 from .base_model import decoder_layers
 from .evaluation import EncodedSet
 from .finetune import evaluating
@@ -175,17 +176,9 @@ def _check_room(loaded: LoadedModel, folder: Path, parts: Sequence[Sequence[Sequ
     """
     tokens = sum(len(ids) for part in parts for ids in part)
     needed = 2 * loaded.model.config.get_text_config().hidden_size * tokens
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise InstructMineError(
-            f"the cached trunk takes {_bytes(needed)}, but the disk of '{folder}' has {_bytes(free)} left: make room, "
-            "choose another output_dir, or set cached_trunk: false"
-        )
-    return _bytes(needed)
-
-
-def _bytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+    return check_room(
+        folder, needed, "the cached trunk takes", "choose another output_dir, or set cached_trunk: false"
+    )
 
 
 def _hold(folder: Path) -> FileLock:

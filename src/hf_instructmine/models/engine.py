@@ -47,7 +47,8 @@ def run_sorted(
         lengths (`Sequence[int]`): Tokens of each item.
         forward (`Callable[[list[int]], Sequence]`): Takes the numbers of the items of a micro-batch, longest first;
             returns one result for each.
-        padded (`bool`, defaults to `True`): Whether items of different lengths may share a micro-batch.
+        padded (`bool`, defaults to `True`): Whether items of different lengths may share a micro-batch. Otherwise
+            `forward` gets all items of one length, and sees to micro-batches of `loaded.token_budget` itself.
 
     Raises:
         [`InstructMineError`]: Where a single item does not fit into memory.
@@ -57,8 +58,9 @@ def run_sorted(
     waiting = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     while waiting:
         longest = lengths[waiting[0]]
-        size = 1 if longest >= loaded.alone_from else max(1, loaded.token_budget // max(1, longest))
-        batch = waiting[:size] if padded else [i for i in waiting[:size] if lengths[i] == longest]
+        fitting = max(1, loaded.token_budget // max(1, longest))
+        size = 1 if longest >= loaded.alone_from else fitting
+        batch = waiting[:size] if padded else [i for i in waiting if lengths[i] == longest]
         _forget_longer_texts(loaded)
         try:
             with any_shape(loaded.device):
@@ -66,13 +68,14 @@ def run_sorted(
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
-            if len(batch) == 1:
+            tried = min(fitting, len(batch))
+            if tried == 1:
                 raise InstructMineError(
-                    f"one text of {lengths[batch[0]]} tokens does not fit into memory: lower max_length"
+                    f"one text of {longest} tokens does not fit into memory: lower max_length"
                 ) from error
             outputs = None
         if outputs is None:  # outside of `except`: until it is left, the error's traceback keeps the tensors alive
-            loaded.token_budget = lengths[batch[0]] * len(batch) // 2
+            loaded.token_budget = longest * tried // 2
             _empty_cache()
             continue
         for i, output in zip(batch, outputs):

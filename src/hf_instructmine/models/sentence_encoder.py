@@ -118,18 +118,20 @@ class SentenceEncoder:
         model = cast("SentenceTransformer", loaded.model)
         window = model.max_seq_length or np.inf
 
+        seen = np.minimum(lengths, window).astype(int).tolist()
+        # On a CPU small batches cost nothing, and texts of one length share theirs without padding: a vector then has
+        # the same bits alone and among others, where matrix products do (MKL, OpenBLAS).
+        padded = loaded.device.type != "cpu"
+
         def forward(batch: list[int]) -> np.ndarray:
             return model.encode(
                 [texts[row] for row in batch],
-                batch_size=len(batch),
+                batch_size=len(batch) if padded else max(1, loaded.token_budget // max(1, seen[batch[0]])),
                 show_progress_bar=False,
                 processing_kwargs=_AS_TEXT,
             )
 
-        seen = np.minimum(lengths, window).astype(int).tolist()
-        # On a CPU small batches cost nothing, and texts of one length share their batch without padding: a vector then
-        # has the same bits alone and among others, where the products of matrices do (measured: MKL, OpenBLAS).
-        vectors = np.stack(run_sorted(loaded, seen, forward, padded=loaded.device.type != "cpu"))
+        vectors = np.stack(run_sorted(loaded, seen, forward, padded))
         norms = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
         sound = np.isfinite(norms[:, 0]) & (norms[:, 0] > 0)
         if not sound.all():
