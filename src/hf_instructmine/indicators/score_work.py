@@ -194,10 +194,12 @@ def _overlaps(task: Task) -> bool:
 
 
 def _leave(left: dict[int, set[int]], start: int, tables: dict[int, pa.Table]) -> Made:
-    left[start] -= tables.keys()
-    if not left[start]:
-        del left[start]
-    yield start, tables
+    fresh = {k: table for k, table in tables.items() if k in left.get(start, ())}
+    if fresh:
+        left[start] -= fresh.keys()
+        if not left[start]:
+            del left[start]
+        yield start, fresh
 
 
 def _by_others(task: Task, left: dict[int, set[int]], damaged: set[tuple[int, int]]) -> Made:
@@ -326,9 +328,9 @@ class Helpers:
         for number, (process, _, errors) in enumerate(self.running):
             if number in self._told:
                 continue
+            error = None
             try:
-                if errors.poll():
-                    raise errors.recv()
+                error = errors.recv() if errors.poll() else None
             except (EOFError, OSError):  # it ended without a word
                 process.join(1)
                 self._told.add(number)
@@ -336,12 +338,16 @@ class Helpers:
                     "a process of num_proc died (exit code %s), for want of memory perhaps, or because a script lacks "
                     "`if __name__ == '__main__':`: the others go on with its shards", process.exitcode,
                 )  # fmt: skip
+            if error is not None:
+                raise error
 
     def _on_disk(self, texts: Dataset) -> Dataset:
         """A table that lies in memory as a file, which another process maps into its own."""
         if texts.cache_files or len(texts) <= _SENT:
             return texts
-        path = self.folder / f"{len(list(self.folder.iterdir()))}.arrow"
+        path = self.folder / f"{texts._fingerprint}.arrow"
+        if path.exists():
+            return Dataset.from_file(str(path))
         batches = texts.with_format("arrow").iter(_SENT)
         with writing(path), pa.OSFile(str(path), "wb") as sink:
             first = next(batches)
