@@ -90,6 +90,7 @@ class Nodes:
 
     def __init__(self):
         command = [sys.executable, __file__, "cluster"]
+        os.environ["RAY_prestart_worker_first_driver"] = "0"  # processes that nobody asked for
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.address, self.raylet = self._line()
 

@@ -13,6 +13,7 @@ from tiny_models import byte_tokenizer, causal_model, save
 
 import hf_instructmine as him
 from hf_instructmine import MTLD, InstructMineError, Perplexity
+from hf_instructmine.cli import score as cli_score
 from hf_instructmine.indicators import ray_scoring
 from hf_instructmine.indicators.ray_scoring import RayCluster
 from hf_instructmine.indicators.score_work import Task, local_shards
@@ -233,3 +234,14 @@ def test_the_builds_of_a_library_for_a_gpu_and_for_a_cpu_agree():
 def test_what_contradicts_itself_is_refused_before_the_pool_is_read(options, said):
     with pytest.raises(InstructMineError, match=said):
         him.score("no-such-file.jsonl", MTLD(), **options)
+
+
+def test_resources_of_the_command_line():
+    assert cli_score._resources(["num_gpus=0.5", "memory=2e9"]) == {"num_gpus": 0.5, "memory": 2e9}
+    assert cli_score._resources(["Perplexity.num_gpus=1", "mtld.num_cpus=2"]) == {
+        "Perplexity": {"num_gpus": 1},
+        "mtld": {"num_cpus": 2},
+    }
+    assert cli_score._resources(None) is None
+    with pytest.raises(InstructMineError, match="--resources 'num_gpus' is no amount: write num_gpus=0.5, or Perp"):
+        cli_score._resources(["num_gpus"])
