@@ -88,6 +88,7 @@ class HubStub(ThreadingHTTPServer):
         self.requests: list[tuple[str, str]] = []
         self.failures: Counter = Counter()
         self.faults: dict[str, list[Any]] = defaultdict(list)
+        self.jobs: list[dict[str, Any]] = []  # that were submitted
         self.late = 0.5
         self.lock = threading.RLock()
 
@@ -203,6 +204,13 @@ class _Handler(BaseHTTPRequestHandler):
         if not self.authorized():
             return self.refuse()
         self.reply({"type": "user", "name": "me", "fullname": "me", "orgs": [], "auth": {}})
+
+    def run_job(self, owner: str):
+        if not self.authorized():
+            return self.refuse()
+        self.server.jobs.append(json.loads(self.body))
+        owned = {"id": "1", "name": owner, "type": "user"}
+        self.reply({"id": "0a1b2c", "owner": owned, "status": {"stage": "RUNNING"}})
 
     def create_repo(self):
         if not self.authorized():
@@ -397,6 +405,7 @@ _ROUTES = [
     (r"/api/whoami-v2", _Handler.whoami),
     (r"/api/repos/create", _Handler.create_repo),
     (r"/api/validate-yaml", _Handler.validate_yaml),
+    (r"/api/jobs/([^/]+)", _Handler.run_job),
     (_REPO, _Handler.repo_info),
     (_REPO + r"/revision/" + _REVISION, _Handler.repo_info),
     (_REPO + r"/tree/" + _REVISION + r"(/.*)?", _Handler.tree),

@@ -4,7 +4,6 @@ import os
 import shutil
 import socket
 import sys
-from functools import partial
 from pathlib import Path
 
 import psutil
@@ -14,8 +13,10 @@ from tiny_models import byte_tokenizer, causal_model, save
 
 import hf_instructmine as him
 from hf_instructmine import MTLD, InstructMineError, Perplexity
-from hf_instructmine.indicators import ray_scoring, scoring
-from hf_instructmine.indicators.ray_scoring import ray_shards
+from hf_instructmine.cli import score as cli_score
+from hf_instructmine.indicators import ray_scoring
+from hf_instructmine.indicators.ray_scoring import RayCluster
+from hf_instructmine.indicators.score_work import Task, local_shards
 
 
 ray = pytest.importorskip("ray", reason="pip install 'hf-instructmine[ray]'")
@@ -53,15 +54,20 @@ def cluster():
     nodes.shutdown()
 
 
+def task_of(pool, indicator):
+    return Task(pool, [indicator], None, ROWS, {})
+
+
 def scored(pool, indicator, address=None, starts=None, **options):
-    score = partial(scoring.score_rows, indicator)
     starts = range(0, len(pool), ROWS) if starts is None else starts
-    return ray_shards(pool, indicator, score, list(starts), ROWS, address, **options)
+    with RayCluster(address, **options) as workers:
+        for start, tables in workers.made(task_of(pool, indicator), {start: [0] for start in starts}):
+            yield start, tables[0]
 
 
 def alone(pool, indicator):
-    shards = scoring._score_shards(pool, indicator, range(0, len(pool), ROWS), ROWS, 1)
-    return {start: plain(shard) for start, shard in shards}
+    task = task_of(pool, indicator)
+    return {start: plain(tables[0]) for start, tables in local_shards(task, {start: [0] for start in task.sizes})}
 
 
 def plain(shard):
@@ -177,17 +183,65 @@ def test_a_port_where_nothing_listens_is_told_at_once(pool, monkeypatch):
         ({"num_gpus": 0}, "num_gpus=0 is no amount: pass a number above 0"),
         ({"num_gpus": "1"}, "num_gpus='1' is no amount"),
         ({"mtld": {"num_cpus": True}}, "num_cpus=True is no amount"),
+        ({"mtld": {"num_cpus": 1}, "num_cpus": 1}, "pass amounts, or a mapping of them for each indicator, not both"),
     ],
 )
-def test_resources_that_are_none(resources, said):
+def test_resources_that_are_none(resources, said, pool):
+    refused(said, pool, MTLD(), resources=resources)
+
+
+def test_a_model_takes_a_gpu_where_there_are_some(perplexity, monkeypatch):
+    gpus = {"GPU": 8}
+
+    class Connected:
+        def cluster_resources(self):
+            return gpus
+
+    def needed(indicators, resources=None):
+        workers = RayCluster(resources=resources)
+        monkeypatch.setattr(workers, "_ray", Connected)
+        return workers._needed(indicators)
+
+    assert needed([perplexity]) == {"num_gpus": 1}
+    assert needed([MTLD()]) == {"num_cpus": 1}
+    half = {"Perplexity": {"num_gpus": 0.5}, "mtld": {"num_cpus": 2, "memory": 1e9}}
+    assert needed([perplexity], half) == {"num_gpus": 0.5}
+    assert needed([MTLD(), him.OutputLength("gpt2")], half) == {"num_cpus": 2, "memory": 1e9}
+    gpus.clear()
+    assert needed([perplexity]) == {"num_cpus": 1}
+
+
+def test_the_builds_of_a_library_for_a_gpu_and_for_a_cpu_agree():
+    here = {"torch": "2.14.1+cpu", "hf-instructmine": "0.1.0.dev0"}
+    assert ray_scoring._disagreement(here, {**here, "torch": "2.14.0+cu126"}) is None
+    other = ray_scoring._disagreement(here, {**here, "torch": "2.13.0"})
+    assert other.startswith("a node of the Ray cluster has torch 2.13.0, and this process 2.14.1+cpu: ")
+    assert "hf-instructmine 0.1.0" in ray_scoring._disagreement(here, {**here, "hf-instructmine": "0.1.0"})
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"executor": "slurm"}, "executor must be one of local, ray, not 'slurm'"),
+        ({"address": "head:6379"}, "address and resources are of a Ray cluster: pass executor='ray' too"),
+        ({"executor": "ray", "num_proc": 2}, "num_proc=2 is of executor='local'"),
+        (
+            {"executor": "ray", "resources": {"Mtld": {"num_cpus": 1}}},
+            "one of mtld, not 'Mtld': did you mean 'mtld'",
+        ),
+    ],
+)
+def test_what_contradicts_itself_is_refused_before_the_pool_is_read(options, said):
     with pytest.raises(InstructMineError, match=said):
-        ray_scoring._needed(MTLD(), resources, gpus=False)
+        him.score("no-such-file.jsonl", MTLD(), **options)
 
 
-def test_a_model_takes_a_gpu_where_there_are_some(perplexity):
-    assert ray_scoring._needed(perplexity, None, gpus=True) == {"num_gpus": 1}
-    assert ray_scoring._needed(perplexity, None, gpus=False) == {"num_cpus": 1}
-    assert ray_scoring._needed(MTLD(), None, gpus=True) == {"num_cpus": 1}
-    half = {"Perplexity": {"num_gpus": 0.5}}
-    assert ray_scoring._needed(perplexity, half, gpus=True) == {"num_gpus": 0.5}
-    assert ray_scoring._needed(MTLD(), half, gpus=True) == {"num_cpus": 1}
+def test_resources_of_the_command_line():
+    assert cli_score._resources(["num_gpus=0.5", "memory=2e9"]) == {"num_gpus": 0.5, "memory": 2e9}
+    assert cli_score._resources(["Perplexity.num_gpus=1", "mtld.num_cpus=2"]) == {
+        "Perplexity": {"num_gpus": 1},
+        "mtld": {"num_cpus": 2},
+    }
+    assert cli_score._resources(None) is None
+    with pytest.raises(InstructMineError, match="--resources 'num_gpus' is no amount: write num_gpus=0.5, or Perp"):
+        cli_score._resources(["num_gpus"])

@@ -49,7 +49,11 @@ def add_options(verbs: Any) -> None:
         help="processes, this one among them; each loads its own copy of a model, on a GPU of its own "
         "where there are several. The same command may also be started several times, on one machine or more",
     )
-    verb.add_argument("--executor", default="local", help="local, or ray: actors on the nodes of a Ray cluster")
+    verb.add_argument(
+        "--executor",
+        default="local",
+        help="local; ray: actors on the nodes of a Ray cluster; jobs: a Hugging Face Job, from and to the Hub",
+    )
     verb.add_argument("--address", metavar="HOST:PORT", help="of the Ray cluster (RAY_ADDRESS, or one started here)")
     verb.add_argument(
         "--resources",
@@ -57,6 +61,9 @@ def add_options(verbs: Any) -> None:
         metavar="[NAME.]KEY=N",
         help="what an actor of Ray takes, e.g. num_gpus=0.5, or Perplexity.num_gpus=1 for one indicator",
     )
+    verb.add_argument("--flavor", help="hardware of the job, e.g. a10g-small (the Hub's default has no GPU)")
+    verb.add_argument("--push-to", metavar="REPO", help="dataset that the job pushes the scored folder to")
+    verb.add_argument("--package", metavar="SPEC", help="what the job installs by pip (this release if not given)")
     verb.add_argument("--overwrite", action="store_true", help="replace columns, or another run, of the same name")
 
 
@@ -67,6 +74,10 @@ def run(args: argparse.Namespace) -> None:
     from ..indicators import scoring
     from ..indicators.score_work import is_main_process
 
+    if args.executor == "jobs":
+        _submit(args)
+        return
+    _refuse_of_jobs(args)
     columns = parse_mapping(args.columns)
     indicators = build_indicators(args.indicator, columns)
     pool = load_pool(args.input, **pick(args, load_pool, columns=columns))
@@ -90,6 +101,27 @@ def run(args: argparse.Namespace) -> None:
         "--output-dir", beside(args.output_dir, strategy),
         instead=["sweep", args.output_dir, *training, *subset],
     )  # fmt: skip
+
+
+def _submit(args: argparse.Namespace) -> None:
+    from ..indicators.hub_job import score_in_job
+
+    for name in ("address", "resources"):
+        if getattr(args, name) is not None:
+            raise InstructMineError(f"--{name} is of a Ray cluster: leave it out, or pass --executor ray")
+    options = ["--indicator", *args.indicator, "--num-proc", str(args.num_proc)]
+    for name in ("split", "sample", "seed", "columns"):
+        value = getattr(args, name)
+        options += [] if value is None else [f"--{name}", str(value)]
+    job = score_in_job(args.input, options, args.push_to, flavor=args.flavor, package=args.package)
+    print(f"Submitted {job.url}")
+    print(f"It pushes to {args.push_to} when it is done. Watch it: hf jobs logs {job.id}")
+
+
+def _refuse_of_jobs(args: argparse.Namespace) -> None:
+    for name in ("flavor", "push_to", "package"):
+        if getattr(args, name) is not None:
+            raise InstructMineError(f"--{name.replace('_', '-')} is of a job: pass --executor jobs too")
 
 
 def _resources(given: Sequence[str] | None) -> dict[str, Any] | None:

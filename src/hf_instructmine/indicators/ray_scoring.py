@@ -11,29 +11,24 @@ import pickle
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
-from datasets import Dataset, load_from_disk
-
-import hf_instructmine
+from datasets import Dataset
 
 from ..errors import InstructMineError, not_one_of, one_line
 from .base import Indicator
+from .score_work import Helpers, Made, Task, shard_rows
 
 
-# What a score may depend on.
-_VERSIONS = ("torch", "transformers", "tokenizers")
+EXECUTORS = ("local", "ray")
 # What an actor may ask for, and what a node calls it.
 _AMOUNTS = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
 _CONNECT_SECONDS, _ANSWER_SECONDS = 5, 60
 _TRIES = 3
 _NODE = "ray.io/node-id"
-_SMALL = 10_000
 _BLOCK = pa.schema({"start": pa.int64(), "content": pa.large_binary(), "error": pa.string()})
 
 
@@ -43,19 +38,12 @@ def ray_session(address: str | None = None) -> Iterator[Any]:
 
     Args:
         address (`str`, *optional*): `HOST:PORT` of a cluster that this machine is a node of, or `"auto"` for the one
-            that runs here; defaults to `RAY_ADDRESS`. Without either, and where the process is not connected, one is
-            started.
+            that runs here; defaults to `RAY_ADDRESS`. Without either, one is started.
 
     Raises:
         [`InstructMineError`]: Where Ray is not installed, or no cluster is at the address.
     """
-    try:
-        import ray
-    except ImportError as error:
-        raise InstructMineError("executor='ray' needs Ray: pip install 'hf-instructmine[ray]'") from error
-    if ray.is_initialized():
-        yield ray
-        return
+    ray = _import_ray()
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     _check_address(address)
     try:
@@ -71,55 +59,94 @@ def ray_session(address: str | None = None) -> Iterator[Any]:
         ray.shutdown()
 
 
-def ray_shards(
-    texts: Dataset,
-    indicator: Indicator,
-    score: Callable[[dict[str, list], int], pa.Table],
-    starts: Sequence[int],
-    rows: int,
-    address: str | None = None,
-    resources: Mapping[str, Any] | None = None,
-) -> Iterator[tuple[int, pa.Table]]:
-    """Scores shards on a Ray cluster; each comes back as soon as it is finished, in any order.
+class RayCluster(Helpers):
+    """The nodes of a Ray cluster, which make shards in place of this process; as [`Helpers`], a block long.
+
+    The cluster is connected to, or started, when there is a shard to be made.
 
     Args:
-        texts (`Dataset`): The columns that the indicator reads.
-        indicator ([`Indicator`]): Decides what an actor takes.
-        score (`Callable`): Makes the table of a shard from its batch and its first row. Each actor holds a copy, and
-            the model that it loads.
-        starts (`Sequence[int]`): The first row of each shard.
-        rows (`int`): Of a shard.
         address (`str`, *optional*): See [`ray_session`].
         resources (`Mapping`, *optional*): What an actor takes: `{"num_gpus": 0.5}`, with `num_cpus` and `memory`
             (bytes) likewise; or such a mapping for each of some indicators, by its class or first column. Defaults to
             one GPU for an indicator with a model where the cluster has GPUs, and to one CPU otherwise.
 
-    Yields:
-        `tuple[int, pa.Table]`: First row, and the columns and notes of a shard.
-
     Raises:
-        [`InstructMineError`]: Before any shard where there is no cluster, no node with the resources, or a node whose
-            versions are others. Later, where a shard cannot be scored; those that came back are complete.
+        [`InstructMineError`]: Where Ray is not installed, or nothing answers at the address.
     """
-    if not starts:
-        return
-    with ray_session(address) as ray, _on_disk(texts) as texts:
-        need = _needed(indicator, resources, ray.cluster_resources().get("GPU", 0) > 0)
-        hosts = _hosts(ray, indicator, need)
-        versions, here = _agreed_versions(ray, list(hosts)), ray.get_runtime_context().get_node_id()
+
+    def __init__(self, address: str | None = None, resources: Mapping[str, Any] | None = None):
+        super().__init__(0)
+        self.address, self.resources = address or os.environ.get("RAY_ADDRESS"), dict(resources or {})
+        _check_resources(self.resources)
+        _import_ray()
+        if self.address is not None:
+            _check_address(self.address)
+        self._session = ExitStack()
+        self._agreed: dict[str, dict[str, str]] = {}
+
+    @classmethod
+    def of(
+        cls,
+        executor: str,
+        num_proc: int,
+        address: str | None,
+        resources: Mapping[str, Any] | None,
+        indicators: Sequence[Indicator],
+    ) -> "RayCluster":
+        """The same from the arguments of a call, some of which may contradict each other."""
+        if executor not in EXECUTORS:
+            raise InstructMineError(f"executor must be {not_one_of(executor, EXECUTORS)}")
+        if executor != "ray":
+            raise InstructMineError("address and resources are of a Ray cluster: pass executor='ray' too")
+        if num_proc > 1:
+            raise InstructMineError(f"num_proc={num_proc} is of executor='local': Ray takes all that a cluster has")
+        workers = cls(address, resources)
+        known = dict.fromkeys(name for i in indicators for name in (type(i).__name__, *i.names))
+        for name in workers.resources if _is_named(workers.resources) else ():
+            if name not in known:
+                raise InstructMineError(f"resources: an indicator of this call is {not_one_of(name, known)}")
+        return workers
+
+    def __exit__(self, *error: Any) -> None:
+        self._session.close()
+        super().__exit__(*error)
+
+    def shard_rows(self, indicator: Indicator, rows: int) -> int:
+        """See [`shard_rows`]: what the actors compute on counts, not what this machine has."""
+        return shard_rows(indicator, rows, "num_gpus" in self._needed([indicator]))
+
+    def made(self, task: Task, missing: Mapping[int, Sequence[int]]) -> Made:
+        """Makes shards; each comes back, and is kept, as soon as it is finished, in any order.
+
+        Args:
+            task ([`Task`]): What is computed. Each actor holds a copy of its indicators, and the model it loads.
+            missing (`Mapping[int, Sequence[int]]`): The first row of each shard, and the numbers of its indicators.
+
+        Raises:
+            [`InstructMineError`]: Before any shard where there is no node with the resources, or one whose versions
+                are others. Later, where a shard cannot be scored; those that came back are kept.
+        """
+        if not missing:
+            return
+        ray, need = self._ray(), self._needed(task.indicators)
+        hosts = _hosts(ray, task.indicators, need)
+        versions = self._agreed_versions(task, list(hosts))
+        here, most = ray.get_runtime_context().get_node_id(), min(sum(hosts.values()), len(missing))
+        alone = Task(Dataset.from_dict({}), task.indicators, None, task.rows, {})
         begun = ray.remote(num_cpus=0, label_selector={_NODE: here})(_Begun).remote(_TRIES)
-        most = min(sum(hosts.values()), len(starts))
         try:
             with _quiet():
-                scored = _stream(ray, texts, starts, rows, here).map_batches(
+                scored = _stream(ray, self._on_disk(task.texts), task.rows, missing, here).map_batches(
                     _Scorer,
-                    fn_constructor_args=(score, versions, begun),
+                    fn_constructor_args=(alone, versions, begun),
                     batch_size=1,
                     batch_format="pyarrow",
                     compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most, initial_size=most),
                     **need,
                 )
-                yield from _finished(scored)
+                for start, tables in _finished(scored):
+                    task.keep(start, tables)
+                    yield start, tables
         except _failures() as error:
             cause = getattr(error, "cause", None) or error
             raise InstructMineError(
@@ -127,8 +154,34 @@ def ray_shards(
                 "kept in output_dir, and the same command goes on"
             ) from error
 
+    def _ray(self) -> Any:
+        ray = _import_ray()
+        return ray if ray.is_initialized() else self._session.enter_context(ray_session(self.address))
 
-def _finished(scored: Any) -> Iterator[tuple[int, pa.Table]]:
+    def _needed(self, indicators: Sequence[Indicator]) -> dict[str, float]:
+        """What an actor of these takes, in the words of `map_batches`."""
+        has_model = any(indicator.source is not None for indicator in indicators)
+        found: dict[str, float] = {}
+        for indicator in indicators:
+            for name, amount in _given(indicator, self.resources).items():
+                found[name] = max(amount, found.get(name, 0))
+        if not found:
+            found = {"num_gpus" if has_model and self._ray().cluster_resources().get("GPU") else "num_cpus": 1}
+        return found
+
+    def _agreed_versions(self, task: Task, nodes: Sequence[str]) -> dict[str, str]:
+        """Those here, once every node that may score has the same, before anything is scored."""
+        here = _versions(sorted({name for indicator in task.indicators for name in indicator.libraries}))
+        fresh = [node for node in nodes if not here.keys() <= self._agreed.get(node, {}).keys()]
+        for node, there in zip(fresh, _versions_there(self._ray(), fresh, list(here))):
+            problem = _disagreement(here, there)
+            if problem is not None:
+                raise InstructMineError(problem)
+            self._agreed[node] = there
+        return here
+
+
+def _finished(scored: Any) -> Made:
     seen = set()
     for batch in scored.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
         for row in batch.to_pylist():
@@ -139,19 +192,23 @@ def _finished(scored: Any) -> Iterator[tuple[int, pa.Table]]:
                 yield row["start"], pickle.loads(row["content"])
 
 
-def _stream(ray: Any, texts: Dataset, starts: Sequence[int], rows: int, node: str) -> Any:
+def _stream(ray: Any, texts: Dataset, rows: int, missing: Mapping[int, Sequence[int]], node: str) -> Any:
     """The shards as a Ray Data dataset of one block each, read when they are asked for, on the driver's node."""
     from ray.data import TaskPoolStrategy
     from ray.data.block import BlockMetadata
     from ray.data.datasource import Datasource, ReadTask
 
+    gone = [file["filename"] for file in texts.cache_files if not os.path.exists(file["filename"])]
+    if gone:
+        raise InstructMineError(f"'{gone[0]}' is gone, which the pool is read from: load the pool anew")
     pool, count = ray.put(texts), len(texts)
 
     class Source(Datasource):
         def get_read_tasks(self, parallelism: int, *others: Any, **options: Any) -> list[ReadTask]:
+            of_one = BlockMetadata(1, None, None, None)
             return [
-                ReadTask(partial(_read, pool, count, start, rows), BlockMetadata(1, None, None, None))
-                for start in starts
+                ReadTask(partial(_read, pool, count, rows, start, list(members)), of_one)
+                for start, members in missing.items()
             ]
 
         def estimate_inmemory_data_size(self) -> None:
@@ -159,7 +216,7 @@ def _stream(ray: Any, texts: Dataset, starts: Sequence[int], rows: int, node: st
 
     return ray.data.read_datasource(
         Source(),
-        override_num_blocks=len(starts),
+        override_num_blocks=len(missing),
         num_cpus=0,
         compute=TaskPoolStrategy(1),  # reading takes no time beside scoring, and each process imports a second
         label_selector={_NODE: node},
@@ -169,7 +226,7 @@ def _stream(ray: Any, texts: Dataset, starts: Sequence[int], rows: int, node: st
 _opened: dict[str, Dataset] = {}
 
 
-def _read(pool: Any, count: int, start: int, rows: int) -> list[pa.Table]:
+def _read(pool: Any, count: int, rows: int, start: int, members: list[int]) -> list[pa.Table]:
     import ray
 
     try:
@@ -181,7 +238,7 @@ def _read(pool: Any, count: int, start: int, rows: int) -> list[pa.Table]:
             raise InstructMineError(
                 f"the pool has {len(texts)} rows where it had {count}: it changed while it was read"
             )
-        return [_block(start, texts[start : start + rows])]
+        return [_block(start, (members, texts[start : start + rows]))]
     except (OSError, InstructMineError) as error:
         return [_block(start, None, f"the pool's files cannot be read on the driver's node ({one_line(error)})")]
 
@@ -191,10 +248,10 @@ def _block(start: int, content: Any, error: str | None = None) -> pa.Table:
 
 
 class _Scorer:
-    """What an actor holds: what scores a shard, with a model that is loaded once."""
+    """What an actor holds: indicators, whose models are loaded once."""
 
-    def __init__(self, score: Callable[[dict[str, list], int], pa.Table], versions: Mapping[str, str], begun: Any):
-        self.score, self.begun, self.problem = score, begun, _disagreement(versions, _versions())
+    def __init__(self, task: Task, versions: Mapping[str, str], begun: Any):
+        self.task, self.begun, self.problem = task, begun, _disagreement(versions, _versions(list(versions)))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Scores the shard of a block."""
@@ -206,7 +263,8 @@ class _Scorer:
         if problem is not None:
             return _block(start, None, problem)
         try:
-            return _block(start, self.score(pickle.loads(row["content"]), start))
+            members, rows = pickle.loads(row["content"])
+            return _block(start, self.task.finish(members, self.task.begin_rows(rows, start, members)))
         except InstructMineError as error:
             return _block(start, None, str(error))
 
@@ -251,18 +309,12 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(before[2])
 
 
-@contextmanager
-def _on_disk(texts: Dataset) -> Iterator[Dataset]:
-    """The same rows from files, where there are many: what Ray is handed is then where they lie."""
-    gone = [file["filename"] for file in texts.cache_files if not os.path.exists(file["filename"])]
-    if gone:
-        raise InstructMineError(f"'{gone[0]}' is gone, which the pool is read from: load the pool anew")
-    if texts.cache_files or len(texts) <= _SMALL:
-        yield texts
-        return
-    with TemporaryDirectory(prefix="instructmine-") as folder:
-        texts.save_to_disk(folder)
-        yield load_from_disk(folder)
+def _import_ray() -> Any:
+    try:
+        import ray
+    except ImportError as error:
+        raise InstructMineError("executor='ray' needs Ray: pip install 'hf-instructmine[ray]'") from error
+    return ray
 
 
 def _check_address(address: str) -> None:
@@ -286,21 +338,29 @@ def _check_address(address: str) -> None:
         ) from error
 
 
-def _needed(indicator: Indicator, resources: Mapping[str, Any] | None, gpus: bool) -> dict[str, float]:
-    """What an actor of this indicator takes, in the words of `map_batches`."""
-    given = dict(resources or {})
-    if any(isinstance(amount, Mapping) for amount in given.values()):
-        named = [given[name] for name in (type(indicator).__name__, *indicator.names) if name in given]
-        given = dict(named[0]) if named else {}
-    for name, amount in given.items():
-        if name not in _AMOUNTS:
-            raise InstructMineError(f"resources: a resource is {not_one_of(name, _AMOUNTS)}")
-        if isinstance(amount, bool) or not isinstance(amount, int | float) or not 0 < amount < float("inf"):
-            raise InstructMineError(f"resources: {name}={amount!r} is no amount: pass a number above 0")
-    return given or ({"num_gpus": 1} if gpus and indicator.source is not None else {"num_cpus": 1})
+def _is_named(resources: Mapping[str, Any]) -> bool:
+    return any(isinstance(amount, Mapping) for amount in resources.values())
 
 
-def _hosts(ray: Any, indicator: Indicator, need: Mapping[str, float]) -> dict[str, int]:
+def _check_resources(resources: Mapping[str, Any]) -> None:
+    for given in resources.values() if _is_named(resources) else [resources]:
+        if not isinstance(given, Mapping):
+            raise InstructMineError("resources: pass amounts, or a mapping of them for each indicator, not both")
+        for name, amount in given.items():
+            if name not in _AMOUNTS:
+                raise InstructMineError(f"resources: a resource is {not_one_of(name, _AMOUNTS)}")
+            if isinstance(amount, bool) or not isinstance(amount, int | float) or not 0 < amount < float("inf"):
+                raise InstructMineError(f"resources: {name}={amount!r} is no amount: pass a number above 0")
+
+
+def _given(indicator: Indicator, resources: Mapping[str, Any]) -> Mapping[str, float]:
+    """What the caller wants an actor of this indicator to take; empty where nothing was said."""
+    if not _is_named(resources):
+        return resources
+    return next((resources[name] for name in (type(indicator).__name__, *indicator.names) if name in resources), {})
+
+
+def _hosts(ray: Any, indicators: Sequence[Indicator], need: Mapping[str, float]) -> dict[str, int]:
     """How many actors each node has room for, by its id."""
     nodes = [node for node in ray.nodes() if node["Alive"]]
     room = {
@@ -313,37 +373,16 @@ def _hosts(ray: Any, indicator: Indicator, need: Mapping[str, float]) -> dict[st
             f"{name}={max((node['Resources'].get(_AMOUNTS[name], 0) for node in nodes), default=0):g}" for name in need
         )
         raise InstructMineError(
-            f"no node of the Ray cluster has {asked}, which {type(indicator).__name__} asks for (the most: {most}): "
-            "add such a node, or pass other resources"
+            f"no node of the Ray cluster has {asked}, which {type(indicators[0]).__name__} asks for (the most: {most})"
+            ": add such a node, or pass other resources"
         )
     return {node: count for node, count in room.items() if count}
 
 
-def _versions() -> dict[str, str]:
-    found = {"hf-instructmine": hf_instructmine.__version__}
-    for name in _VERSIONS:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "none"
-    return found
+def _sent_whole() -> Callable[[Sequence[str]], dict[str, str]]:
+    """A function that Ray sends as code, not by its name: a node of another release has no such function."""
 
-
-def _disagreement(here: Mapping[str, str], there: Mapping[str, str]) -> str | None:
-    name = next((name for name in here if there.get(name) != here[name]), None)
-    if name is None:
-        return None
-    return (
-        f"a node of the Ray cluster has {name} {there.get(name)}, and this process {here[name]}: scores of both would "
-        "be mixed; install the same on all nodes"
-    )
-
-
-def _agreed_versions(ray: Any, nodes: Sequence[str]) -> dict[str, str]:
-    """Asks every node that may score for its versions, before anything is scored."""
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    def versions_there(names: Sequence[str]) -> dict[str, str]:  # sent whole: an earlier release has no such function
+    def versions(names: Sequence[str]) -> dict[str, str]:
         from importlib.metadata import PackageNotFoundError, version
 
         found = {}
@@ -353,24 +392,42 @@ def _agreed_versions(ray: Any, nodes: Sequence[str]) -> dict[str, str]:
             except PackageNotFoundError:
                 found[name] = "none"
         try:
-            from hf_instructmine import __version__
+            from hf_instructmine import __version__ as own
         except ImportError:
-            __version__ = "none"
-        return {"hf-instructmine": __version__, **found}
+            own = "none"
+        return {**found, "hf-instructmine": own}
 
-    here, task = _versions(), ray.remote(num_cpus=0)(versions_there)
+    return versions
+
+
+_versions = _sent_whole()
+
+
+def _disagreement(here: Mapping[str, str], there: Mapping[str, str]) -> str | None:
+    for name, release in here.items():
+        other = there.get(name, "none")
+        # A patch release of a library mends, and its builds for a GPU have names of their own; of ours all is sent.
+        same = other == release if name == "hf-instructmine" else other.split(".")[:2] == release.split(".")[:2]
+        if not same:
+            return (
+                f"a node of the Ray cluster has {name} {other}, and this process {release}: scores of both would be "
+                "mixed; install the same on all nodes"
+            )
+    return None
+
+
+def _versions_there(ray: Any, nodes: Sequence[str], names: list[str]) -> list[dict[str, str]]:
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    task = ray.remote(num_cpus=0)(_versions)
     asked = [
-        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(_VERSIONS)
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(names)
         for node in nodes
     ]
-    answered, silent = ray.wait(asked, num_returns=len(asked), timeout=_ANSWER_SECONDS)
+    _answered, silent = ray.wait(asked, num_returns=len(asked), timeout=_ANSWER_SECONDS) if asked else ([], [])
     if silent:
         raise InstructMineError(
             f"{len(silent)} of {len(nodes)} nodes of the Ray cluster did not answer in {_ANSWER_SECONDS} s: look at "
             "`ray status`"
         )
-    for there in ray.get(answered):
-        problem = _disagreement(here, there)
-        if problem is not None:
-            raise InstructMineError(problem)
-    return here
+    return ray.get(asked)

@@ -72,7 +72,10 @@ class Task:
 
     def begin(self, start: int, members: Sequence[int]) -> list[Ready]:
         """A shard read and made ready for some of the indicators, by their numbers; no model runs."""
-        batch = self.texts[start : start + self.rows]
+        return self.begin_rows(self.texts[start : start + self.rows], start, members)
+
+    def begin_rows(self, batch: dict[str, list], start: int, members: Sequence[int]) -> list[Ready]:
+        """The same with the rows of the shard, for a machine that does not have the pool."""
         rows = read_turns(batch, self.indicators[0].columns, start)
         return ready_together([self.indicators[k] for k in members], rows)
 
@@ -103,10 +106,10 @@ class _Claim(NamedTuple):
     held: ExitStack
 
 
-def shard_rows(indicator: Indicator, rows: int) -> int:
+def shard_rows(indicator: Indicator, rows: int, on_gpu: bool | None = None) -> int:
     """The rows of a shard where none is there yet. A shard is what a kill can lose, and what is sorted by length: on a
     GPU, whose batches are larger, 256 rows would cost it 18 % of padding, and 3,072 cost 2 %."""
-    is_fast = isinstance(indicator, ModelIndicator) and _device(indicator) != "cpu"
+    is_fast = isinstance(indicator, ModelIndicator) and (_device(indicator) != "cpu" if on_gpu is None else on_gpu)
     return max(_ACCELERATOR_ROWS if is_fast else _CPU_ROWS, -(-rows // _MOST_SHARDS))
 
 
@@ -287,7 +290,7 @@ class Helpers:
     def __enter__(self) -> "Helpers":
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, *error: Any) -> None:
         for process, _, _ in self.running:
             process.terminate()  # what it still does, nobody needs: all shards are there, or the call has failed
         for process, tasks, errors in self.running:
@@ -304,6 +307,15 @@ class Helpers:
         if self._folder is None:
             self._folder = TemporaryDirectory(prefix="instructmine-", ignore_cleanup_errors=True)
         return Path(self._folder.name)
+
+    def shard_rows(self, indicator: Indicator, rows: int) -> int:
+        """See [`shard_rows`]."""
+        return shard_rows(indicator, rows)
+
+    def made(self, task: Task, missing: Mapping[int, Sequence[int]]) -> Made:
+        """See [`local_shards`]."""
+        self.give(task, missing)
+        return local_shards(task, missing, self)
 
     def give(self, task: Task, missing: Mapping[int, Sequence[int]]) -> None:
         """Lets them take part in a task."""

@@ -27,6 +27,7 @@ from ..models.rendering import RefusedByTemplateError
 from ..outputs.digests import fast_digest, row_digest
 from ..outputs.folder import refuse_input, resolved
 from .base import Indicator
+from .ray_scoring import RayCluster
 from .score_shards import Shards
 from .score_work import (
     Files,
@@ -34,9 +35,7 @@ from .score_work import (
     Task,
     files_of,
     is_main_process,
-    local_shards,
     refuse_changed,
-    shard_rows,
     take_device,
 )
 from .scored_folder import Earlier, ScoredFolder
@@ -57,6 +56,9 @@ def score(
     *,
     num_proc: int = 1,
     overwrite: bool = False,
+    executor: str = "local",
+    address: str | None = None,
+    resources: Mapping[str, Any] | None = None,
 ) -> Dataset:
     """Scores every row of a pool with every indicator.
 
@@ -76,6 +78,11 @@ def score(
             each loads its own copy of a model. Of several GPUs each takes its own.
         overwrite (`bool`, defaults to `False`): Whether columns of the same name, or another run in `output_dir`,
             may be replaced.
+        executor (`str`, defaults to `"local"`): `"local"`, or `"ray"`: actors on the nodes of a Ray cluster.
+        address (`str`, *optional*): `HOST:PORT` of the Ray cluster, or `"auto"` for the one that runs here; defaults to
+            `RAY_ADDRESS`, else one is started.
+        resources (`Mapping`, *optional*): What an actor of Ray takes: `{"num_gpus": 0.5}`, or such a mapping for each
+            indicator by its name. By default a GPU for one with a model where there are some, else a CPU.
 
     Returns:
         `Dataset`: The pool with one float64 column per indicator name; a row that cannot be scored has NaN. Each
@@ -97,6 +104,9 @@ def score(
     place = None if output_dir is None else _folder_beside(pool, output_dir)
     if num_proc < 1:
         raise InstructMineError(f"num_proc={num_proc} scores nothing: it is the number of processes, 1 or more")
+    crew = Helpers(num_proc - 1)
+    if executor != "local" or address is not None or resources is not None:
+        crew = RayCluster.of(executor, num_proc, address, resources, indicators)
     pool = as_dataset(pool, "pool", columns=next((i.columns for i in indicators if i.columns is not None), None))
     pool = _checked_pool(pool, indicators, overwrite)
     rows = read_rows(pool, indicators, place is not None)
@@ -108,7 +118,7 @@ def score(
         folder.claim()
     earlier = {} if folder is None else folder.earlier()
     _look_ahead(pool, indicators, earlier, place)
-    tables, provenance = _score_all(pool, indicators, earlier, folder, rows, num_proc)
+    tables, provenance = _score_all(pool, indicators, earlier, folder, rows, crew)
     scored, report = pool, {}
     for indicator in indicators:
         table = tables[indicator.names]
@@ -131,13 +141,13 @@ def _score_all(
     earlier: Earlier,
     folder: ScoredFolder | None,
     rows: "Rows",
-    num_proc: int,
+    crew: Helpers,
 ) -> tuple[dict[tuple[str, ...], pa.Table], dict[str, Any]]:
     """Columns and notes by the names of an indicator's columns, and the configuration of each column."""
     tables, provenance = {}, {}
     take_device(indicators)
-    with Helpers(num_proc - 1) as helpers:
-        work = folder.work if folder is not None else helpers.folder if num_proc > 1 else None
+    with crew as helpers:
+        work = folder.work if folder is not None else helpers.folder if helpers.most else None
         for group in _groups(indicators):
             for indicator in group:
                 indicator.fit(pool)
@@ -342,7 +352,7 @@ def _score_group(
     """The columns and the notes of all rows, by the names of the columns."""
     texts, first = _text_columns(pool, group[0].columns), rows.copies[json.dumps(group[0].columns)]
     distinct = np.flatnonzero(first == np.arange(len(first)))
-    ways = [_way(i, texts, provenance[i.names[0]], work, rows.digest, len(distinct)) for i in group]
+    ways = [_way(i, texts, provenance[i.names[0]], work, rows.digest, len(distinct), helpers) for i in group]
     made = {}
     for rows_of_shard, copies in dict.fromkeys((way.rows, way.copies) for way in ways):
         members = [k for k, way in enumerate(ways) if (way.rows, way.copies) == (rows_of_shard, copies)]
@@ -356,11 +366,17 @@ def _score_group(
 
 
 def _way(
-    indicator: Indicator, texts: Dataset, configuration: Mapping[str, Any], work: Path | None, pool: str, distinct: int
+    indicator: Indicator,
+    texts: Dataset,
+    configuration: Mapping[str, Any],
+    work: Path | None,
+    pool: str,
+    distinct: int,
+    helpers: Helpers,
 ) -> _Way:
     """Where its shards are, of how many rows, and whether identical rows are in them."""
     if work is None:
-        return _Way(None, shard_rows(indicator, distinct), False)
+        return _Way(None, helpers.shard_rows(indicator, distinct), False)
     # Columns count too: the same model makes one or several (perplexity, and IFD beside it), of this text or that.
     # So do those beside the layout, which were not always read.
     beside = [name for name in texts.column_names if name in BESIDE]
@@ -370,7 +386,7 @@ def _way(
         return _Way(earlier, max(256, -(-len(texts) // 2000)), True)
     shards = Shards(work, indicator.names, [*read, configuration, {"pool": pool}])
     rows = shards.layout(
-        lambda: shard_rows(indicator, distinct),
+        lambda: helpers.shard_rows(indicator, distinct),
         indicator.libraries,
         lambda rows: shards.there() >= {*range(0, distinct, rows)},
     )
@@ -383,20 +399,21 @@ def _score_task(task: Task, helpers: Helpers) -> list[pa.Table]:
     missing = {
         start: members for start in task.sizes if (members := [k for k, f in enumerate(found) if start not in f])
     }
-    with tqdm(
-        total=len(task.texts),
-        initial=sum(size for start, size in task.sizes.items() if start not in missing),
-        desc=f"Scoring {', '.join(name for indicator in task.indicators for name in indicator.names)}",
-        unit="row",
-        disable=_quiet(),
-    ) as bar:
-        helpers.give(task, missing)
-        with closing(local_shards(task, missing, helpers)) as shards:
-            for start, tables in shards:
-                for k, table in tables.items():
-                    found[k][start] = table
-                if all(start in tables for tables in found):
-                    bar.update(task.sizes[start])
+    with (
+        tqdm(
+            total=len(task.texts),
+            initial=sum(size for start, size in task.sizes.items() if start not in missing),
+            desc=f"Scoring {', '.join(name for indicator in task.indicators for name in indicator.names)}",
+            unit="row",
+            disable=_quiet(),
+        ) as bar,
+        closing(helpers.made(task, missing)) as shards,
+    ):
+        for start, tables in shards:
+            for k, table in tables.items():
+                found[k][start] = table
+            if all(start in tables for tables in found):
+                bar.update(task.sizes[start])
     return [pa.concat_tables([tables[start] for start in task.sizes]).combine_chunks() for tables in found]
 
 
