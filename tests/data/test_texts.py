@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
+from hf_instructmine import InstructMineError
 from hf_instructmine.data import texts
+from hf_instructmine.data.containers import as_dataset
 from hf_instructmine.data.texts import TextKeys, usable_rows
 
 
@@ -68,6 +70,18 @@ def test_only_the_first_of_equal_rows_is_kept_wherever_the_others_lie(monkeypatc
     assert usable_rows(pool.select([7, 5, 3, 1]), copies=False).tolist() == [0, 1]
 
 
+@pytest.mark.parametrize("at_once", [[1, 3, 0], [3]])
+def test_a_row_that_cannot_be_read_is_named_when_it_is_asked_for_and_no_earlier(at_once):
+    rows = [{"prompt": "q", "completion": text} for text in ("a", "b", 7, "a")]
+    keys = TextKeys(as_dataset(rows, "pool"), None)
+    keys.load(np.arange(4))
+    assert keys[0] == keys[3] != keys[1]
+    keys.load(np.array(at_once))
+    assert keys[0] == keys[3] != keys[1]
+    with pytest.raises(InstructMineError, match=r"^row 2, column 'completion': expected text .*, got int 7"):
+        keys[2]
+
+
 def test_digests_take_a_few_bytes_a_row_and_no_object():
     rows = 4000
     pool = Dataset.from_dict({"prompt": ["q"] * rows, "completion": [f"answer {i}" for i in range(rows)]})
@@ -80,4 +94,4 @@ def test_digests_take_a_few_bytes_a_row_and_no_object():
         assert None not in [keys[row] for row in range(start, start + 100)]
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert held < 8 * rows  # an entry of a dict and its digest are above 100 bytes
+    assert held < 16 * rows  # an entry of a dict and its digest are above 100 bytes

@@ -1,7 +1,7 @@
 """The texts of a pool, to tell duplicates and rows without a response by."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -36,10 +36,10 @@ class TextKeys:
         self._names = read_columns(dataset.column_names, columns)
         self._texts = dataset.with_format(None).select_columns(self._names)
         self._columns = columns
-        self._digests = np.zeros((len(dataset), 16), np.uint8)
-        self._states = np.zeros(len(dataset), np.uint8)  # not read yet, no response, a digest
         # A column of single messages is refused by the first row of a batch: there each row is read for itself.
         self._alike = all(isinstance(self._texts.features[name], Value | List) for name in self._names)
+        self._digests = np.zeros((len(dataset), 16), np.uint8)
+        self._states = np.zeros(len(dataset), np.uint8)  # not read yet, no response, a digest
         self._batch: dict = {}
         self._places: dict[int, int] = {}
 
@@ -54,8 +54,7 @@ class TextKeys:
             read = read_conversations(self._batch, self._columns)
         except Exception:  # of a row that may not be asked for: it is read again, alone, when it is
             return
-        for row, conversation in zip(missing, read):
-            self._note(row, conversation)
+        self._keep(missing, read)
 
     def __getitem__(self, row: int) -> bytes | None:
         if self._states[row] == _NOT_READ:
@@ -65,17 +64,23 @@ class TextKeys:
             place = slice(self._places[row], self._places[row] + 1)
             batch = {name: self._batch[name][place] for name in self._names}
             (read,) = read_conversations(batch, self._columns, first_row=row)
-            self._note(row, read)
+            self._keep([row], [read])
         return self._digests[row].tobytes() if self._states[row] == _DIGEST else None
 
-    def _note(self, row: int, read: Conversation) -> None:
-        self._states[row] = _NO_RESPONSE if read.problem is not None else _DIGEST
-        if read.problem is None:
-            self._digests[row] = np.frombuffer(_digest(read), np.uint8)
+    def _keep(self, rows: Sequence[int], read: Sequence[Conversation]) -> None:
+        self._states[rows] = [_NO_RESPONSE if row.problem is not None else _DIGEST for row in read]
+        self._digests[rows] = _digests(read)
 
 
-def _digest(read: Conversation) -> bytes:
-    return row_digest(json.dumps([*read.identity, *read.masked], sort_keys=True, default=str))
+def _digests(read: Sequence[Conversation]) -> np.ndarray:
+    """A digest of each row as bytes, `(rows, 16)`; zeros where there is no response."""
+    told = (
+        row_digest(json.dumps([*row.identity, *row.masked], sort_keys=True, default=str))
+        if row.problem is None
+        else bytes(16)
+        for row in read
+    )
+    return np.frombuffer(b"".join(told), np.uint8).reshape(-1, 16)
 
 
 def usable_rows(dataset: Dataset, columns: Mapping[str, Any] | None = None, copies: bool = True) -> np.ndarray:
@@ -97,8 +102,7 @@ def usable_rows(dataset: Dataset, columns: Mapping[str, Any] | None = None, copi
             read = read_conversations(texts[start : start + _CHUNK], columns, first_row=start)
             usable[start : start + len(read)] = [row.problem is None for row in read]
             if not copies:
-                told = b"".join(_digest(row) if row.problem is None else bytes(16) for row in read)
-                digests[start : start + len(read)] = np.frombuffer(told, np.uint8).reshape(-1, 16)
+                digests[start : start + len(read)] = _digests(read)
             bar.update(len(read))
     if not usable.any():
         raise InstructMineError("no row of the pool has a response: there is nothing to train on")
