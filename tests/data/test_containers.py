@@ -1,13 +1,17 @@
 """One way in for rows: what becomes of each container, of mixed values, and of streams that are read in parts."""
 
+import shutil
+import tracemalloc
+from errno import ENOSPC
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
-from datasets import Dataset, DatasetDict, IterableDataset, Value
+from datasets import Dataset, DatasetDict, Features, IterableDataset, SplitDict, SplitInfo, Value, load_dataset
 
-from hf_instructmine import InstructMineError, get_provenance
+from hf_instructmine import MTLD, InstructMineError, get_provenance, score
 from hf_instructmine.data import containers
 from hf_instructmine.data.containers import as_batch, as_dataset, as_table
 from hf_instructmine.data.conversation import read_conversations
@@ -109,13 +113,99 @@ def test_an_empty_stream_is_an_empty_dataset():
     assert as_dataset(ROWS.to_iterable_dataset().take(0), "pool").column_names == ROWS.column_names
 
 
-def test_what_fails_within_a_stream_is_told_as_it_is():
+def files_of_streams() -> list[Path]:
+    return [path for path in Path(containers._scratch().name).rglob("*") if path.is_file()]
+
+
+def test_a_stream_that_breaks_off_is_one_line_with_its_row_and_cause_and_leaves_no_file(short_parts):
     def broken():
-        yield {"a": 1}
+        yield from ROWS
         raise ConnectionError("the line is dead")
 
-    with pytest.raises(ConnectionError, match="the line is dead"):
+    before = files_of_streams()
+    told = (
+        r"^the stream pool broke off after row 2 or later: ConnectionError: the line is dead; .*pass the stream again$"
+    )
+    with pytest.raises(InstructMineError, match=told) as error:
         as_dataset(IterableDataset.from_generator(broken), "pool")
+    assert isinstance(error.value.__cause__, ConnectionError)
+    assert files_of_streams() == before
+
+
+def test_a_disk_that_gets_full_is_one_line_with_the_mend_and_leaves_no_file(short_parts, monkeypatch):
+    def write(dataset, path, written=containers._on_disk):
+        if path.name == "1.arrow":
+            path.write_bytes(b"half")
+            raise OSError(ENOSPC, "No space left on device")
+        return written(dataset, path)
+
+    before = files_of_streams()
+    monkeypatch.setattr(containers, "_on_disk", write)
+    with pytest.raises(
+        InstructMineError, match=r"^cannot keep the stream pool on disk: No space .*; make room.*TMPDIR$"
+    ):
+        as_dataset(ROWS.to_iterable_dataset(), "pool")
+    assert files_of_streams() == before
+
+
+@pytest.fixture
+def told_to_be_large(tmp_path, monkeypatch):
+    """A stream whose builder knows that it has a tebibyte; two gibibytes of disk are free."""
+    ROWS.to_parquet(tmp_path / "rows.parquet")
+    large = load_dataset("parquet", data_files=str(tmp_path / "rows.parquet"), split="train", streaming=True)
+    large.info.splits = SplitDict({"train": SplitInfo("train", num_bytes=2**40, num_examples=3)})
+    free = shutil.disk_usage(tmp_path)._replace(free=2**31)
+    monkeypatch.setattr(containers.shutil, "disk_usage", lambda path: free)
+    return large
+
+
+def test_a_stream_that_is_known_to_be_too_large_is_refused_before_it_is_read(told_to_be_large, monkeypatch):
+    monkeypatch.setattr(containers, "_batches", lambda *given: pytest.fail("it was read"))
+    told = r"^the stream pool takes about 1,048,576 MiB on disk, and '.*' has 2,048 MiB free: make room.*TMPDIR$"
+    with pytest.raises(InstructMineError, match=told):
+        as_dataset(told_to_be_large, "pool")
+
+
+def test_of_a_part_of_a_large_stream_the_size_is_not_known(told_to_be_large):
+    for part in (told_to_be_large.take(2), told_to_be_large.filter(lambda row: row["prompt"] != "a")):
+        assert len(as_dataset(part, "pool")) == 2
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["features", "no features"])
+def test_memory_does_not_grow_with_the_rows_of_a_stream(known, monkeypatch):
+    monkeypatch.setattr(containers, "_CHUNK", 50)
+
+    def rows():
+        return ({"prompt": f"{i}", "completion": "x" * 1000} for i in range(3000))
+
+    features = Features({"prompt": Value("string"), "completion": Value("string")}) if known else None
+    as_dataset(ROWS.to_iterable_dataset(), "pool")  # what is loaded once
+    tables = pa.total_allocated_bytes()
+    tracemalloc.start()
+    pool = as_dataset(IterableDataset.from_generator(rows, features=features), "pool")
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(pool) == 3000
+    assert pa.total_allocated_bytes() - tables < 300_000  # of three million
+    assert most < 1_500_000
+
+
+def test_parts_that_are_written_again_take_no_room_twice(short_parts):
+    before = files_of_streams()
+    pool = as_dataset(stream({"n": 1}, {"n": 2}, {"n": 2.5}), "pool")
+    assert pool["n"][:] == [1, 2, 2.5]
+    assert sorted({*files_of_streams()} - {*before}) == sorted(Path(file["filename"]) for file in pool.cache_files)
+
+
+def test_a_stream_that_gives_other_rows_is_another_pool_and_what_was_scored_of_it_stays(tmp_path):
+    given = iter([list(ROWS), list(ROWS), [*ROWS, ROWS[0]]])
+    changing = IterableDataset.from_generator(lambda: next(given))
+    for _ in range(2):
+        score(changing, MTLD(), tmp_path / "scored")
+    before = {path: path.read_bytes() for path in (tmp_path / "scored").rglob("*") if path.is_file()}
+    with pytest.raises(InstructMineError, match=r"holds the scores of another pool \(3 rows, .*; this one: 4 rows, "):
+        score(changing, MTLD(), tmp_path / "scored")
+    assert {path: path.read_bytes() for path in before} == before
 
 
 # --- Tables and batches -------------------------------------------------------------------------------------------

@@ -5,6 +5,8 @@ import pytest
 from datasets import Dataset
 
 from hf_instructmine import InstructMineError
+from hf_instructmine.data import decontamination
+from hf_instructmine.data.conversation import read_conversations
 from hf_instructmine.data.decontamination import Overlap, find_contaminated, split_words
 from hf_instructmine.data.evaluation_sets import EvaluationSet
 
@@ -123,3 +125,18 @@ def test_it_agrees_with_the_definition_on_random_texts():
     found = {o.row: o.share for o in find_contaminated(rows(*pool), {"x": rows(*asked)}).found}
     assert found == {row: pytest.approx(value) for row, value in expected.items() if value > 0.5}
     assert 3 < len(found) < 57
+
+
+def test_of_a_pool_the_text_columns_alone_are_read_a_few_rows_at_a_time(monkeypatch):
+    read = []
+    monkeypatch.setattr(decontamination, "_CHUNK", 2)
+    monkeypatch.setattr(
+        decontamination,
+        "read_conversations",
+        lambda batch, *given, **more: (read.append(batch), read_conversations(batch, *given, **more))[1],
+    )
+    pool = rows("one", text(0, 16), "two", "three", text(2, 15)).add_column("vector", [[0.5]] * 5)
+    found = find_contaminated(pool, {"test": rows(text(0, 16)).add_column("more", ["x"])}).found
+    assert [overlap.row for overlap in found] == [1, 4]
+    assert [len(batch["prompt"]) for batch in read] == [2, 2, 1]
+    assert {name for batch in read for name in batch} == {"prompt", "completion"}

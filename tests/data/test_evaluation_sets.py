@@ -7,6 +7,7 @@ from datasets import Dataset, DatasetDict
 
 from hf_instructmine import InstructMineError, LossEstimator, Selector, find_contaminated, load_eval_sets
 from hf_instructmine.cli.main import main
+from hf_instructmine.data import evaluation_sets
 from hf_instructmine.data.evaluation_sets import EvaluationSet, open_eval_sets
 
 
@@ -120,3 +121,13 @@ def test_the_command_names_splits_of_pools_and_evaluation_sets(folder, capsys):
     assert "moons in 1 row" in capsys.readouterr().out
     assert select(f"{folder}/pool:test", "--eval-set", f"moons={folder}/two") == 1
     assert "has no split 'train': it has validation, test" in capsys.readouterr().err
+
+
+def test_a_set_is_read_a_few_rows_at_a_time_and_its_rows_keep_their_numbers(monkeypatch):
+    monkeypatch.setattr(evaluation_sets, "_CHUNK", 2)
+    answers = ["a", None, "b", "c", "d"]
+    examples = EvaluationSet.read("few", {"question": QUESTIONS[:1] * 5, "answer": answers, "more": range(5)})
+    assert (examples.rows, examples.skipped) == ([0, 2, 3, 4], 1)
+    assert [turn.response for turn in examples.turns] == ["a", "b", "c", "d"]
+    with pytest.raises(InstructMineError, match=r"^row 3, column 'answer': expected text"):
+        EvaluationSet.read("few", {"question": QUESTIONS[:1] * 5, "answer": ["a", "b", "c", 7, "d"]})

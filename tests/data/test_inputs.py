@@ -8,9 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict
+from datasets.exceptions import DatasetGenerationError
 from huggingface_hub import HfApi
 
 from hf_instructmine import InstructMineError
+from hf_instructmine.data import files, inputs
 from hf_instructmine.data.conversation import read_conversations
 from hf_instructmine.data.inputs import Source, load_pool
 
@@ -368,3 +370,65 @@ def test_a_sweeps_folder_is_no_pool(tmp_path):
     (tmp_path / "sweep.json").write_text("{}")
     with pytest.raises(InstructMineError, match=rf"^'{tmp_path}' holds a sweep: load_runs\('{tmp_path}'\) opens its"):
         load_pool(tmp_path)
+
+
+# --- Inputs that somebody else writes to, and disks that are full ----------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["rows.jsonl", "rows.parquet", "folder"])
+@pytest.mark.parametrize("fails", [False, True], ids=["read", "not read"])
+def test_an_input_that_changes_while_it_is_read_is_refused_by_name(rows, tmp_path, monkeypatch, kind, fails):
+    path = file = tmp_path / kind
+    if kind == "folder":
+        path.mkdir()
+        file = path / "train.parquet"
+    (rows.to_json if file.suffix == ".jsonl" else rows.to_parquet)(file)
+
+    def load(*given, loaded=inputs.load_dataset, **options):
+        pool = loaded(*given, **options)
+        with file.open("ab") as more:
+            more.write(b'{"instruction": "a", "input": "", "output": "b"}\n')
+        if fails:
+            raise ValueError("half a row")
+        return pool
+
+    monkeypatch.setattr(inputs if path.is_dir() else files, "load_dataset", load)
+    told = f"^'{re.escape(str(file))}' changed while it was read: wait until whoever writes it has finished, and start"
+    with pytest.raises(InstructMineError, match=told):
+        load_pool(path)
+    monkeypatch.undo()
+    assert file.suffix == ".parquet" or len(load_pool(path)) == 3
+
+
+def test_what_others_write_beside_the_rows_does_not_matter(rows, tmp_path):
+    rows.to_parquet(tmp_path / "rows.parquet")
+    with files.unchanged(tmp_path):
+        (tmp_path / ".columns").mkdir()
+        for name in ("log.txt", ".columns/000000000.parquet", ".rows.parquet.17"):
+            (tmp_path / name).write_text("new")
+
+
+@pytest.mark.parametrize("kind", ["rows.jsonl", "folder"])
+@pytest.mark.parametrize("full", [OSError(28, "No space left"), OSError("Not enough disk space. Needed: 9 GB")])
+def test_a_disk_without_room_for_the_copy_is_one_line_with_the_mend(rows, tmp_path, monkeypatch, kind, full):
+    path = tmp_path / kind
+    path.mkdir() if kind == "folder" else rows.to_json(path)
+
+    def load(*given, **options):
+        raise DatasetGenerationError("An error occurred") from full
+
+    for module in (inputs, files):
+        monkeypatch.setattr(module, "load_dataset", load)
+    told = f"^there is no room for '{re.escape(str(path))}' in '.*', where .*: make room, or .*HF_DATASETS_CACHE$"
+    with pytest.raises(InstructMineError, match=told):
+        load_pool(path)
+
+
+def test_joined_inputs_are_not_written_to_the_cache_again(tmp_path, rows):
+    rows.to_parquet(tmp_path / "a.parquet")
+    large = pa.schema([(name, pa.large_string()) for name in rows.column_names])
+    pq.write_table(rows.data.table.cast(large), tmp_path / "b.parquet")
+    alone = [load_pool(tmp_path / f"{name}.parquet") for name in "ab"]
+    pool = load_pool([tmp_path / f"{name}.parquet" for name in "ab"])
+    assert pool["source"][:] == ["a"] * 2 + ["b"] * 2
+    assert [file["filename"] for file in pool.cache_files] == [f["filename"] for a in alone for f in a.cache_files]

@@ -1,9 +1,12 @@
 """Rows are told apart by all that is trained on, and by nothing else."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from datasets import Dataset
 
+from hf_instructmine.data import texts
 from hf_instructmine.data.texts import TextKeys, usable_rows
 
 
@@ -54,3 +57,27 @@ def test_four_reasonings_of_one_answer_are_four_rows_of_a_selection():
     rows = [{**row, "mtld": float(i)} for i, row in enumerate(DIFFERENT["reasoning"])]
     selection = Selector(LossEstimator.from_coefficients({"mtld": -0.01})).select(Dataset.from_list(rows), size=4)
     assert (selection.num_selected, selection.skipped_duplicates) == (4, 0)
+
+
+def test_only_the_first_of_equal_rows_is_kept_wherever_the_others_lie(monkeypatch):
+    monkeypatch.setattr(texts, "_CHUNK", 2)
+    answers = ["b", "a", None, "b", "c", "a", "", "b"]
+    pool = Dataset.from_dict({"prompt": ["q"] * 8, "completion": answers})
+    assert usable_rows(pool, copies=False).tolist() == [0, 1, 4]
+    assert usable_rows(pool).tolist() == [0, 1, 3, 4, 5, 7]
+    assert usable_rows(pool.select([7, 5, 3, 1]), copies=False).tolist() == [0, 1]
+
+
+def test_digests_take_a_few_bytes_a_row_and_no_object():
+    rows = 4000
+    pool = Dataset.from_dict({"prompt": ["q"] * rows, "completion": [f"answer {i}" for i in range(rows)]})
+    keys = TextKeys(pool, None)
+    keys.load(np.arange(8))  # what is made once
+    assert keys[7] is not None
+    tracemalloc.start()
+    for start in range(0, rows, 100):
+        keys.load(np.arange(start, start + 100))
+        assert None not in [keys[row] for row in range(start, start + 100)]
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 8 * rows  # an entry of a dict and its digest are above 100 bytes

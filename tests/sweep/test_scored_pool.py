@@ -1,10 +1,11 @@
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
 from datasets import Dataset
 
-from hf_instructmine import design_mixtures, design_report
+from hf_instructmine import InstructMineError, design_mixtures, design_report
 from hf_instructmine.data.provenance import get_provenance, set_provenance
 from hf_instructmine.models.neighbors import neighbor_distances
 from hf_instructmine.sweep import scored_pool
@@ -64,6 +65,21 @@ def test_perplexity_is_left_out_beside_its_own_logarithm():
     # Asked for, or of two models, both stay.
     assert columns_of({"perplexity": one, "nll": one}, ["perplexity", "nll"]) == ["perplexity", "nll"]
     assert columns_of({"perplexity": one, "nll": other}) == ["perplexity", "nll", "mtld"]
+
+
+def test_sources_are_numbered_by_their_names_and_take_no_room_by_their_length():
+    names = ["b", "a", "a", "c" * 100_000, "b"]
+    rows = {"mtld": [1.0, 2.0, 3.0, float("nan"), 5.0], "source": names}
+    load = partial(ScoredPool.load, indicators=["mtld"], embeddings=None, size=SubsetSize(1, None))
+    pool = load(Dataset.from_dict(rows), "source", None)
+    assert (pool.sources, pool.source.tolist(), pool.rows.tolist()) == (["a", "b"], [1, 0, 0, 1], [0, 1, 2, 4])
+    pool = load(Dataset.from_dict(rows).select([4, 2, 1, 0]), "source", ["b"])
+    assert (pool.sources, pool.rows.tolist()) == (["b"], [0, 3])
+    for sources, told in ((["d"], "no usable row has source 'd'"), (["c" * 100_000], "no usable row has source 'ccc")):
+        with pytest.raises(InstructMineError, match=told):
+            load(Dataset.from_dict(rows), "source", sources)
+    with pytest.raises(InstructMineError, match=r"^row 2 has no source: fill the column 'source'"):
+        load(Dataset.from_dict({**rows, "source": ["a", "a", None, "b", None]}), "source", None)
 
 
 def walked(tokens: np.ndarray, keys: np.ndarray, budget: int) -> list[int]:

@@ -9,6 +9,7 @@ from datasets import ClassLabel, Dataset, Value
 
 from ..errors import InstructMineError
 from .provenance import get_provenance
+from .tables import read_codes, read_column
 
 
 SOURCE = "source"
@@ -64,12 +65,10 @@ def read_sources(dataset: Dataset) -> tuple[np.ndarray, list[str]]:
     if not names_sources(dataset):
         return np.zeros(len(dataset), dtype=np.int64), ["all"]
     feature = dataset.features[SOURCE]
-    column = dataset.select_columns([SOURCE]).with_format("arrow")[:][SOURCE].combine_chunks()
-    encoded = column.dictionary_encode(null_encoding="encode")
-    values = encoded.dictionary.to_pylist()
+    codes, values = read_codes(dataset, SOURCE)
     if isinstance(feature, ClassLabel):
         values = [None if value is None or value < 0 else feature.int2str(value) for value in values]
-    return encoded.indices.to_numpy(), ["(none)" if value is None else str(value) for value in values]
+    return codes, ["(none)" if value is None else str(value) for value in values]
 
 
 def indicator_of(column: str) -> str | None:
@@ -121,8 +120,8 @@ def numeric_column(table: Any, name: str) -> np.ndarray:
 def _arrow_column(table: Any, name: str) -> Any:
     import pyarrow as pa
 
-    if isinstance(table, Dataset):  # through Arrow, which respects a selection of rows and its order
-        return table.select_columns([name]).with_format("arrow")[:].column(name)
+    if isinstance(table, Dataset):
+        return read_column(table, name)
     if isinstance(table, pa.Table):
         return table.column(name)
     column = table[name]
@@ -178,6 +177,4 @@ def read_indicators(table: Any, columns: Sequence[str]) -> dict[str, np.ndarray]
         makers = list(dict.fromkeys(filter(None, map(indicator_of, missing))))
         mend = f"; score the data with {', '.join(makers)} first" if makers else ""
         raise InstructMineError(f"the data has no column {', '.join(map(repr, missing))}, which the rule needs{mend}")
-    if isinstance(table, Dataset) and columns:  # at once: datasets gathers the rows of a shuffled pool one by one
-        table = table.select_columns(list(dict.fromkeys(sources.values()))).with_format("arrow")[:]
     return {name: numeric_column(table, source) for name, source in sources.items()}

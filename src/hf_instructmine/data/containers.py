@@ -1,8 +1,11 @@
 """Rows in whatever holds them, as a `Dataset`: one way in for every function that takes a pool or examples."""
 
+import os
+import shutil
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 from datasets import (
     Dataset,
+    DatasetBuilder,
     DatasetDict,
     Features,
     IterableDataset,
@@ -20,9 +24,9 @@ from datasets import (
     Value,
     concatenate_datasets,
 )
+from datasets.iterable_dataset import ArrowExamplesIterable
 
 from ..errors import InstructMineError, one_line
-from ..outputs.files import writing
 from .inputs import choose_split, load_pool
 
 
@@ -30,6 +34,7 @@ _TAKEN = (
     "a Dataset, one split of a DatasetDict, an IterableDataset, a pandas or polars DataFrame, a list of rows (dicts), "
     "a dict of columns, or the name of a file, folder or Hub dataset"
 )
+_ELSEWHERE = "make room, or name a folder on another disk with the environment variable TMPDIR"
 # Rows of a stream that are held in memory at a time.
 _CHUNK = 10_000
 
@@ -60,12 +65,10 @@ def as_dataset(value: Any, name: str, split: str | None = None, columns: Mapping
             what = f"{name} is a {type(value).__name__} of {', '.join(value)}"
             raise InstructMineError(f"{what}: pass one of them, such as {name}['{first}']")
         return as_dataset(choose_split(value, split, name), name)
-    if isinstance(value, IterableDataset):
-        return _read_stream(value, name)
     if isinstance(value, str | Path) or (_is_list(value) and value and all(isinstance(v, str | Path) for v in value)):
         return load_pool(value, split, columns=columns)
     try:
-        return _of_table(value, name)
+        return _read_stream(value, name) if isinstance(value, IterableDataset) else _of_table(value, name)
     except InstructMineError:
         raise
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
@@ -189,23 +192,74 @@ def _of_columns(columns: Mapping[Any, Any], name: str, features: Features | None
 def _read_stream(stream: IterableDataset, name: str) -> Dataset:
     """Reads a stream to its end, in parts that go to disk. It is read anew at each call: what it gives may change, and
     many streams cannot tell whether it did."""
+    stream = stream.with_format(None)
+    _check_room(stream, name)
+    folder = Path(tempfile.mkdtemp(dir=_scratch().name))
+    try:
+        parts = _parts(stream, name, folder)
+        if not parts:
+            return Dataset.from_dict({column: [] for column in stream.features or ()}, features=stream.features)
+        agreed = _agreed([part.features for part in parts])
+        return concatenate_datasets(
+            [_rewritten(part, agreed, folder / f"{number}-agreed.arrow") for number, part in enumerate(parts)]
+        )
+    except BaseException as error:
+        shutil.rmtree(folder, ignore_errors=True)  # what is read anew needs the room
+        if isinstance(error, OSError):
+            why = os.strerror(error.errno) if error.errno else one_line(error)
+            raise InstructMineError(
+                f"cannot keep the stream {name} on disk: {why} in '{folder.parent}'; {_ELSEWHERE}"
+            ) from error
+        raise
+
+
+def _parts(stream: IterableDataset, name: str, folder: Path) -> list[Dataset]:
     from datasets.utils import tqdm
 
-    stream = stream.with_format(None)
-    folder = Path(tempfile.mkdtemp(dir=_scratch().name))
     parts: list[Dataset] = []
     with tqdm(desc=f"Reading {name}", unit="row", delay=3) as bar:
-        for batch in stream.iter(_CHUNK):
+        for batch in _batches(stream, name):
             parts.append(_on_disk(_of_columns(batch, name, stream.features), folder / f"{len(parts)}.arrow"))
             bar.update(len(parts[-1]))
-    if not parts:
-        return Dataset.from_dict({column: [] for column in stream.features or ()}, features=stream.features)
-    agreed = _agreed([part.features for part in parts])
-    agreeing = [
-        part if part.features == agreed else _on_disk(_with_features(part, agreed), folder / f"{number}-agreed.arrow")
-        for number, part in enumerate(parts)
-    ]
-    return concatenate_datasets(agreeing)
+    return parts
+
+
+def _batches(stream: IterableDataset, name: str) -> Iterator[dict[str, list]]:
+    """The rows of a stream; where that breaks off, it is told after which row."""
+    rows = 0
+    try:
+        for batch in stream.iter(_CHUNK):
+            yield batch
+            rows += len(next(iter(batch.values()), ()))
+    except InstructMineError:
+        raise
+    except Exception as error:  # whatever a network, a builder or a user's generator may raise; its cause is kept
+        raise InstructMineError(
+            f"the stream {name} broke off after row {rows:,} or later: {type(error).__name__}: "
+            f"{one_line(error, first=True)}; nothing is computed yet: mend it, and pass the stream again"
+        ) from error
+
+
+def _check_room(stream: IterableDataset, name: str) -> None:
+    """Refuses a stream that is known to be larger than the disk has room for.
+
+    Raises:
+        [`InstructMineError`]: Says how much is needed and how much is free.
+    """
+    reads = stream._ex_iterable
+    # Of a stream that was cut or filtered, as of one made of a dataset, `info` still has the size of the whole.
+    whole = isinstance(reads, ArrowExamplesIterable) and isinstance(
+        getattr(reads.generate_tables_fn, "__self__", None), DatasetBuilder
+    )
+    splits = stream.info.splits or {}
+    if not whole or str(stream.split) not in splits:
+        return
+    needed, free = splits[str(stream.split)].num_bytes, shutil.disk_usage(_scratch().name).free
+    if needed > free:
+        raise InstructMineError(
+            f"the stream {name} takes about {needed / 2**20:,.0f} MiB on disk, and '{Path(_scratch().name).parent}' "
+            f"has {free / 2**20:,.0f} MiB free: {_ELSEWHERE}"
+        )
 
 
 @cache
@@ -216,7 +270,7 @@ def _scratch() -> tempfile.TemporaryDirectory:
 
 def _on_disk(dataset: Dataset, path: Path) -> Dataset:
     table = dataset.data.table
-    with writing(path), pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     return Dataset.from_file(str(path))
 
@@ -235,6 +289,14 @@ def _agreed(parts: Sequence[Features]) -> Features:
     return Features({name: agree([f[name] for f in parts if name in f]) for name in names})
 
 
-def _with_features(part: Dataset, features: Features) -> Dataset:
+def _rewritten(part: Dataset, features: Features, path: Path) -> Dataset:
+    """A part with the features of all; its file, where it had others, makes room for the new one."""
+    if part.features == features:
+        return part
     columns = part[:]
-    return Dataset.from_dict({n: columns.get(n, [None] * len(part)) for n in features}, features=features)
+    named = {name: columns.get(name, [None] * len(part)) for name in features}
+    again = _on_disk(Dataset.from_dict(named, features=features), path)
+    for file in part.cache_files:
+        with suppress(PermissionError):  # Windows keeps what is mapped
+            Path(file["filename"]).unlink()
+    return again

@@ -20,6 +20,7 @@ from ..outputs.shown import Cells, Shown
 from .containers import as_dataset
 from .conversation import Conversation, check_text_columns, read_conversations, read_turns
 from .evaluation_sets import EvaluationSet, open_eval_sets
+from .fields import read_columns
 
 
 NGRAM = 8
@@ -116,10 +117,10 @@ def find_contaminated(
     index = _Index()
     for name, examples in open_eval_sets(eval_sets).items():
         index.add(name, examples)
-    found = []
+    texts, found = pool.select_columns(read_columns(pool.column_names, columns)), []
     with tqdm(total=len(pool), desc="Looking for evaluation prompts", unit="row", delay=3) as progress:
         for start in range(0, len(pool), _CHUNK):
-            read = read_conversations(pool[start : start + _CHUNK], columns, first_row=start)
+            read = read_conversations(texts[start : start + _CHUNK], columns, first_row=start)
             for row, conversation in enumerate(read, start):
                 found += index.find(row, _user_turns(conversation))
             progress.update(len(read))
@@ -190,8 +191,9 @@ def _turns_of(examples: Dataset | EvaluationSet) -> Iterator[tuple[int, Conversa
         yield from zip((examples.rows[owner] for owner in examples.owners), examples.turns)
         return
     check_text_columns(examples)
-    for start in range(0, len(examples), _CHUNK):
-        read = read_turns(examples[start : start + _CHUNK], first_row=start)
+    texts = examples.select_columns(read_columns(examples.column_names))
+    for start in range(0, len(texts), _CHUNK):
+        read = read_turns(texts[start : start + _CHUNK], first_row=start)
         yield from ((row, turn) for row, turns in enumerate(read, start) for turn in turns)
 
 

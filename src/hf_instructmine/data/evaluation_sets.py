@@ -13,9 +13,11 @@ from ..outputs.markdown import count, printable
 from ..outputs.shown import Cells, Shown
 from .containers import as_dataset
 from .conversation import Conversation, check_text_columns, read_turns
+from .fields import read_columns
 
 
 logger = logging.getLogger(__name__)
+_CHUNK = 4096  # rows that are read at a time
 _LOOKED_AT = 3  # turns shown in a notebook
 
 
@@ -117,9 +119,11 @@ class EvaluationSet(Shown):
         """
         dataset = as_dataset(dataset, f"eval_sets[{name!r}]", columns=columns)
         check_text_columns(dataset, columns)
+        texts = dataset.with_format(None).select_columns(read_columns(dataset.column_names, columns))
         sound = {
             row: kept
-            for row, turns in enumerate(read_turns(dataset[:], columns))
+            for start in range(0, len(texts), _CHUNK)
+            for row, turns in enumerate(read_turns(texts[start : start + _CHUNK], columns, start), start)
             if (kept := [turn for turn in turns if turn.problem is None])
         }
         if not sound:

@@ -6,16 +6,19 @@ import gzip
 import io
 import json
 import lzma
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from errno import EDQUOT, EFBIG, ENOSPC
 from pathlib import Path, PurePath
 from typing import IO, Any
 
-from datasets import Dataset, Features, Value, load_dataset
+from datasets import Dataset, Features, Value, config, load_dataset
 
 from ..errors import InstructMineError, one_line
 from .columns import SOURCE, indicator_of
 from .conversation import find_layouts
+from .tables import with_features
 
 
 _FORMATS = {
@@ -24,6 +27,7 @@ _FORMATS = {
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 KINDS = f"{', '.join(_FORMATS)} (all but the last also with {', '.join(_COMPRESSED)})"
 _EMPTY = "the file '{}' is empty: there is no row to score or select"
+_NO_ROOM = (ENOSPC, EDQUOT, EFBIG)
 # What stands for a missing number. Of texts these are answers, as "None" is one to "How many moons has Venus?".
 _NO_NUMBER = ["", "nan", "NaN", "NA", "N/A", "null", "None"]
 
@@ -76,6 +80,11 @@ def load_file(path: Path, kind: FileKind, columns: Mapping[str, str] | None = No
     """
     if not path.is_file():
         raise InstructMineError(f"there is no file '{path}'")
+    with unchanged(path):
+        return _load_file(path, kind, columns)
+
+
+def _load_file(path: Path, kind: FileKind, columns: Mapping[str, str] | None) -> Dataset:
     try:
         names = _column_names(path, kind)
     except InstructMineError:
@@ -93,9 +102,56 @@ def load_file(path: Path, kind: FileKind, columns: Mapping[str, str] | None = No
     except Exception as error:  # `datasets` raises a dozen kinds here; each is said in one line, with its cause kept
         if "corresponds to no data" in str(error):
             raise InstructMineError(_EMPTY.format(path)) from error
+        check_room(path, error)
         fault = (_first_fault(path, kind) if kind.suffix in (".jsonl", ".ndjson") else None) or cause_of(error)
         raise InstructMineError(f"cannot read '{path}': {fault}; mend the file") from error
     return with_empty_texts(pool) if kind.format == "csv" else pool
+
+
+@contextmanager
+def unchanged(path: Path) -> Iterator[None]:
+    """Refuses a file, or a folder's files of rows, that somebody else writes to within the block.
+
+    Raises:
+        [`InstructMineError`]: Names the file, also in place of the error that this has led to.
+    """
+    before = _stamps(path)
+    try:
+        yield
+    finally:
+        now = _stamps(path)
+        if changed := next((file for file in sorted({*before, *now}) if before.get(file) != now.get(file)), None):
+            raise InstructMineError(
+                f"'{changed}' changed while it was read: wait until whoever writes it has finished, and start again"
+            )
+
+
+def _stamps(path: Path) -> dict[Path, tuple[int, int]]:
+    """Size and time of writing of a file, or of a folder's files of rows."""
+    found = {}
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        hidden = any(part.startswith(".") for part in file.relative_to(path).parts)  # which `load_dataset` passes over
+        if not hidden and (FileKind.of(file.name) or file.suffix == ".arrow"):
+            with suppress(OSError):  # it is gone again, or may not be looked at
+                stat = file.stat()
+                found[file] = stat.st_size, stat.st_mtime_ns
+    return found
+
+
+def check_room(path: Any, error: BaseException) -> None:
+    """Says in one line that `datasets` failed for want of room for its copy.
+
+    Raises:
+        [`InstructMineError`]: Where that is what `error` comes from.
+    """
+    cause: BaseException | None = error
+    for _ in range(9):  # `datasets` wraps it
+        if isinstance(cause, OSError) and (cause.errno in _NO_ROOM or "Not enough disk space" in str(cause)):
+            raise InstructMineError(
+                f"there is no room for '{path}' in '{config.HF_DATASETS_CACHE}', where datasets keeps what it has "
+                "read: make room, or name a folder on another disk with the environment variable HF_DATASETS_CACHE"
+            ) from error
+        cause = cause and (cause.__cause__ or cause.__context__)
 
 
 def csv_options(names: Sequence[str], columns: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -123,7 +179,8 @@ def _as_text(cell: str) -> str | None:
 def with_empty_texts(pool: Dataset) -> Dataset:
     """Columns of a CSV file without any value, which pandas takes for numbers, as text; but for indicators."""
     empty = [n for n in pool.column_names if not indicator_of(n) and pool.data[n].null_count == len(pool)]
-    return pool.cast(Features({**pool.features, **dict.fromkeys(empty, Value("string"))})) if empty else pool
+    features = Features({**pool.features, **dict.fromkeys(empty, Value("string"))})
+    return with_features(pool, features) if empty else pool
 
 
 def _zstandard(path: Path) -> Any:

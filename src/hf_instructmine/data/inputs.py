@@ -9,7 +9,9 @@ from typing import Any
 from datasets import Dataset, DatasetDict, Features, Value, concatenate_datasets, load_dataset, load_from_disk
 
 from ..errors import InstructMineError, one_line
-from .files import KINDS, FileKind, cause_of, csv_options, load_file, with_empty_texts
+from .columns import SOURCE
+from .files import KINDS, FileKind, cause_of, check_room, csv_options, load_file, unchanged, with_empty_texts
+from .tables import with_features, with_text
 
 
 # `path:split` or `path:config:split`. No split holds a slash, so neither `C:/rows.jsonl` nor `hf://…` is one.
@@ -113,10 +115,12 @@ def _load_one(source: Source, split: str | None, columns: Mapping[str, str] | No
                 what = "configurations" if source.config is not None else "splits"
                 raise InstructMineError(f"'{path}' was saved without {what}: leave what follows its name away")
             return choose_split(saved, split, source.path) if isinstance(saved, DatasetDict) else saved
-        return _load_dataset(source, split, columns)
+        with unchanged(path):
+            return _load_dataset(source, split, columns)
     except InstructMineError:
         raise
     except Exception as error:  # `datasets` raises a dozen kinds here; each is said in one line, with its cause kept
+        check_room(source.path, error)
         if found := re.search(r"available configs: \[(.*)\]", str(error)):
             raise InstructMineError(
                 f"'{source.path}' has the configurations {found[1]}: name one, as in {source.path}:CONFIG:SPLIT"
@@ -180,10 +184,8 @@ def _joinable(part: Dataset, label: str) -> Dataset:
     # What pandas or polars wrote is `large_string`, which does not join with `string`.
     large = [name for name, feature in part.features.items() if getattr(feature, "dtype", None) == "large_string"]
     if large:
-        part = part.cast(Features({**part.features, **dict.fromkeys(large, Value("string"))}))
-    if "source" in part.column_names:
-        return part
-    return part.add_column("source", [label] * len(part), feature=Value("string"))
+        part = with_features(part, Features({**part.features, **dict.fromkeys(large, Value("string"))}))
+    return part if SOURCE in part.column_names else with_text(part, SOURCE, label)
 
 
 def _sampled(pool: Dataset, sample: int, seed: int) -> Dataset:

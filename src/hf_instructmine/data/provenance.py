@@ -12,6 +12,7 @@ from datasets import Dataset, Value
 from ..errors import InstructMineError
 from ..outputs.reading import parse_json
 from ..versions import check_versions
+from .tables import with_features
 
 
 check_versions("datasets", "pyarrow")
@@ -47,7 +48,7 @@ def set_provenance(dataset: Dataset, provenance: dict[str, dict[str, Any]]) -> D
     features = dataset.features.copy()
     for name, configuration in provenance.items():
         features[name] = Value(features[name].dtype, id=json.dumps(configuration, sort_keys=True))
-    return dataset.with_format("arrow").cast(features).with_format(dataset.format["type"])
+    return with_features(dataset, features)
 
 
 def check_provenance(

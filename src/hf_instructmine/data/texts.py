@@ -12,12 +12,13 @@ from tqdm.auto import tqdm
 from ..errors import InstructMineError
 from ..outputs.digests import fast_digest, row_digest
 from .columns import SOURCE
-from .conversation import check_text_columns, read_conversations
+from .conversation import Conversation, check_text_columns, read_conversations
 from .fields import read_columns
 
 
 # Rows whose texts are fetched at a time.
 _CHUNK = 4096
+_NOT_READ, _NO_RESPONSE, _DIGEST = range(3)
 
 
 class TextKeys:
@@ -35,27 +36,33 @@ class TextKeys:
         self._names = read_columns(dataset.column_names, columns)
         self._texts = dataset.with_format(None).select_columns(self._names)
         self._columns = columns
-        self._known: dict[int, bytes | None] = {}
+        self._digests = np.zeros((len(dataset), 16), np.uint8)
+        self._states = np.zeros(len(dataset), np.uint8)  # not read yet, no response, a digest
         self._batch: dict = {}
         self._places: dict[int, int] = {}
 
     def load(self, rows: np.ndarray) -> None:
         """Fetches the texts of many rows at once; each is read when it is asked for."""
-        missing = [row for row in rows.tolist() if row not in self._known]
+        missing = rows[self._states[rows] == _NOT_READ].tolist()
         self._batch = self._texts[missing] if missing else {}
         self._places = {row: place for place, row in enumerate(missing)}
 
     def __getitem__(self, row: int) -> bytes | None:
-        if row not in self._known:
+        if self._states[row] == _NOT_READ:
             if row not in self._places:
                 self.load(np.array([row]))
             # One at a time, so that an error names the row's number in the pool.
             place = slice(self._places[row], self._places[row] + 1)
             batch = {name: self._batch[name][place] for name in self._names}
             (read,) = read_conversations(batch, self._columns, first_row=row)
-            content = json.dumps([*read.identity, *read.masked], sort_keys=True, default=str)
-            self._known[row] = row_digest(content) if read.problem is None else None
-        return self._known[row]
+            self._states[row] = _NO_RESPONSE if read.problem is not None else _DIGEST
+            if read.problem is None:
+                self._digests[row] = np.frombuffer(_digest(read), np.uint8)
+        return self._digests[row].tobytes() if self._states[row] == _DIGEST else None
+
+
+def _digest(read: Conversation) -> bytes:
+    return row_digest(json.dumps([*read.identity, *read.masked], sort_keys=True, default=str))
 
 
 def usable_rows(dataset: Dataset, columns: Mapping[str, Any] | None = None, copies: bool = True) -> np.ndarray:
@@ -70,20 +77,32 @@ def usable_rows(dataset: Dataset, columns: Mapping[str, Any] | None = None, copi
         [`InstructMineError`]: Where the layout is not known, or no row has a response.
     """
     check_text_columns(dataset, columns)
-    keys, seen, usable = TextKeys(dataset, columns), set(), []
+    texts, usable = _text_columns(dataset.with_format(None), columns), np.zeros(len(dataset), bool)
+    digests = np.zeros((0 if copies else len(dataset), 16), np.uint8)
     with tqdm(total=len(dataset), desc="Reading the pool", unit="row", delay=3) as bar:
         for start in range(0, len(dataset), _CHUNK):
-            rows = np.arange(start, min(start + _CHUNK, len(dataset)))
-            keys.load(rows)
-            for row in rows.tolist():
-                key = keys[row]
-                if key is not None and (copies or key not in seen):
-                    usable.append(row)
-                    seen.add(key)
-            bar.update(len(rows))
-    if not usable:
+            read = read_conversations(texts[start : start + _CHUNK], columns, first_row=start)
+            usable[start : start + len(read)] = [row.problem is None for row in read]
+            if not copies:
+                told = b"".join(_digest(row) if row.problem is None else bytes(16) for row in read)
+                digests[start : start + len(read)] = np.frombuffer(told, np.uint8).reshape(-1, 16)
+            bar.update(len(read))
+    if not usable.any():
         raise InstructMineError("no row of the pool has a response: there is nothing to train on")
-    return np.array(usable, dtype=np.int64)
+    return np.flatnonzero(usable if copies else _first_of_each(digests, usable))
+
+
+def _first_of_each(digests: np.ndarray, usable: np.ndarray) -> np.ndarray:
+    """Which usable rows, `(n,)`, are the first of their digest; digests have shape `(n, 16)`, as bytes."""
+    halves, beginnings, first = digests.view(np.uint64), digests[:, 0] >> 4, np.zeros(len(digests), bool)
+    for beginning in range(16):  # apart, since a sort takes several times the room of what it sorts
+        rows = np.flatnonzero(usable & (beginnings == beginning))
+        order = np.lexsort(halves[rows].T)  # equal ones stay in their order
+        ordered = halves[rows[order]]
+        differs = np.ones(len(rows), bool)
+        differs[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+        first[rows[order[differs]]] = True
+    return first
 
 
 def has_text(dataset: Dataset, columns: Mapping[str, Any] | None) -> bool:

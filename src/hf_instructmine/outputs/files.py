@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
+# Of a group of rows of a Parquet file: bytes in memory, and rows where they are gathered from all over a table.
+_GROUP, _GATHERED = 32 * 2**20, 10_000
+
+
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path` that takes its place once the block ends well: a reader never sees half
@@ -65,16 +69,25 @@ def remove_leftovers(folder: Path, names: str, age: float = 24 * 3600.0) -> None
 
 
 def write_parquet(dataset: "Dataset", path: Path, batch_size: int | None = None) -> None:
-    """Writes a table as Parquet, so that a full disk is an `OSError`.
+    """Writes a table as Parquet, one group of rows after another; a full disk is an `OSError`.
 
-    Content-defined chunking, the default of `to_parquet`, ends the whole process on one (pyarrow 21 to 26).
+    Neither holds of `Dataset.to_parquet`. Its content-defined chunking ends the whole process on a full disk (pyarrow
+    21 to 26). Of selected rows it makes groups of 100 MB, in which each row is a table of its own.
 
     Args:
         dataset (`Dataset`): The table.
         path (`Path`): Of the file.
-        batch_size (`int`, *optional*): Rows of a group.
+        batch_size (`int`, *optional*): Rows of a group; by default at most as many as make 32 MiB, and 10,000 of
+            selected rows, which are gathered in memory.
     """
-    dataset.to_parquet(str(path), batch_size=batch_size, use_content_defined_chunking=False)
+    import pyarrow.parquet as pq
+
+    gathered = dataset._indices is not None
+    size = batch_size or max(1, len(dataset.data) * _GROUP // max(dataset.data.nbytes, 1))
+    rows = min(size, _GATHERED) if gathered and batch_size is None else size
+    with path.open("wb") as file, pq.ParquetWriter(file, dataset.features.arrow_schema) as writer:
+        for batch in dataset.with_format("arrow").iter(rows):
+            writer.write_table(batch.combine_chunks() if gathered else batch)
 
 
 def sync(path: Path) -> None:

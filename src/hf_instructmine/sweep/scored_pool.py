@@ -11,6 +11,7 @@ from datasets import Dataset
 
 from ..data.columns import NEIGHBOR_COLUMN, TOKENS, indicator_names, numeric_column
 from ..data.provenance import get_provenance
+from ..data.tables import read_codes
 from ..errors import InstructMineError
 from ..models.neighbors import neighbor_distances
 
@@ -155,14 +156,15 @@ class ScoredPool:
         if TOKENS in scored.column_names:
             tokens = numeric_column(scored, TOKENS)
             known &= np.isfinite(tokens)
-        names = _sources(scored, source_column)
-        usable = _usable(known, names, sources)
+        codes, names = _sources(scored, source_column)
+        usable = _usable(known, codes, names, sources)
         counted = None if tokens is None else tokens[usable].astype(np.int64)
-        every = np.unique(names[usable])
+        every = [names[code] for code in np.unique(codes[usable])]
         size.check(len(usable), counted, every)
         rows = size.stands_in(usable, counted, seed)
-        labels, source = np.unique(names[rows], return_inverse=True)
-        if len(rare := np.setdiff1d(every, labels)):
+        present, source = np.unique(codes[rows], return_inverse=True)
+        labels = [names[code] for code in present]
+        if rare := [name for name in every if name not in labels]:
             warnings.warn(f"source '{rare[0]}' is so rare that none of its rows can be drawn", stacklevel=3)
 
         values = np.column_stack([numeric_column(scored, name)[rows] for name in columns])
@@ -173,8 +175,8 @@ class ScoredPool:
         unit = None if embeddings is None else _unit_rows(embeddings, len(scored), rows)
         z = _standardise(values)
         excluded = int((~known).sum())
-        whitened, names = _whiten(z), labels.tolist()
-        return cls(rows, columns, values, z, whitened, names, source, tokens, unit, excluded, len(usable), seed)
+        whole = len(usable)
+        return cls(rows, columns, values, z, _whiten(z), labels, source, tokens, unit, excluded, whole, seed)
 
     @property
     def drawn_from(self) -> dict[str, int]:
@@ -248,22 +250,24 @@ def _independent(scored: Dataset, columns: list[str]) -> list[str]:
     return [name for name in columns if name != "perplexity"]
 
 
-def _sources(scored: Dataset, column: str | None) -> np.ndarray:
-    """The name of each row's source, `(n,)`."""
+def _sources(scored: Dataset, column: str | None) -> tuple[np.ndarray, list[str]]:
+    """The number of each row's source, `(n,)`, and the names by number, in order."""
     if column is None:
-        return np.full(len(scored), "pool")
+        return np.zeros(len(scored), np.int64), ["pool"]
     if column not in scored.column_names:
         raise InstructMineError(
             f"the pool has no source column {column!r} among {scored.column_names}: name it with source_column=, or "
             "pass source_column=None to take the pool as one source"
         )
-    names = scored.with_format("arrow")[column].to_pylist()
-    if None in names:
-        raise InstructMineError(f"row {names.index(None)} has no source: fill the column {column!r}")
-    return np.array(names).astype(str)
+    codes, values = read_codes(scored, column)
+    if None in values:
+        row = int((codes == values.index(None)).argmax())
+        raise InstructMineError(f"row {row} has no source: fill the column {column!r}")
+    names, numbers = np.unique([str(value) for value in values], return_inverse=True)
+    return numbers[codes], names.tolist()
 
 
-def _usable(known: np.ndarray, names: np.ndarray, sources: Sequence[str] | None) -> np.ndarray:
+def _usable(known: np.ndarray, codes: np.ndarray, names: Sequence[str], sources: Sequence[str] | None) -> np.ndarray:
     """The rows whose indicators are known, of the sources that are asked for, ascending."""
     if not known.any():
         raise InstructMineError(f"all {len(known)} rows have a NaN indicator: none can be drawn")
@@ -271,12 +275,11 @@ def _usable(known: np.ndarray, names: np.ndarray, sources: Sequence[str] | None)
         return np.flatnonzero(known)
     if not len(sources):
         raise InstructMineError("sources is an empty list: name the sources to draw from, or leave it out")
+    there = np.bincount(codes[known], minlength=len(names)) > 0
     for name in sources:
-        if not (names[known] == name).any():
-            raise InstructMineError(
-                f"no usable row has source '{name}': the sources are {sorted(map(str, set(names)))}"
-            )
-    return np.flatnonzero(known & np.isin(names, sources))
+        if name not in names or not there[names.index(name)]:
+            raise InstructMineError(f"no usable row has source '{name}': the sources are {list(names)}")
+    return np.flatnonzero(known & np.isin(codes, [names.index(name) for name in sources]))
 
 
 def _unit_rows(embeddings: np.ndarray, count: int, rows: np.ndarray) -> np.ndarray:
