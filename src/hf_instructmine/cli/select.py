@@ -48,6 +48,9 @@ def add_options(verbs: Any) -> None:
     verb.add_argument("--max-log-loss", type=float, metavar="X", help="keep rows predicted at most X")
     verb.add_argument("--keep-duplicates", action="store_true", help="do not skip exact copies of a selected row")
     verb.add_argument("--max-similarity", type=float, metavar="X", help="no two rows of a cosine above X")
+    verb.add_argument(
+        "--near-duplicates", type=float, metavar="X", help="no two rows of a Jaccard similarity of X (word triples)"
+    )
     verb.add_argument("--set-level", action="store_true", help="measure knn_<i> to the rows chosen, not to the pool")
     verb.add_argument("--encoder", metavar="MODEL", help="sentence encoder, for --max-similarity and --set-level")
     verb.add_argument("--quota", nargs="+", metavar="SOURCE=MIN:MAX", help="shares of a source, e.g. web=0.1:0.5")
@@ -89,6 +92,7 @@ def run(args: argparse.Namespace) -> None:
     """Runs the verb."""
     from ..data.evaluation_sets import open_eval_sets
     from ..data.inputs import load_pool, parse_mapping
+    from ..selection.near_copies import check_near_duplicates
     from ..selection.origin import check_stated
     from ..selection.sections import not_measured
 
@@ -101,6 +105,8 @@ def run(args: argparse.Namespace) -> None:
     rule, quotas = read_chooser(args), parse_quotas(args.quota)
     eval_sets = open_eval_sets(args.eval_set) if args.eval_set else None
     check_stated(args.license, args.language, args.source_license)
+    if args.near_duplicates is not None:
+        check_near_duplicates(args.near_duplicates)
     check_output_folder(args.output_dir, args.overwrite)
     scored = load_pool(args.input, **pick(args, load_pool, columns=columns))
 

@@ -14,6 +14,7 @@ from ..data.provenance import get_provenance
 from ..outputs.markdown import PARQUET_FILE, CardSection, count, escape, printable, size_category, table
 from . import sections
 from .decisions import digest_of_rows
+from .near_copies import PERMUTATIONS, SEED
 from .record import MAX_SOURCES
 from .reproduce import how_to_load, how_to_reproduce
 
@@ -157,6 +158,7 @@ def _choice(selection: "SelectionRecord") -> str:
         "and could not be selected.",
         duplicates,
         f"Of the others, {selection.describe_skipped()}." if selection.skipped else "",
+        _near_copies(selection) if "near_duplicates" in selection.options else "",
         _contamination(selection) if selection.contaminated else "",
         f"{selection.describe_leverage()}." if selection.leverage is not None else "",
         _unread(selection) if selection.unread else "",
@@ -169,6 +171,13 @@ def _contamination(selection: "SelectionRecord") -> str:
     return (
         "The rows of the pool were searched for prompts of evaluation sets by 8-grams, as Tülu 3 does "
         f"([arXiv 2411.15124](https://arxiv.org/abs/2411.15124)), and those that hold one were left out: {told}."
+    )
+
+
+def _near_copies(selection: "SelectionRecord") -> str:
+    return (
+        "Near copies are rows whose prompts and responses share triples of words, by a Jaccard similarity of at least "
+        f"{selection.options['near_duplicates']:g} as MinHash estimates it ({PERMUTATIONS} permutations, seed {SEED})."
     )
 
 

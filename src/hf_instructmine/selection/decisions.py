@@ -40,6 +40,7 @@ FATES = {
     "set_level": "no prediction inside the set",
     "far": "far from the runs",
     "limit": "beyond the limit",
+    "near_duplicates": "near copy",
 }
 
 

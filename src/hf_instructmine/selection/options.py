@@ -9,9 +9,11 @@ import numpy as np
 from datasets import Dataset
 
 from ..data.columns import SOURCE, TOKENS, names_sources
+from ..data.texts import has_text
 from ..errors import InstructMineError
 from ..outputs.markdown import count
 from .budget import Budget
+from .near_copies import Sketches, check_near_duplicates
 from .ranking import neighbor_columns
 from .shares import Shares, bin_shares, check_quotas, quota_shares
 
@@ -33,6 +35,7 @@ class Options:
     length_bins: int | None = None
     eval_sets: "Mapping[str, Dataset | EvaluationSet] | None" = None
     set_level: bool = False
+    near_duplicates: float | None = None
     _unit: np.ndarray | None = field(default=None, init=False, repr=False, compare=False)
 
     def check(self, rule: "Rule | None") -> None:
@@ -52,15 +55,20 @@ class Options:
             raise InstructMineError(
                 f"set_level replaces a rule's knn_<i>, and '{rule.name}' has none, only {', '.join(rule.indicators)}"
             )
-        if self.max_similarity is not None:
-            self.max_similarity = _number("max_similarity", self.max_similarity)
-            if not -1 <= self.max_similarity <= 1:
-                raise InstructMineError(f"max_similarity={self.max_similarity} has to be a cosine, from -1 to 1")
+        self._check_likeness()
         if self.quotas is not None:
             self.quotas = check_quotas(self.quotas)
         for name, least in (("max_response_tokens", 1), ("length_bins", 2)):
             if (value := getattr(self, name)) is not None:
                 setattr(self, name, _whole(name, value, least))
+
+    def _check_likeness(self) -> None:
+        if self.max_similarity is not None:
+            self.max_similarity = _number("max_similarity", self.max_similarity)
+            if not -1 <= self.max_similarity <= 1:
+                raise InstructMineError(f"max_similarity={self.max_similarity} has to be a cosine, from -1 to 1")
+        if self.near_duplicates is not None:
+            self.near_duplicates = check_near_duplicates(self.near_duplicates)
 
     @property
     def given(self) -> dict[str, Any]:
@@ -144,6 +152,18 @@ class Options:
             norms = np.linalg.norm(vectors, axis=1, keepdims=True)
             self._unit = vectors / np.where(norms > 0, norms, np.nan)
         return self._unit
+
+    def sketches(self, dataset: Dataset, columns: Mapping[str, Any] | None) -> Sketches | None:
+        """What near copies are told by, where they are looked for.
+
+        Raises:
+            [`InstructMineError`]: Where the pool has no texts in a known layout.
+        """
+        if self.near_duplicates is None:
+            return None
+        if not has_text(dataset, columns):
+            raise InstructMineError("near_duplicates compares texts, and the pool has none: leave it out")
+        return Sketches(dataset, columns, self.near_duplicates)
 
     def shares(
         self,

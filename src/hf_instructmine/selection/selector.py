@@ -102,6 +102,8 @@ class Selector:
             those chosen so far in place of its distance in the pool (the rule's `knn_<i>`): the rule was fitted on
             distances inside subsets. Takes time in proportion to the rows chosen times those of the pool.
         seed (`int`, *optional*, defaults to 0): Of a strategy that draws at random.
+        near_duplicates (`float`, *optional*): Pass over a row whose word triples have at least this Jaccard
+            similarity, from 0 to 1, to those of a selected row, by MinHash (extra `dedup`). It needs no embeddings.
 
     Raises:
         [`InstructMineError`]: Where an option cannot be met by any pool.
@@ -127,12 +129,13 @@ class Selector:
         eval_sets: Any = None,
         set_level: bool = False,
         seed: int = 0,
+        near_duplicates: float | None = None,
     ):
         self.rule = None if isinstance(rule, str) else rule
         self.strategy = _strategy(rule, seed) if isinstance(rule, str) else None
         eval_sets = None if eval_sets is None else open_eval_sets(eval_sets)
         self.options = Options(
-            embeddings, max_similarity, quotas, max_response_tokens, length_bins, eval_sets, set_level
+            embeddings, max_similarity, quotas, max_response_tokens, length_bins, eval_sets, set_level, near_duplicates
         )
         self.options.check(self.rule)
 
@@ -265,6 +268,7 @@ class Selector:
             shares=self.options.shares(rows, budget, costs, lengths, sources),
             embeddings=self.options.unit_embeddings,
             max_similarity=self.options.max_similarity,
+            sketches=self.options.sketches(dataset, columns),
             options=self.options.given,
             lack="prediction" if strategy is None else "value",
         )

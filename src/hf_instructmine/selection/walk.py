@@ -11,6 +11,8 @@ import numpy as np
 from ..errors import InstructMineError
 from ..outputs.markdown import count
 from .budget import Budget
+from .likeness import Block, Taken
+from .near_copies import Sketches, TakenCopies
 from .shares import Shares
 
 
@@ -29,13 +31,21 @@ REASONS = {
     "quotas": "are of a source that has its most (quotas)",
     "length_bins": "are of a length that has its share (length_bins={})",
     "set_level": "have no prediction at their distance inside the set (set_level)",
+    "near_duplicates": "are near copies of a selected row (near_duplicates={})",
     "limit": "have a value at or above the strategy's limit",
 }
 # How a reason begins where it is told of one row.
-_SINGULAR = {"are exact duplicates": "is an exact duplicate", "are": "is", "have": "has", "hold": "holds"}
+_SINGULAR = {
+    "are exact duplicates": "is an exact duplicate",
+    "are near copies": "is a near copy",
+    "are": "is",
+    "have": "has",
+    "hold": "holds",
+}
 _MENDS = {
     "max_response_tokens": "raise max_response_tokens",
     "max_similarity": "raise max_similarity",
+    "near_duplicates": "raise near_duplicates",
     "quotas": "raise the quotas' maxima",
     "length_bins": "lower length_bins",
 }
@@ -147,6 +157,7 @@ class Terms:
         shares (`list[Shares]`): How the budget is shared out.
         embeddings (`np.ndarray`, *optional*): Rows of length 1, `(n, d)`.
         max_similarity (`float`, *optional*): Highest cosine between rows taken.
+        sketches ([`Sketches`], *optional*): By which near copies are told.
         options (`dict`): What to fill into [`REASONS`].
         lack (`str`): What unscored rows have not: a `"prediction"`, or a strategy's `"value"`.
     """
@@ -159,6 +170,7 @@ class Terms:
     shares: list[Shares] = field(default_factory=list)
     embeddings: np.ndarray | None = None
     max_similarity: float | None = None
+    sketches: Sketches | None = None
     options: dict[str, Any] = field(default_factory=dict)
     lack: str = "prediction"
 
@@ -194,7 +206,10 @@ class Descent:
         # In parts, which are joined at the end: rows that an option keeps out may be most of a pool.
         self._passed: dict[str, list[np.ndarray]] = {"duplicates": [], "empty": []}
         self._passed |= {reason: [rows] for reason, rows in terms.excluded.items()}
-        for option in (*(share.option for share in terms.shares), *(["max_similarity"] * self._compares)):
+        self._alike = None if terms.max_similarity is None else self._taken_vectors()
+        self._copies = None if terms.sketches is None else TakenCopies(terms.sketches)
+        compared = {"max_similarity": self._alike, "near_duplicates": self._copies}
+        for option in (*(share.option for share in terms.shares), *(name for name, used in compared.items() if used)):
             self._passed.setdefault(option, [])
         self._accounts = [Account(share, np.zeros(len(share.names))) for share in terms.shares]
         self._seen: set = set()
@@ -204,9 +219,10 @@ class Descent:
         """What is left of the budget."""
         return self.limit - self.walk.spent
 
-    @property
-    def _compares(self) -> bool:
-        return self.terms.max_similarity is not None
+    def _taken_vectors(self) -> Taken:
+        embeddings, most = self.terms.embeddings, self.terms.max_similarity
+        assert embeddings is not None and most is not None  # max_similarity is refused without embeddings
+        return Taken(embeddings, most + _ROUNDING)
 
     def run(self) -> Walk:
         """Goes through the stages; once only."""
@@ -246,7 +262,7 @@ class Descent:
             self.terms.keys.load(block[~np.logical_or.reduce(full)] if full else block)
         met = np.flatnonzero(~full[0]) if full else np.arange(len(block))
         rows, passed = block[met], defaultdict[str, list[int]](list)
-        near, among = self._similarities(rows)
+        alike = self._compared(rows)
         taken_at, left = [-1], [self.left]
         for number, (row, cost) in enumerate(zip(rows.tolist(), costs[met].tolist())):
             if cost > left[-1]:
@@ -254,15 +270,15 @@ class Descent:
             reason = self._full_share(row, cost, stage)
             if reason is not None and stage.fills_least:
                 continue  # it stays open: its turn may come when the least shares are filled
-            reason = reason or self._refusal(row, near[number])
+            reason = reason or self._refusal(row, alike is not None and alike.alike[number])
             if reason is not None:
                 passed[reason].append(row)
                 continue
             self._take(row, cost)
             taken_at.append(met[number])
             left.append(self.left)
-            if among is not None:
-                np.maximum(near, among[number], out=near)
+            if alike is not None:
+                alike.take(number)
         for reason, those in passed.items():
             self._pass_over(those, reason)
         if full and not stage.fills_least:
@@ -291,31 +307,27 @@ class Descent:
             account.spent[account.share.codes[row]] += cost
         if self.terms.keys is not None:
             self._seen.add(self.terms.keys[row])
+        if self._alike is not None:
+            self._alike.add(row)
+        if self._copies is not None:
+            self._copies.add(row)
 
-    def _refusal(self, row: int, near: float) -> str | None:
+    def _refusal(self, row: int, alike: bool) -> str | None:
         if self.terms.keys is not None:
             key = self.terms.keys[row]
             if key is None:
                 return "empty"
             if key in self._seen:
                 return "duplicates"
-        most = self.terms.max_similarity
-        if most is not None and near > most + _ROUNDING:
+        if alike:
             return "max_similarity"
-        return None
+        return "near_duplicates" if self._copies is not None and self._copies.has_like(row) else None
 
-    def _similarities(self, block: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Highest cosine of each row to those taken, and the block's rows among each other."""
-        near = np.full(len(block), -np.inf)
-        if not self._compares:
-            return near, None
-        embeddings = self.terms.embeddings
-        assert embeddings is not None  # max_similarity is refused without them
-        vectors = embeddings[block]
-        for start in range(0, len(self.walk.taken), 4 * BLOCK):
-            taken = embeddings[self.walk.taken[start : start + 4 * BLOCK]]
-            np.maximum(near, (vectors @ taken.T).max(axis=1), out=near)
-        return near, vectors @ vectors.T
+    def _compared(self, rows: np.ndarray) -> Block | None:
+        """Rows compared with those taken and among each other, where they are."""
+        if self.terms.sketches is not None:
+            self.terms.sketches.load(rows)
+        return None if self._alike is None else self._alike.compare(rows)
 
     def _check_least(self, account: Account) -> None:
         share, spent = account.share, account.spent
@@ -343,8 +355,9 @@ class Descent:
             block = rows[start : start + size]
             if self.terms.keys is not None:
                 self.terms.keys.load(block)
-            for row, near in zip(block.tolist(), self._similarities(block)[0]):
-                reason = self._refusal(row, near)
+            compared = self._compared(block)
+            for number, row in enumerate(block.tolist()):
+                reason = self._refusal(row, compared is not None and compared.alike[number])
                 if reason is None and taken:
                     return
                 if reason is None:
