@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hf_instructmine as him
 
@@ -16,6 +16,9 @@ from ..indicators import INDICATORS
 from .options import add_inputs, add_verb, beside, pick, say_next
 from .values import build_indicators
 
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # Parameters of `score` that are not the option of that name.
 OTHERWISE = {"pool": "from input", "indicators": "from --indicator"}
@@ -39,7 +42,13 @@ def add_options(verbs: Any) -> None:
         "Perplexity,model=HuggingFaceTB/SmolLM2-135M-Instruct,dtype=bfloat16; several may be given",
     )
     verb.add_argument("--output-dir", metavar="DIR", help="folder for the scored pool")
-    verb.add_argument("--num-proc", type=int, default=1, help="processes")
+    verb.add_argument(
+        "--num-proc",
+        type=int,
+        default=1,
+        help="processes, this one among them; each loads its own copy of a model, on a GPU of its own "
+        "where there are several. The same command may also be started several times, on one machine or more",
+    )
     verb.add_argument(
         "--executor",
         default="local",
@@ -63,6 +72,7 @@ def run(args: argparse.Namespace) -> None:
     from ..data.inputs import load_pool, parse_mapping
     from ..data.unread import describe_unread
     from ..indicators import scoring
+    from ..indicators.score_work import is_main_process
 
     if args.executor == "jobs":
         _submit(args)
@@ -73,13 +83,16 @@ def run(args: argparse.Namespace) -> None:
     pool = load_pool(args.input, **pick(args, load_pool, columns=columns))
     with _silenced(scoring.logger):  # the summary below says the same
         scored = him.score(pool, indicators, **pick(args, him.score, resources=_resources(args.resources)))
+    if not is_main_process():  # of those that were launched together: they all return the same
+        return
     report = json.loads(Path(args.output_dir, "report.json").read_text())
+    numbers = scored.select_columns(list(report.keys() - {scoring.UNREAD})).with_format("arrow")[:]
     print(f"\nScored {len(scored)} rows into {args.output_dir}")
     unread = report.pop(scoring.UNREAD, None)
     if unread:
         print(f"  {describe_unread(unread)}", file=sys.stderr)
     for name, counts in report.items():
-        print(f"  {scoring.describe_counts(name, counts)}{_quartiles(scored[name])}")
+        print(f"  {scoring.describe_counts(name, counts)}{_quartiles(numbers[name].to_numpy())}")
     strategy = "longest" if "output_length" in scored.column_names else "random"
     training = ["--recipe", "smollm2-135m-cpu-last-layers", "--eval-set", "NAME=SOURCE"]
     subset = ["--subset-size", max(len(scored) // 10, 1), "--output-dir", beside(args.output_dir, "sweep")]
@@ -135,10 +148,10 @@ def _silenced(logger: logging.Logger) -> Iterator[None]:
         logger.disabled = False
 
 
-def _quartiles(values: Sequence[float]) -> str:
+def _quartiles(values: "np.ndarray") -> str:
     import numpy as np
 
-    finite = np.asarray(values)[np.isfinite(values)]
+    finite = values[np.isfinite(values)]
     if not len(finite):
         return ""
     low, middle, high = np.percentile(finite, [25, 50, 75])

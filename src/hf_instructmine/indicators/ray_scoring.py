@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 from datasets import Dataset
@@ -247,6 +247,17 @@ def _block(start: int, content: Any, error: str | None = None) -> pa.Table:
     return pa.table([[start], [pickle.dumps(content)], [error]], schema=_BLOCK)
 
 
+class _Pool:
+    """A pool of which one shard is there."""
+
+    def __init__(self, start: int, rows: dict[str, list]):
+        self.start, self.rows = start, rows
+
+    def __getitem__(self, asked: slice) -> dict[str, list]:
+        assert asked.start == self.start
+        return self.rows
+
+
 class _Scorer:
     """What an actor holds: indicators, whose models are loaded once."""
 
@@ -264,7 +275,8 @@ class _Scorer:
             return _block(start, None, problem)
         try:
             members, rows = pickle.loads(row["content"])
-            return _block(start, self.task.finish(members, self.task.begin_rows(rows, start, members)))
+            self.task.texts = cast(Dataset, _Pool(start, rows))
+            return _block(start, self.task.finish(members, self.task.begin(start, members)))
         except InstructMineError as error:
             return _block(start, None, str(error))
 

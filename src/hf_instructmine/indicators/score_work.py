@@ -72,10 +72,7 @@ class Task:
 
     def begin(self, start: int, members: Sequence[int]) -> list[Ready]:
         """A shard read and made ready for some of the indicators, by their numbers; no model runs."""
-        return self.begin_rows(self.texts[start : start + self.rows], start, members)
-
-    def begin_rows(self, batch: dict[str, list], start: int, members: Sequence[int]) -> list[Ready]:
-        """The same with the rows of the shard, for a machine that does not have the pool."""
+        batch = self.texts[start : start + self.rows]
         rows = read_turns(batch, self.indicators[0].columns, start)
         return ready_together([self.indicators[k] for k in members], rows)
 
@@ -197,10 +194,12 @@ def _overlaps(task: Task) -> bool:
 
 
 def _leave(left: dict[int, set[int]], start: int, tables: dict[int, pa.Table]) -> Made:
-    left[start] -= tables.keys()
-    if not left[start]:
-        del left[start]
-    yield start, tables
+    fresh = {k: table for k, table in tables.items() if k in left.get(start, ())}
+    if fresh:
+        left[start] -= fresh.keys()
+        if not left[start]:
+            del left[start]
+        yield start, fresh
 
 
 def _by_others(task: Task, left: dict[int, set[int]], damaged: set[tuple[int, int]]) -> Made:
@@ -306,8 +305,7 @@ class Helpers:
             self._folder = TemporaryDirectory(prefix="instructmine-", ignore_cleanup_errors=True)
         return Path(self._folder.name)
 
-    def shard_rows(self, indicator: Indicator, rows: int) -> int:
-        """See [`shard_rows`]."""
+    def shard_rows(self, indicator: Indicator, rows: int) -> int:  # noqa: D102
         return shard_rows(indicator, rows)
 
     def made(self, task: Task, missing: Mapping[int, Sequence[int]]) -> Made:
@@ -338,9 +336,9 @@ class Helpers:
         for number, (process, _, errors) in enumerate(self.running):
             if number in self._told:
                 continue
+            error = None
             try:
-                if errors.poll():
-                    raise errors.recv()
+                error = errors.recv() if errors.poll() else None
             except (EOFError, OSError):  # it ended without a word
                 process.join(1)
                 self._told.add(number)
@@ -348,12 +346,16 @@ class Helpers:
                     "a process of num_proc died (exit code %s), for want of memory perhaps, or because a script lacks "
                     "`if __name__ == '__main__':`: the others go on with its shards", process.exitcode,
                 )  # fmt: skip
+            if error is not None:
+                raise error
 
     def _on_disk(self, texts: Dataset) -> Dataset:
         """A table that lies in memory as a file, which another process maps into its own."""
         if texts.cache_files or len(texts) <= _SENT:
             return texts
-        path = self.folder / f"{len(list(self.folder.iterdir()))}.arrow"
+        path = self.folder / f"{texts._fingerprint}.arrow"
+        if path.exists():
+            return Dataset.from_file(str(path))
         batches = texts.with_format("arrow").iter(_SENT)
         with writing(path), pa.OSFile(str(path), "wb") as sink:
             first = next(batches)

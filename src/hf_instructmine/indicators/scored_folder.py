@@ -211,10 +211,13 @@ class ScoredFolder:
                 return False
             if any({*pq.read_schema(path).names} != {*scored.column_names} for path in self._data_files()):
                 return False
-            there, made = self._columns(list(provenance)), scored.with_format("numpy")
+            there = self._columns(list(provenance))
+            made = scored.select_columns(list(provenance)).with_format("arrow")[:]
         except (InstructMineError, OSError, pa.ArrowException):
             return False
-        return all(np.array_equal(there[name].to_numpy(), made[name][:], equal_nan=True) for name in provenance)
+        return all(
+            np.array_equal(there[name].to_numpy(), made[name].to_numpy(), equal_nan=True) for name in provenance
+        )
 
     def _remove_leftovers(self) -> None:
         names = {self.folder: r"(report|indicators)\.json", self.folder / "data": r"train-\d{5}-of-\d{5}\.parquet"}
