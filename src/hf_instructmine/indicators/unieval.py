@@ -5,6 +5,7 @@ MingZhong/unieval-dialog.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -95,19 +96,28 @@ class UniEval(ModelIndicator):
             columns=columns, turns=turns, overwrite=overwrite,
         )  # fmt: skip
 
-    def score(self, conversations: list[Conversation]) -> tuple[np.ndarray, np.ndarray, list[str | None]]:
-        """Scores `(n, dimensions)`, response tokens `(n,)`, and notes; see [`Indicator.score`]."""
-        loaded = self.load()
+    def prepare(self, conversations: list[Conversation]) -> tuple[list[list[int]], list[int], list[str | None]]:
+        """The questions in ids, the tokens of each response, and notes; see [`Indicator.prepare`]."""
+        tokenizer = self.load().tokenizer
+        _answers(tokenizer)  # so that nobody else asks the tokenizer while it works in another thread
         sequences, tokens = [], []
         notes: list[str | None] = []
         for conversation in conversations:
-            response = encode_data(loaded.tokenizer, conversation.written)
-            asked = [encode_question(loaded.tokenizer, n, conversation, response, self.max_length) for n in self.names]
+            response = encode_data(tokenizer, conversation.written)
+            asked = [encode_question(tokenizer, n, conversation, response, self.max_length) for n in self.names]
             sequences += [ids for ids, _ in asked]
             tokens.append(max(len(response), 1))
             cut = {note for _, note in asked}
             notes.append(next((n for n in ("truncated response", "truncated prompt") if n in cut), None))
-        scores = np.reshape(yes_probabilities(loaded, sequences), (len(conversations), len(self.names)))
+        return sequences, tokens, notes
+
+    def score(
+        self, conversations: list[Conversation], prepared: Any = None
+    ) -> tuple[np.ndarray, np.ndarray, list[str | None]]:
+        """Scores `(n, dimensions)`, response tokens `(n,)`, and notes; see [`Indicator.score`]."""
+        sequences, tokens, notes = self.prepare(conversations) if prepared is None else prepared
+        probabilities = yes_probabilities(self.load(), sequences)
+        scores = np.reshape(probabilities, (len(conversations), len(self.names)))
         overflown = np.isnan(scores).any(axis=1)
         notes = ["the model's answer is not a number" if nan else note for nan, note in zip(overflown, notes)]
         return scores, np.array(tokens, float), notes
@@ -145,11 +155,7 @@ def yes_probabilities(loaded: LoadedModel, sequences: list[list[int]]) -> list[f
     import torch
 
     model = loaded.model
-    yes, no = (encode_data(loaded.tokenizer, word)[0] for word in ("Yes", "No"))
-    if yes == no or loaded.tokenizer.unk_token_id in (yes, no):
-        raise InstructMineError(
-            f"the tokenizer '{loaded.tokenizer.name_or_path}' does not tell Yes from No by their first token"
-        )
+    yes, no = _answers(loaded.tokenizer)
 
     def forward(batch: list[int]) -> list[float]:
         ids, mask = pad_with_mask([sequences[i] for i in batch], loaded.device, model.config.pad_token_id)
@@ -159,6 +165,17 @@ def yes_probabilities(loaded: LoadedModel, sequences: list[list[int]]) -> list[f
         return (logits[:, 0] - logits[:, 1]).float().sigmoid().tolist()
 
     return run_sorted(loaded, [len(s) for s in sequences], forward)
+
+
+@lru_cache(maxsize=16)
+def _answers(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, int]:
+    """The first tokens of Yes and No."""
+    yes, no = (encode_data(tokenizer, word)[0] for word in ("Yes", "No"))
+    if yes == no or tokenizer.unk_token_id in (yes, no):
+        raise InstructMineError(
+            f"the tokenizer '{tokenizer.name_or_path}' does not tell Yes from No by their first token"
+        )
+    return yes, no
 
 
 def _two_logits(model: "PreTrainedModel", rows: list[int], **inputs: "torch.Tensor") -> "torch.Tensor":
