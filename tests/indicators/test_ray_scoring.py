@@ -243,5 +243,5 @@ def test_resources_of_the_command_line():
         "mtld": {"num_cpus": 2},
     }
     assert cli_score._resources(None) is None
-    with pytest.raises(InstructMineError, match="--resources 'num_gpus' is no amount: write num_gpus=0.5, or Perp"):
+    with pytest.raises(InstructMineError, match="--resources 'num_gpus' is no amount: write num_gpus=0"):
         cli_score._resources(["num_gpus"])

@@ -11,9 +11,9 @@ import pickle
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 from datasets import Dataset
@@ -173,7 +173,7 @@ class RayCluster(Helpers):
         """Those here, once every node that may score has the same, before anything is scored."""
         here = _versions(sorted({name for indicator in task.indicators for name in indicator.libraries}))
         fresh = [node for node in nodes if not here.keys() <= self._agreed.get(node, {}).keys()]
-        for node, there in zip(fresh, _versions_there(self._ray(), fresh, list(here))):
+        for node, there in _versions_there(self._ray(), fresh, list(here)).items():
             problem = _disagreement(here, there)
             if problem is not None:
                 raise InstructMineError(problem)
@@ -247,6 +247,17 @@ def _block(start: int, content: Any, error: str | None = None) -> pa.Table:
     return pa.table([[start], [pickle.dumps(content)], [error]], schema=_BLOCK)
 
 
+class _Pool:
+    """A pool of which one shard is there."""
+
+    def __init__(self, start: int, rows: dict[str, list]):
+        self.start, self.rows = start, rows
+
+    def __getitem__(self, asked: slice) -> dict[str, list]:
+        assert asked.start == self.start
+        return self.rows
+
+
 class _Scorer:
     """What an actor holds: indicators, whose models are loaded once."""
 
@@ -264,7 +275,8 @@ class _Scorer:
             return _block(start, None, problem)
         try:
             members, rows = pickle.loads(row["content"])
-            return _block(start, self.task.finish(members, self.task.begin_rows(rows, start, members)))
+            self.task.texts = cast(Dataset, _Pool(start, rows))
+            return _block(start, self.task.finish(members, self.task.begin(start, members)))
         except InstructMineError as error:
             return _block(start, None, str(error))
 
@@ -416,7 +428,7 @@ def _disagreement(here: Mapping[str, str], there: Mapping[str, str]) -> str | No
     return None
 
 
-def _versions_there(ray: Any, nodes: Sequence[str], names: list[str]) -> list[dict[str, str]]:
+def _versions_there(ray: Any, nodes: Sequence[str], names: list[str]) -> dict[str, dict[str, str]]:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     task = ray.remote(num_cpus=0)(_versions)
@@ -424,10 +436,14 @@ def _versions_there(ray: Any, nodes: Sequence[str], names: list[str]) -> list[di
         task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(names)
         for node in nodes
     ]
-    _answered, silent = ray.wait(asked, num_returns=len(asked), timeout=_ANSWER_SECONDS) if asked else ([], [])
+    _, silent = ray.wait(asked, num_returns=len(asked), timeout=_ANSWER_SECONDS) if asked else ([], [])
     if silent:
         raise InstructMineError(
             f"{len(silent)} of {len(nodes)} nodes of the Ray cluster did not answer in {_ANSWER_SECONDS} s: look at "
             "`ray status`"
         )
-    return ray.get(asked)
+    found: dict[str, dict[str, str]] = {}
+    for node, answer in zip(nodes, asked):
+        with suppress(ray.exceptions.RayError):  # it has died meanwhile; actors look at their node themselves
+            found[node] = ray.get(answer)
+    return found

@@ -72,10 +72,7 @@ class Task:
 
     def begin(self, start: int, members: Sequence[int]) -> list[Ready]:
         """A shard read and made ready for some of the indicators, by their numbers; no model runs."""
-        return self.begin_rows(self.texts[start : start + self.rows], start, members)
-
-    def begin_rows(self, batch: dict[str, list], start: int, members: Sequence[int]) -> list[Ready]:
-        """The same with the rows of the shard, for a machine that does not have the pool."""
+        batch = self.texts[start : start + self.rows]
         rows = read_turns(batch, self.indicators[0].columns, start)
         return ready_together([self.indicators[k] for k in members], rows)
 
@@ -308,8 +305,7 @@ class Helpers:
             self._folder = TemporaryDirectory(prefix="instructmine-", ignore_cleanup_errors=True)
         return Path(self._folder.name)
 
-    def shard_rows(self, indicator: Indicator, rows: int) -> int:
-        """See [`shard_rows`]."""
+    def shard_rows(self, indicator: Indicator, rows: int) -> int:  # noqa: D102
         return shard_rows(indicator, rows)
 
     def made(self, task: Task, missing: Mapping[int, Sequence[int]]) -> Made:

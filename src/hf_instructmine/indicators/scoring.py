@@ -79,7 +79,7 @@ def score(
         overwrite (`bool`, defaults to `False`): Whether columns of the same name, or another run in `output_dir`,
             may be replaced.
         executor (`str`, defaults to `"local"`): `"local"`, or `"ray"`: actors on the nodes of a Ray cluster.
-        address (`str`, *optional*): `HOST:PORT` of the Ray cluster, or `"auto"` for the one that runs here; defaults to
+        address (`str`, *optional*): `HOST:PORT` of the Ray cluster, or `"auto"` for the one that runs here; by default
             `RAY_ADDRESS`, else one is started.
         resources (`Mapping`, *optional*): What an actor of Ray takes: `{"num_gpus": 0.5}`, or such a mapping for each
             indicator by its name. By default a GPU for one with a model where there are some, else a CPU.
