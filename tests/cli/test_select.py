@@ -45,6 +45,7 @@ def select(files: Path, *options) -> int:
         (["--size", 3], [0, 1, 2]),
         (["--size", 3, "--max-similarity", 0.9, "--encoder", "some/encoder"], [0, 1, 3]),
         (["--size", 3, "--set-level", "--encoder", "some/encoder"], [0, 1, 2]),
+        (["--size", 3, "--near-duplicates", 0.5], [0, 1, 2]),
         (["--size", 2, "--quota", "human=0.5:", "web=:0.5"], [0, 4]),
         (["--size", 5, "--max-response-tokens", 500], [0, 1, 2, 3, 4]),
         (["--size", 2, "--length-bins", 2], [0, 3]),
@@ -73,6 +74,7 @@ def test_what_was_kept_out_is_told(files, capsys):
         (["--quota", "web"], "the quota 'web' is not of the form SOURCE=LEAST:MOST"),
         (["--quota", "wbe=0.1:"], "no row has the source 'wbe'"),
         (["--eval-set", "test"], "is not of the form name=file-or-id"),
+        (["--near-duplicates", 1.5], "has to be a share of words in common, above 0 and at most 1"),
         (["--length-bins", 1], "--length-bins 1 has to be at least 2"),
     ],
 )
