@@ -103,6 +103,9 @@ class Encoder:
         vectors = np.array([np.bincount(list(text.encode()), minlength=256) + 1.0 for text in texts], np.float32)
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.zeros(len(texts), bool)
 
+    def dimensions(self):
+        return 256
+
     def describe(self):
         return {"model": "bytes"}
 

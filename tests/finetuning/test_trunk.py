@@ -97,7 +97,7 @@ def test_many_texts_are_kept_in_several_files_that_are_not_computed_twice(recipe
     again = compute_trunk(loaded, 2, encoded.sequences, tmp_path / "several", bf16=False)
     assert computed == [encoded.sequences[2:4]]
     assert all(torch.equal(again[i], several[i]) for i in range(len(again)))
-    assert {path.name for path in (tmp_path / "several").iterdir()} == set(files)
+    assert {path.name for path in (tmp_path / "several").iterdir()} == {*files, "texts"}
 
 
 def test_a_trunk_that_is_killed_half_way_goes_on(recipe, tmp_path, monkeypatch):
@@ -323,6 +323,59 @@ def test_a_sweep_that_grows_keeps_one_trunk(recipe, tmp_path):
         for count in (1, 2, 4):
             session.run(mixtures(count, 0))
             assert len(folders_in(tmp_path / "trunk")) == 1
+
+
+@pytest.fixture
+def ran(monkeypatch) -> list[list[int]]:
+    """The texts that the frozen layers run over."""
+    lower, texts = trunk._lower_layers, []
+    monkeypatch.setattr(trunk, "_lower_layers", lambda *args: texts.extend(args[2]) or lower(*args))
+    return texts
+
+
+def test_a_trunk_of_more_texts_runs_those_alone(recipe, tmp_path, monkeypatch, ran):
+    monkeypatch.setattr(trunk, "_TEXTS_PER_FILE", 2)
+    loaded, encoded = load(recipe)
+    first, more = encoded.sequences[:3], [encoded.sequences[4], *encoded.sequences[:4]]
+    before = list(compute_trunk(loaded, 2, first, tmp_path / "first", bf16=False))
+    ran.clear()
+    grown = compute_trunk(loaded, 2, more, tmp_path / "more", bf16=False, grows=True)
+    assert ran == [more[0], more[4]]
+    assert all(torch.equal(grown[1 + k], before[k]) for k in range(3))
+    alone = compute_trunk(loaded, 2, more, tmp_path / "alone", bf16=False)
+    for k in range(5):
+        torch.testing.assert_close(grown[k], alone[k], rtol=2**-7, atol=1e-5)
+    assert folders_in(tmp_path) == {"more", "alone"}
+
+
+def test_a_damaged_trunk_is_taken_nothing_from(recipe, tmp_path, monkeypatch, ran):
+    monkeypatch.setattr(trunk, "_TEXTS_PER_FILE", 2)
+    loaded, encoded = load(recipe)
+    compute_trunk(loaded, 2, encoded.sequences[:4], tmp_path / "first", bf16=False)
+    np.save(tmp_path / "first" / "000000000-2.npy", np.zeros((1, 32), np.int16))
+    ran.clear()
+    compute_trunk(loaded, 2, encoded.sequences[:5], tmp_path / "more", bf16=False, grows=True)
+    assert ran == [*encoded.sequences[:2], encoded.sequences[4]]
+
+
+def test_a_disk_without_room_for_both_has_the_earlier_one_removed(recipe, tmp_path, monkeypatch, ran):
+    loaded, encoded = load(recipe)
+    compute_trunk(loaded, 2, encoded.sequences[:3], tmp_path / "first", bf16=False)
+    ran.clear()
+    room = lambda _: Room(0 if (tmp_path / "first").exists() else 10**9)  # noqa: E731
+    monkeypatch.setattr(trunk.shutil, "disk_usage", room)
+    compute_trunk(loaded, 2, encoded.sequences[:4], tmp_path / "more", bf16=False, grows=True)
+    assert ran == encoded.sequences[:4] and folders_in(tmp_path) == {"more"}
+
+
+def test_a_sweep_that_grows_runs_no_text_twice(recipe, tmp_path, ran):
+    recipe = {**recipe, "cached_trunk": True}
+    with SweepSession(pool(), recipe, evaluation_sets(), tmp_path, Execution()) as session:
+        session.run(mixtures(1, 0))
+        before, count = {*map(tuple, ran)}, len(ran)
+        session.run(mixtures(4, 0))
+    after = {*map(tuple, ran[count:])}
+    assert before and after and not before & after
 
 
 def test_a_trunk_that_another_process_uses_stays(recipe, tmp_path):

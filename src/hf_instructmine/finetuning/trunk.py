@@ -6,7 +6,7 @@ last n layers that is fed with it.
 
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from ..outputs.room import check_room
 from .base_model import decoder_layers
 from .evaluation import EncodedSet
 from .finetune import evaluating
+from .trunk_texts import TEXTS, Place, held_beside, text_digests
 
 
 if TYPE_CHECKING:
@@ -135,12 +136,16 @@ class Selected:
         return self.trunk[self.numbers[i]]
 
 
-def compute_trunk(loaded: LoadedModel, n: int, sequences: Sequence[Sequence[int]], folder: Path, bf16: bool) -> Trunk:
+def compute_trunk(
+    loaded: LoadedModel, n: int, sequences: Sequence[Sequence[int]], folder: Path, bf16: bool, grows: bool = False
+) -> Trunk:
     """Runs all but the last `n` layers over every sequence, or finds what an earlier call left in `folder`.
 
     Args:
         folder (`Path`): Gets a file for every 512 texts, each written whole: a killed call goes on where it stopped.
             The caller names it after the texts, uses it for one model, and keeps other processes out of it.
+        grows (`bool`, defaults to `False`): Whether the folders beside it are trunks of the same model. Texts that
+            they hold are not run again, and those that no process uses are removed in the end.
 
     Raises:
         [`InstructMineError`]: Where a cached trunk does not go with the model (see [`check_cut`]), the folder cannot
@@ -153,19 +158,54 @@ def compute_trunk(loaded: LoadedModel, n: int, sequences: Sequence[Sequence[int]
             stale.unlink()
     parts = {start: sequences[start : start + _TEXTS_PER_FILE] for start in range(0, len(sequences), _TEXTS_PER_FILE)}
     paths = {start: folder / f"{start:09d}-{len(part)}.npy" for start, part in parts.items()}
-    size = _check_room(loaded, folder, [part for start, part in parts.items() if not paths[start].exists()])
+    missing = [part for start, part in parts.items() if not paths[start].exists()]
+    try:
+        size = _check_room(loaded, folder, missing)
+    except InstructMineError:
+        if not grows:
+            raise
+        remove_unused(folder.parent, keep=folder.name)  # and run again what they hold
+        size = _check_room(loaded, folder, missing)
+    known = held_beside(folder, _TEXTS_PER_FILE) if grows and missing else {}
     files = []
     told = f"Running the frozen layers ({size})"
     with tqdm(total=sum(map(len, sequences)), desc=told, unit="token", delay=3) as bar:
         for start, part in parts.items():
             path = paths[start]
             if not path.exists():
-                vectors = _lower_layers(loaded, n, part, bf16)
-                with written_whole(path) as partial, partial.open("wb") as file:
-                    np.save(file, vectors)
+                _keep(path, _lower_layers_of_new(loaded, n, part, bf16, known))
             files.append(path)
             bar.update(sum(map(len, part)))
+    _keep(folder / TEXTS, text_digests(sequences))
+    if grows:
+        remove_unused(folder.parent, keep=folder.name)
     return Trunk(files, [len(s) for s in sequences], loaded.model.dtype, _hold(folder))
+
+
+def _keep(path: Path, array: np.ndarray) -> None:
+    with written_whole(path) as partial, partial.open("wb") as file:
+        np.save(file, array)
+
+
+def _lower_layers_of_new(
+    loaded: LoadedModel,
+    n: int,
+    part: Sequence[Sequence[int]],
+    bf16: bool,
+    known: Mapping[bytes, Place],
+) -> np.ndarray:
+    """As [`_lower_layers`], with the vectors of `known` texts read."""
+    digests = text_digests(part)["digest"].tolist()
+    new = [ids for ids, digest in zip(part, digests) if digest not in known]
+    if len(new) == len(part):
+        return _lower_layers(loaded, n, part, bf16)
+    used = {known[digest][0] for digest in digests if digest in known}
+    arrays = {path: read_array(path, "remove it, and start again", mmap_mode="r") for path in used}
+    ran = np.split(_lower_layers(loaded, n, new, bf16), np.cumsum([len(ids) for ids in new])[:-1]) if new else []
+    vectors, waiting = [], iter(ran)
+    for place in map(known.get, digests):
+        vectors.append(next(waiting) if place is None else arrays[place[0]][place[1] : place[2]])
+    return np.concatenate(vectors)
 
 
 def _check_room(loaded: LoadedModel, folder: Path, parts: Sequence[Sequence[Sequence[int]]]) -> str:

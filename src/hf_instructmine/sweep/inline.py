@@ -97,7 +97,7 @@ class Inline:
         return loaded
 
     def _put_on_trunk(self, loaded: LoadedModel, num_layers: int, sft: Any) -> None:
-        from ..finetuning.trunk import WholeModel, compute_trunk, cut_to_last_layers, remove_unused
+        from ..finetuning.trunk import WholeModel, compute_trunk, cut_to_last_layers
 
         if self.recipe.settings.get("model_dir"):  # else the frozen layers are let go
             self.whole = WholeModel.of(loaded.model)
@@ -107,8 +107,7 @@ class Inline:
         sequences = [ids for e in self.encoded.values() for ids in e.sequences] + rows
         texts = digest(sequences)
         with Records(self.folder).lock("trunk", patience=-1):
-            remove_unused(self.folder / "trunk", keep=texts)
-            trunk = compute_trunk(loaded, num_layers, sequences, self.folder / "trunk" / texts, sft.bf16)
+            trunk = compute_trunk(loaded, num_layers, sequences, self.folder / "trunk" / texts, sft.bf16, grows=True)
         cut_to_last_layers(loaded, num_layers, next(iter(self.encoded.values())), trunk, sft.bf16)
         if sft.bf16:
             _round_frozen_head(loaded)
