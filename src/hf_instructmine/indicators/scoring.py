@@ -135,7 +135,7 @@ def _score_all(
 ) -> tuple[dict[tuple[str, ...], pa.Table], dict[str, Any]]:
     """Columns and notes by the names of an indicator's columns, and the configuration of each column."""
     tables, provenance = {}, {}
-    take_device(indicators)
+    take_device(indicators, processes=num_proc)
     with Helpers(num_proc - 1) as helpers:
         work = folder.work if folder is not None else helpers.folder if num_proc > 1 else None
         for group in _groups(indicators):
@@ -367,7 +367,7 @@ def _way(
     read: list[Any] = [indicator.columns, beside] if beside else [indicator.columns]
     earlier = Shards(work, indicator.names, [*read, configuration])
     if earlier.begun:  # of an earlier version, which scored identical rows one by one
-        return _Way(earlier, max(256, -(-len(texts) // 2000)), True)
+        return _Way(earlier, shard_rows(None, len(texts)), True)
     shards = Shards(work, indicator.names, [*read, configuration, {"pool": pool}])
     rows = shards.layout(
         lambda: shard_rows(indicator, distinct),
