@@ -173,7 +173,9 @@ class First(MTLD):
     def score(self, conversations):
         with open(Path(__file__).with_name("log"), "a") as file:
             print(os.getpid(), self.names[0], file=file, flush=True)
-        time.sleep(0.15)
+        deadline = time.monotonic() + 240  # until both have come
+        while len({line.split()[0] for line in open(file.name)}) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
         return super().score(conversations)
 
 class Second(First):
@@ -197,13 +199,69 @@ def logged(tmp_path, monkeypatch):
 
 
 def test_one_set_of_processes_serves_all_indicators_of_a_call(logged, tmp_path, monkeypatch):
-    pool = pool_of(30 * SHARD)  # in memory, and so large that it is sent as a file
+    pool = pool_of(10 * SHARD)  # in memory, and so large that it is sent as a file
     monkeypatch.setattr(score_work, "_SENT", 1000)
     scored = score(pool, [logged.First(), logged.Second()], num_proc=2)
     assert scored["mtld"][:] == scored["second"][:] == score(pool, [MTLD()])["mtld"][:]
     lines = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
-    assert len(lines) == 60
+    assert len(lines) == 20
     assert len({pid for pid, _ in lines}) == 2 and str(os.getpid()) in {pid for pid, _ in lines}
+
+
+WORKERS = """
+import os, signal, time
+from multiprocessing import parent_process
+from pathlib import Path
+from hf_instructmine import InstructMineError, MTLD
+
+HERE = Path(__file__).parent
+
+class Waiting(MTLD):
+    # The calling process waits for what the others come to.
+    others = 1
+    def score(self, conversations):
+        if parent_process() is not None:
+            (HERE / f"{os.getpid()}.ended").touch()
+            self.end()
+        deadline = time.monotonic() + 240
+        while len(list(HERE.glob("*.ended"))) < self.others and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.1)
+        return super().score(conversations)
+
+class Failing(Waiting):
+    def end(self):
+        raise InstructMineError("the model does not load")
+
+class Dying(Waiting):
+    others = 2
+    def end(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture
+def workers(tmp_path, monkeypatch):
+    (tmp_path / "workers.py").write_text(WORKERS)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "workers", raising=False)
+    return importlib.import_module("workers")
+
+
+def test_an_error_in_another_process_is_one_line_too(workers):
+    with pytest.raises(InstructMineError, match=r"^the model does not load$"):
+        score(pool_of(20 * SHARD), [workers.Failing()], num_proc=2)
+
+
+def test_a_process_that_dies_is_told_in_one_line_and_the_others_do_its_shard(workers, caplog):
+    pool = pool_of(12 * SHARD)
+    scored = score(pool, [workers.Dying()], num_proc=3)
+    assert scored["mtld"][:] == score(pool, [MTLD()])["mtld"][:]
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 2 and "\n" not in told[0]
+    assert all(
+        line.startswith("a process of num_proc died (exit code -9), for want of memory perhaps") for line in told
+    )
 
 
 @pytest.mark.parametrize(

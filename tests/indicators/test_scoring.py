@@ -254,52 +254,6 @@ def test_processes_change_nothing(tmp_path, model):
     assert (tmp_path / "one/report.json").read_text() == (tmp_path / "two/report.json").read_text()
 
 
-WORKERS = """
-import os, signal, time
-from multiprocessing import parent_process
-from hf_instructmine import InstructMineError, MTLD
-
-class Failing(MTLD):
-    def score(self, conversations):
-        if parent_process() is None:
-            time.sleep(0.3)
-            return super().score(conversations)
-        raise InstructMineError("the model does not load")
-
-class Dying(MTLD):
-    def score(self, conversations):
-        if parent_process() is not None:
-            os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(0.3)
-        return super().score(conversations)
-"""
-
-
-@pytest.fixture
-def workers(tmp_path, monkeypatch):
-    (tmp_path / "workers.py").write_text(WORKERS)
-    monkeypatch.syspath_prepend(tmp_path)
-    import workers
-
-    return workers
-
-
-def test_an_error_in_another_process_is_one_line_too(workers):
-    with pytest.raises(InstructMineError, match=r"^the model does not load$"):
-        score(pool_of(60 * SHARD), [workers.Failing()], num_proc=2)
-
-
-def test_a_process_that_dies_is_told_in_one_line_and_the_others_do_its_shard(workers, caplog):
-    pool = pool_of(30 * SHARD)
-    scored = score(pool, [workers.Dying()], num_proc=3)
-    assert scored["mtld"][:] == score(pool, [MTLD()])["mtld"][:]
-    told = [record.getMessage() for record in caplog.records]
-    assert len(told) == 2 and "\n" not in told[0]
-    assert all(
-        line.startswith("a process of num_proc died (exit code -9), for want of memory perhaps") for line in told
-    )
-
-
 def test_the_result_opens_with_the_usual_tools_and_the_kept_shards_are_no_part_of_it(tmp_path):
     pool = pool_of(SHARD + 5)
     scored = score(pool, [MTLD()], tmp_path)

@@ -6,6 +6,8 @@ from tiny_models import byte_tokenizer, unigram_tokenizer
 
 from hf_instructmine import MTLD, InstructMineError, OutputLength, Perplexity, score
 from hf_instructmine.cli.main import main
+from hf_instructmine.data.texts import pool_digest
+from hf_instructmine.indicators.scoring import read_rows
 
 
 def pool_of(rows: int) -> Dataset:
@@ -52,3 +54,24 @@ def test_a_column_that_was_made_otherwise_is_told_before_the_first_row(tmp_path,
 def test_what_is_no_indicator_is_told(wrong, message):
     with pytest.raises(InstructMineError, match=message):
         score(pool_of(2), wrong)
+
+
+def test_rows_are_read_once_and_the_digest_is_that_of_the_pool():
+    talk = [{"role": "user", "content": "q “é”"}, {"role": "assistant", "content": "a"}]
+    pool = Dataset.from_dict(
+        {"messages": [talk, talk, [*talk, *talk]], "n": [1, None, 3], "x": [0.5, float("nan"), 1]}
+    )
+    rows = read_rows(pool, [MTLD()], digested=True)
+    assert rows.digest == pool_digest(pool)
+    assert rows.copies["null"].tolist() == [0, 0, 2]  # by what is read: the other columns differ
+    assert read_rows(pool, [MTLD()], digested=False).digest == ""
+
+
+@pytest.mark.parametrize("rank, prints", [("0", True), ("1", False)])
+def test_of_several_processes_the_first_alone_says_what_came_of_it(tmp_path, monkeypatch, capsys, rank, prints):
+    monkeypatch.setenv("RANK", rank)
+    pool_of(2).to_json(tmp_path / "pool.jsonl")
+    out = tmp_path / "scored"
+    assert main(["score", str(tmp_path / "pool.jsonl"), "--output-dir", str(out), "--indicator", "MTLD"]) == 0
+    assert ("Scored 2 rows" in capsys.readouterr().out) == prints
+    assert (out / "indicators.json").exists()
