@@ -21,6 +21,6 @@ def test_killed_at_random_instants_every_score_is_that_of_an_uninterrupted_run(m
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    *lines, summary = [json.loads(line) for line in done.stdout.splitlines()]
+    *lines, summary = [json.loads(line) for line in done.stdout.splitlines() if line[0:1] == "{"]
     assert len(lines) == summary["kills"] == kills
     assert summary["equal"] == summary["folders"] > 0

@@ -103,9 +103,10 @@ class _Claim(NamedTuple):
     held: ExitStack
 
 
-def shard_rows(indicator: Indicator, rows: int, on_gpu: bool | None = None) -> int:
-    """The rows of a shard where none is there yet. A shard is what a kill can lose, and what is sorted by length: on a
-    GPU, whose batches are larger, 256 rows would cost it 18 % of padding, and 3,072 cost 2 %."""
+def shard_rows(indicator: Indicator | None, rows: int, on_gpu: bool | None = None) -> int:
+    """The rows of a shard where none is there yet; without an indicator, those that every earlier version had. A shard
+    is what a kill can lose, and what is sorted by length: on a GPU, whose batches are larger, 256 rows would cost it
+    18 % of padding, and 3,072 cost 2 %."""
     is_fast = isinstance(indicator, ModelIndicator) and (_device(indicator) != "cpu" if on_gpu is None else on_gpu)
     return max(_ACCELERATOR_ROWS if is_fast else _CPU_ROWS, -(-rows // _MOST_SHARDS))
 
@@ -160,10 +161,6 @@ def local_shards(
         [`InstructMineError`]: As the indicators do, and where a shard cannot be kept.
     """
     left = {start: set(members) for start, members in missing.items()}
-    if task.shards is None:
-        for start, members in missing.items():
-            yield start, task.finish(members, task.begin(start, members))
-        return
     damaged: set[tuple[int, int]] = set()
     with ThreadPoolExecutor(1) if _overlaps(task) else ExitStack() as entered:
         thread = entered if isinstance(entered, ThreadPoolExecutor) else None
@@ -259,8 +256,9 @@ def _begun(
 def _claims(task: Task, left: Mapping[int, set[int]]) -> Iterator[_Claim]:
     for start in list(left):
         with ExitStack() as stack:
-            shards = task.shards or []
-            members = [k for k in sorted(left.get(start, ())) if stack.enter_context(shards[k].claim(start))]
+            members = sorted(left.get(start, ()))
+            if task.shards is not None:
+                members = [k for k in members if stack.enter_context(task.shards[k].claim(start))]
             if members:
                 yield _Claim(start, members, stack.pop_all())
 
@@ -408,14 +406,15 @@ def is_main_process() -> bool:
     return (os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or "0") == "0"
 
 
-def take_device(indicators: Sequence[Indicator], place: int | None = None) -> None:
+def take_device(indicators: Sequence[Indicator], place: int | None = None, processes: int = 1) -> None:
     """Lets a process compute on the accelerator of its own, of several: that of its place modulo their number.
 
     Indicators that name a device keep it. What is recorded beside a column does not depend on it.
 
     Args:
         indicators (`Sequence[Indicator]`): Where none has a model, nothing is done.
-        place (`int`, *optional*): Of the process; by default that which a launcher has given it.
+        place (`int`, *optional*): Of the process; by default that which a launcher has given it, if one has.
+        processes (`int`, defaults to 1): That each launched process is, with its helpers.
     """
     launched = "LOCAL_RANK" in os.environ or "SLURM_LOCALID" in os.environ
     if (place is None and not launched) or not any(isinstance(i, ModelIndicator) for i in indicators):
@@ -424,7 +423,7 @@ def take_device(indicators: Sequence[Indicator], place: int | None = None) -> No
 
     count = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
     if count > 1:
-        torch.accelerator.set_device_index((_local_rank() if place is None else place) % count)
+        torch.accelerator.set_device_index((_local_rank() * processes if place is None else place) % count)
 
 
 @contextmanager

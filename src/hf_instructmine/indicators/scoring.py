@@ -36,6 +36,7 @@ from .score_work import (
     files_of,
     is_main_process,
     refuse_changed,
+    shard_rows,
     take_device,
 )
 from .scored_folder import Earlier, ScoredFolder
@@ -145,7 +146,7 @@ def _score_all(
 ) -> tuple[dict[tuple[str, ...], pa.Table], dict[str, Any]]:
     """Columns and notes by the names of an indicator's columns, and the configuration of each column."""
     tables, provenance = {}, {}
-    take_device(indicators)
+    take_device(indicators, processes=crew.most + 1)
     with crew as helpers:
         work = folder.work if folder is not None else helpers.folder if helpers.most else None
         for group in _groups(indicators):
@@ -383,7 +384,7 @@ def _way(
     read: list[Any] = [indicator.columns, beside] if beside else [indicator.columns]
     earlier = Shards(work, indicator.names, [*read, configuration])
     if earlier.begun:  # of an earlier version, which scored identical rows one by one
-        return _Way(earlier, max(256, -(-len(texts) // 2000)), True)
+        return _Way(earlier, shard_rows(None, len(texts)), True)
     shards = Shards(work, indicator.names, [*read, configuration, {"pool": pool}])
     rows = shards.layout(
         lambda: helpers.shard_rows(indicator, distinct),
