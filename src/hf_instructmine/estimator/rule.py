@@ -45,13 +45,17 @@ def contributions(rule: "Rule", table: Any) -> dict[str, np.ndarray]:
     return contributions_of(rule, read_indicators(table, rule.indicators))
 
 
-def contributions_of(rule: "Rule", values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """As [`contributions`], of indicators that [`Rule.read`] gave, each of shape (rows,)."""
+def contributions_of(
+    rule: "Rule", values: Mapping[str, np.ndarray], rows: Sequence[int] | None = None
+) -> dict[str, np.ndarray]:
+    """As [`contributions`], of indicators that [`Rule.read`] gave, each of shape (n,); of some `rows`, where given."""
     if rule.regressor is not None:
         raise InstructMineError("an AutoML rule is not a sum of contributions")
-    parts = design(rule.terms, values) * np.asarray(rule.weights)
+    parts = design(rule.terms, values)
+    parts *= np.asarray(rule.weights)
     known = ~np.isnan(parts).any(axis=1)
-    parts = parts - parts[known].mean(axis=0) if known.any() else parts
+    mean = parts[known].mean(axis=0) if known.any() else 0.0
+    parts = (parts if rows is None else parts[list(rows)]) - mean
     return {term.name: parts[:, k] for k, term in enumerate(rule.terms)}
 
 

@@ -65,7 +65,7 @@ def choose_examples(
         *((row, DRAWN) for row in _drawn(others, outside)),
     ]
     rows = [row for row, _ in chosen]
-    parts = {} if rule is None or rule.regressor is not None else contributions_of(rule, values)
+    parts = {} if rule is None or rule.regressor is not None else contributions_of(rule, values, rows)
     terms = values if rule is None else {term.name: values[term.column] for term in rule.terms}
     texts = _texts(pool, rows, columns)
     return [
@@ -77,9 +77,9 @@ def choose_examples(
             "log_loss": _plain(log_loss[row]),
             **text,
             "values": {name: _plain(column[row]) for name, column in terms.items()},
-            "contributions": {name: _plain(part[row]) for name, part in parts.items()},
+            "contributions": {name: _plain(part[place]) for name, part in parts.items()},
         }
-        for (row, how), text in zip(chosen, texts)
+        for place, ((row, how), text) in enumerate(zip(chosen, texts))
     ]
 
 
