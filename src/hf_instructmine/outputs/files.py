@@ -2,6 +2,7 @@
 
 import os
 import re
+import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -27,7 +28,8 @@ def written_whole(path: Path) -> Iterator[Path]:
     Raises:
         [`InstructMineError`]: As [`writing`] does.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    # A number of its own: processes of two machines that share the folder may have the same id.
+    partial = path.with_name(f".{path.name}.{secrets.randbits(60)}")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
