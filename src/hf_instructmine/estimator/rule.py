@@ -51,6 +51,8 @@ def contributions_of(
     """As [`contributions`], of indicators that [`Rule.read`] gave, each of shape (n,); of some `rows`, where given."""
     if rule.regressor is not None:
         raise InstructMineError("an AutoML rule is not a sum of contributions")
+    if not rule.terms:
+        return {}
     parts = design(rule.terms, values)
     parts *= np.asarray(rule.weights)
     known = ~np.isnan(parts).any(axis=1)
