@@ -206,6 +206,18 @@ def neighbours(folder: Path, rows: int, approximate: bool = False) -> Callable[[
     return lambda: neighbor_distances(vectors, 6, approximate=approximate)
 
 
+def similar(folder: Path, rows: int) -> Callable[[], Any]:
+    """A selection where rows stand in heaps of variants, hardly more heaps than rows wanted: most are turned away."""
+    rng, wanted = np.random.default_rng(0), min(BUDGET, rows // 10)
+    centres = rng.standard_normal((wanted * 51 // 50, 384), np.float32)
+    vectors = centres[rng.integers(len(centres), size=rows)]
+    for start in range(0, rows, CHUNK):
+        part = vectors[start : start + CHUNK]
+        part += np.float32(0.1) * rng.standard_normal(part.shape, np.float32)
+        part /= np.linalg.norm(part, axis=1, keepdims=True)
+    return select(folder, rows, embeddings=vectors, max_similarity=0.9)
+
+
 def quotas() -> dict[str, tuple[float, float]]:
     return {f"source-{number}": (0.05, 0.2) for number in range(7)}
 
@@ -222,6 +234,7 @@ STAGES: dict[str, tuple[str, int, Callable[[Path, int], Callable[[], Any]]]] = {
     "tokens": ("… with a budget of tokens, written", 10**7, lambda f, n: select(f, n, tokens=True)),
     "quotas": ("… with quotas, written", 10**7, lambda f, n: select(f, n, quotas=quotas())),
     "near": ("… without near-duplicates (MinHash), written", 10**7, lambda f, n: select(f, n, near_duplicates=0.8)),
+    "similar": ("… without rows alike by embeddings, written", 10**6, similar),
     "design": ("`design_mixtures` by rows", 10**7, lambda f, n: design(f, n, subset_size=min(1000, n // 10))),
     "design-tokens": (
         "`design_mixtures` by tokens", 10**7, lambda f, n: design(f, n, subset_tokens=50 * min(1000, n // 10)),
