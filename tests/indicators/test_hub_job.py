@@ -85,3 +85,8 @@ def test_a_model_of_this_machine_is_refused(pool, hub, capsys, tmp_path):
 def test_the_options_of_a_job_are_of_a_job(capsys):
     assert main(["score", "rows.jsonl", "--indicator", "MTLD", "--output-dir", "s", "--push-to", "me/scored"]) == 1
     assert "--push-to is of a job: pass --executor jobs too" in capsys.readouterr().err
+
+
+def test_a_wrong_executor_is_told_all_that_there_are(capsys):
+    assert main(["score", "pool.jsonl", "--indicator", "MTLD", "--executor", "slurm", "--output-dir", "out"]) == 1
+    assert "--executor must be one of local, ray, jobs, not 'slurm'" in capsys.readouterr().err

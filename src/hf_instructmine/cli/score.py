@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import hf_instructmine as him
 
-from ..errors import InstructMineError
+from ..errors import InstructMineError, not_one_of
 from ..indicators import INDICATORS
 from .options import add_inputs, add_verb, beside, pick, say_next
 from .values import build_indicators
@@ -119,6 +119,8 @@ def _submit(args: argparse.Namespace) -> None:
 
 
 def _refuse_of_jobs(args: argparse.Namespace) -> None:
+    if args.executor not in ("local", "ray"):
+        raise InstructMineError(f"--executor must be {not_one_of(args.executor, ('local', 'ray', 'jobs'))}")
     for name in ("flavor", "push_to", "package"):
         if getattr(args, name) is not None:
             raise InstructMineError(f"--{name.replace('_', '-')} is of a job: pass --executor jobs too")
