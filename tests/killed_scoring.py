@@ -30,7 +30,7 @@ from tiny_models import byte_tokenizer, causal_model, save
 from tqdm.std import tqdm
 
 import hf_instructmine as him
-from hf_instructmine.indicators import lengths, mtld, perplexity, score_work  # noqa: F401  (before the forks)
+from hf_instructmine.indicators import lengths, mtld, perplexity, shard_sizes  # noqa: F401  (before the forks)
 from hf_instructmine.models import engine  # noqa: F401
 
 
@@ -248,5 +248,5 @@ if __name__ == "__main__":
     else:
         tqdm.set_lock(threading.RLock())  # tqdm's own is shared by all forks: one that is killed would stop them
         datasets.disable_progress_bars()
-        score_work._CPU_ROWS = SHARD
+        shard_sizes.CPU_ROWS = SHARD
         main(Path(sys.argv[1]), int(sys.argv[2]), (sys.argv[3:] or ["local"])[0], int((sys.argv[4:] or [0])[0]))

@@ -39,7 +39,7 @@ QUICK = (
     (r"--num-runs \d+", "--num-runs 8"),
     (r"(--subset-size |subset_size=|subset_size: )\d+", r"\g<1>6"),
     (r"subset_tokens=[\d_]+", "subset_tokens=200"),
-    (r"(instructmine compare .*--tokens )\d+", r"\g<1>60 --parts 5 --random-at"),
+    (r"(instructmine compare .*--tokens )\d+", r"\g<1>30 --parts 5 --random-at"),
     (r"(?<=[( ])tokens=\[[\d_]+\]", "tokens=[60]"),
     (r"(?<=[( ])tokens=[\d_]+", "tokens=300"),
     (r"min_size=\d+,(\s+)max_size=[\d_]+(, num_trials=\d+)?", r"min_size=4,\1max_size=20, num_trials=2, grid_seeds=2"),

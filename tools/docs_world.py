@@ -3,7 +3,7 @@
 Names of the docs stand for what is here. all-MiniLM-L6-v2 is the real one, out of its package; so is
 SmolLM2-135M-Instruct for the Python of README. Elsewhere it is a model of its kind and with its tokenizer, of
 eight narrow layers with random weights, which trains in a second. The reward model is such a one everywhere. Their
-scores mean nothing.
+scores mean nothing, and are the same in every run: weights are drawn by a seed.
 """
 
 import gzip
@@ -116,9 +116,10 @@ def _put_dataset(hub: HubStub, name: str, files: dict[str, bytes]) -> None:
 def _tiny_reward_model(folder: Path) -> Path:
     """A Qwen3 with random weights that gives one number, as Skywork's reward models do."""
     from tiny_models import CHATML, byte_tokenizer
-    from transformers import Qwen3Config, Qwen3ForSequenceClassification
+    from transformers import Qwen3Config, Qwen3ForSequenceClassification, set_seed
 
     if not (folder / "config.json").is_file():
+        set_seed(0)
         tokenizer = byte_tokenizer(pad="<|endoftext|>", eos="<|im_end|>", chat_template=CHATML)
         config = Qwen3Config(
             **SMALL, num_hidden_layers=2, head_dim=16, vocab_size=len(tokenizer), num_labels=1,
@@ -131,9 +132,10 @@ def _tiny_reward_model(folder: Path) -> Path:
 
 def _tiny_smollm2(real: Path, folder: Path) -> Path:
     """A Llama with random weights, SmolLM2's tokenizer, and two layers more than the recipes train."""
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, set_seed
 
     if not (folder / "config.json").is_file():
+        set_seed(0)
         tokenizer = AutoTokenizer.from_pretrained(real)
         config = LlamaConfig(**SMALL, num_hidden_layers=8, vocab_size=len(tokenizer), tie_word_embeddings=True)
         LlamaForCausalLM(config).save_pretrained(folder)

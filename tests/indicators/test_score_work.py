@@ -16,9 +16,9 @@ from datasets import Dataset, load_dataset
 from tiny_models import CHATML, byte_tokenizer, causal_model, save
 
 from hf_instructmine import MTLD, InputLength, InstructMineError, OutputLength, Perplexity, score
-from hf_instructmine.indicators import score_work
+from hf_instructmine.indicators import score_work, shard_sizes
 from hf_instructmine.indicators.score_shards import Shards
-from hf_instructmine.indicators.score_work import Task, local_shards, shard_rows, take_device
+from hf_instructmine.indicators.score_work import Task, local_shards, take_device
 
 
 SHARD = 256
@@ -97,12 +97,12 @@ def computed(*logs: Path) -> list[str]:
 
 
 def test_two_processes_on_an_empty_folder_score_each_shard_once_and_return_the_same(start, tmp_path, model):
-    both = [start("both", log, 0.5, model=model) for log in ("one", "two")]
+    both = [start("both", log, 0.3, model=model) for log in ("one", "two")]
     score(pool_of(5 * SHARD + 20), [Perplexity(model)], tmp_path / "alone")
     for process in both:
         assert same(tmp_path / "both", tmp_path / "alone", process.communicate(timeout=PATIENCE)[0])
     done = computed(tmp_path / "one", tmp_path / "two")
-    assert len(done) == len({*done}) == 6
+    assert len(done) == len({*done}) == 17
 
 
 def test_the_shard_of_a_killed_process_is_taken_over_by_one_that_waits(start, tmp_path):
@@ -306,16 +306,9 @@ def test_a_shard_that_is_held_is_waited_for_and_then_taken(tmp_path):
     assert made[-1] == 100 and len(made) == 3
 
 
-def test_a_shard_is_larger_on_a_gpu_and_there_are_at_most_two_thousand(monkeypatch):
-    indicator = Perplexity("some/model")
-    monkeypatch.setattr(score_work, "default_device", lambda: "cuda")
-    assert [shard_rows(indicator, rows) for rows in (10, 10_000_000)] == [3072, 5000]
-    assert shard_rows(MTLD(), 10) == shard_rows(Perplexity("some/model", device="cpu"), 10) == 256
-
-
 def test_whoever_joins_follows_the_rows_of_a_shard_that_were_decided_first(tmp_path, monkeypatch):
     with monkeypatch.context() as elsewhere:
-        elsewhere.setattr(score_work, "_CPU_ROWS", 100)
+        elsewhere.setattr(shard_sizes, "CPU_ROWS", 100)
         first = score(pool_of(250), [MTLD()], tmp_path)
     (folder,) = tmp_path.glob(".columns/mtld-*")
     (folder / "000000100.parquet").unlink()

@@ -19,6 +19,7 @@ from ..regression.replicates import LEVEL
 from ..regression.terms import Term, design
 
 
+_BLOCK = 2**16  # rows that are predicted at a time
 # In the simulations of docs/estimator.md, on 30 and on 129 runs.
 AFTER_A_CHOICE = (
     "The regressors were chosen on the same runs: in simulations the first interval held the truth in 76 to 93 %, the "
@@ -226,7 +227,11 @@ class Rule(Drawn):
         if not self.terms:
             warnings.warn(f"the rule '{self.name}' keeps no indicator: it predicts the same everywhere", stacklevel=3)
             return np.full(rows, self.intercept)
-        return self._apply(design(self.terms, values))
+        predicted = np.empty(rows)
+        for start in range(0, rows, _BLOCK):  # the regressors of a whole pool would be its largest table
+            part = {name: column[start : start + _BLOCK] for name, column in values.items()}
+            predicted[start : start + _BLOCK] = self._apply(design(self.terms, part))
+        return predicted
 
     def _apply(self, matrix: np.ndarray) -> np.ndarray:
         if self.regressor is None:

@@ -8,7 +8,6 @@ files are, as actors ask for them: the nodes need not share a file system, and o
 import logging
 import os
 import pickle
-import socket
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -19,44 +18,19 @@ import pyarrow as pa
 from datasets import Dataset
 
 from ..errors import InstructMineError, not_one_of, one_line
+from ..outputs.ray_cluster import check_address, import_ray, ray_session
 from .base import Indicator
-from .score_work import Helpers, Made, Task, shard_rows
+from .score_work import Helpers, Made, Task
+from .shard_sizes import shard_rows
 
 
 EXECUTORS = ("local", "ray")
 # What an actor may ask for, and what a node calls it.
 _AMOUNTS = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
-_CONNECT_SECONDS, _ANSWER_SECONDS = 5, 60
+_ANSWER_SECONDS = 60
 _TRIES = 3
 _NODE = "ray.io/node-id"
 _BLOCK = pa.schema({"start": pa.int64(), "content": pa.large_binary(), "error": pa.string()})
-
-
-@contextmanager
-def ray_session(address: str | None = None) -> Iterator[Any]:
-    """Connects to a Ray cluster, or starts one on this machine for as long as the block takes.
-
-    Args:
-        address (`str`, *optional*): `HOST:PORT` of a cluster that this machine is a node of, or `"auto"` for the one
-            that runs here; defaults to `RAY_ADDRESS`. Without either, one is started.
-
-    Raises:
-        [`InstructMineError`]: Where Ray is not installed, or no cluster is at the address.
-    """
-    ray = _import_ray()
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
-    _check_address(address)
-    try:
-        ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    except Exception as error:  # what Ray raises has many kinds: OSError, ValueError, RuntimeError, its own
-        raise InstructMineError(
-            f"cannot connect to the Ray cluster '{address}' ({one_line(error, first=True)}): start one, or this "
-            "command on one of its nodes"
-        ) from error
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
 
 
 class RayCluster(Helpers):
@@ -78,10 +52,11 @@ class RayCluster(Helpers):
         super().__init__(0)
         self.address, self.resources = address or os.environ.get("RAY_ADDRESS"), dict(resources or {})
         _check_resources(self.resources)
-        _import_ray()
+        import_ray()
         if self.address is not None:
-            _check_address(self.address)
+            check_address(self.address)
         self._session = ExitStack()
+        self._ray_here: Any = None
         self._agreed: dict[str, dict[str, str]] = {}
 
     @classmethod
@@ -109,6 +84,7 @@ class RayCluster(Helpers):
 
     def __exit__(self, *error: Any) -> None:
         self._session.close()
+        self._ray_here = None
         super().__exit__(*error)
 
     def shard_rows(self, indicator: Indicator, rows: int) -> int:
@@ -155,8 +131,9 @@ class RayCluster(Helpers):
             ) from error
 
     def _ray(self) -> Any:
-        ray = _import_ray()
-        return ray if ray.is_initialized() else self._session.enter_context(ray_session(self.address))
+        if self._ray_here is None:
+            self._ray_here = self._session.enter_context(ray_session(self.address))
+        return self._ray_here
 
     def _needed(self, indicators: Sequence[Indicator]) -> dict[str, float]:
         """What an actor of these takes, in the words of `map_batches`."""
@@ -319,35 +296,6 @@ def _quiet() -> Iterator[None]:
     finally:
         context.enable_progress_bars, context.print_on_execution_start = before[:2]
         logger.setLevel(before[2])
-
-
-def _import_ray() -> Any:
-    try:
-        import ray
-    except ImportError as error:
-        raise InstructMineError("executor='ray' needs Ray: pip install 'hf-instructmine[ray]'") from error
-    return ray
-
-
-def _check_address(address: str) -> None:
-    """Ray itself tries for a minute."""
-    if "://" in address:
-        raise InstructMineError(
-            f"'{address}' is the address of a Ray client, whose cluster cannot read the pool here: start this command "
-            "on a node of the cluster, with its HOST:PORT"
-        )
-    host, colon, port = address.rpartition(":")
-    if not colon:
-        if address in ("auto", "local"):
-            return
-        raise InstructMineError(f"'{address}' is no address of a Ray cluster: write HOST:PORT, or 'auto'")
-    try:
-        socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()
-    except (OSError, ValueError, OverflowError) as error:
-        raise InstructMineError(
-            f"no Ray cluster answers at '{address}' ({one_line(error)}): start one with `ray start --head`, or mend "
-            "the address"
-        ) from error
 
 
 def _is_named(resources: Mapping[str, Any]) -> bool:

@@ -18,26 +18,22 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 from datasets import Dataset
+from tqdm import tqdm
 
 from ..data.conversation import read_turns
 from ..errors import InstructMineError
-from ..models.weights import default_device
 from ..outputs.files import writing
 from .base import Indicator, ModelIndicator, Ready
 from .lengths import ready_together
 from .score_shards import Shards
+from .shard_sizes import device_of, most_work_first, shard_rows
 
 
 logger = logging.getLogger(__name__)
 
-# Seconds between two looks at what others have finished.
-_LOOK = 0.25
-# With so few shards left none is claimed ahead: another process may have nothing to do.
-_FEW = 4
-# Rows up to which a table in memory is sent to another process as it is.
-_SENT = 10_000
-_CPU_ROWS, _ACCELERATOR_ROWS = 256, 3072
-_MOST_SHARDS = 2000
+_LOOK = 0.25  # seconds between two looks at what others have finished
+_FEW = 4  # with so few shards left none is claimed ahead: another process may have nothing to do
+_SENT = 10_000  # rows up to which a table in memory is sent to another process as it is
 Files = dict[str, tuple[int, int]]
 # Shards by their first row, with tables by the number of the indicator.
 Made = Generator[tuple[int, dict[int, pa.Table]], None, None]
@@ -103,21 +99,6 @@ class _Claim(NamedTuple):
     held: ExitStack
 
 
-def shard_rows(indicator: Indicator | None, rows: int, on_gpu: bool | None = None) -> int:
-    """The rows of a shard where none is there yet; without an indicator, those that every earlier version had. A shard
-    is what a kill can lose, and what is sorted by length: on a GPU, whose batches are larger, 256 rows would cost it
-    18 % of padding, and 3,072 cost 2 %."""
-    is_fast = isinstance(indicator, ModelIndicator) and (_device(indicator) != "cpu" if on_gpu is None else on_gpu)
-    return max(_ACCELERATOR_ROWS if is_fast else _CPU_ROWS, -(-rows // _MOST_SHARDS))
-
-
-def _device(indicator: ModelIndicator) -> str:
-    """The kind of device that its model is on, or will be."""
-    if indicator._loaded is not None:
-        return indicator._loaded.device.type
-    return (indicator.source.device or default_device()).partition(":")[0]
-
-
 def files_of(pool: Dataset) -> Files:
     """The files that hold a pool, each with its size and when it was written."""
     paths = [Path(file["filename"]) for file in pool.cache_files]
@@ -160,6 +141,8 @@ def local_shards(
     Raises:
         [`InstructMineError`]: As the indicators do, and where a shard cannot be kept.
     """
+    if task.shards is not None:  # else nobody else sees them
+        missing = most_work_first(missing, task.texts, task.rows, task.indicators)
     left = {start: set(members) for start, members in missing.items()}
     damaged: set[tuple[int, int]] = set()
     with ThreadPoolExecutor(1) if _overlaps(task) else ExitStack() as entered:
@@ -187,7 +170,7 @@ def local_shards(
 
 def _overlaps(task: Task) -> bool:
     """Whether the next shard is read and tokenised while the model runs: not on a CPU, which both would share."""
-    return any(isinstance(indicator, ModelIndicator) and _device(indicator) != "cpu" for indicator in task.indicators)
+    return any(isinstance(one, ModelIndicator) and device_of(one) != "cpu" for one in task.indicators)
 
 
 def _leave(left: dict[int, set[int]], start: int, tables: dict[int, pa.Table]) -> Made:
@@ -369,6 +352,7 @@ def _help(tasks: Any, errors: Any, place: int) -> None:
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
     # It reaches all processes of a terminal: the first ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    tqdm.set_lock(threading.RLock())  # its own is shared by processes, and left behind by one that is ended
     try:
         while True:
             task, missing = pickle.loads(tasks.get())

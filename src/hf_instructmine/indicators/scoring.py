@@ -36,10 +36,10 @@ from .score_work import (
     files_of,
     is_main_process,
     refuse_changed,
-    shard_rows,
     take_device,
 )
 from .scored_folder import Earlier, ScoredFolder
+from .shard_sizes import shard_rows
 
 
 logger = logging.getLogger(__name__)

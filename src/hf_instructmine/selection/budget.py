@@ -82,7 +82,7 @@ class Budget:
         if self.kind == "tokens":
             assert lengths is not None  # they are read for such a budget
             return lengths
-        return np.full(rows, 0.0 if self.kind == "max_log_loss" else 1.0)
+        return np.broadcast_to(0.0 if self.kind == "max_log_loss" else 1.0, rows)  # one number, however many rows
 
     def rankable(self, log_loss: np.ndarray, costs: np.ndarray, lack: str = "prediction") -> np.ndarray:
         """Numbers of the rows that may be taken, ascending.

@@ -84,7 +84,7 @@ def choose_examples(
 
 
 def _drawn(rows: np.ndarray, taken: np.ndarray) -> list[int]:
-    left = rows[~np.isin(rows, taken)]
+    left = np.delete(rows, np.searchsorted(rows, taken))
     number = min(EACH - len(taken), len(left))
     return np.sort(np.random.default_rng(SEED).choice(left, number, replace=False)).tolist()
 

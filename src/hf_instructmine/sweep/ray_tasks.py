@@ -1,36 +1,14 @@
 """Runs as Ray tasks: the processes of `accelerate`, spread over a cluster that shares a file system."""
 
-import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any
 
-from ..errors import InstructMineError
+from ..outputs.ray_cluster import ray_session
 from .faults import Failure, as_failure
 from .recorder import RunRecorder, steps_of
 from .subprocesses import Subprocess, run_command
-
-
-@contextmanager
-def ray_session() -> Iterator[Any]:
-    """Connects to the Ray cluster that `RAY_ADDRESS` names, or starts one here.
-
-    Raises:
-        [`InstructMineError`]: Where Ray is not installed.
-    """
-    try:
-        import ray
-    except ImportError as error:
-        raise InstructMineError("executor='ray' needs Ray: pip install 'hf-instructmine[ray]'") from error
-    started = not ray.is_initialized()
-    if started:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    try:
-        yield ray
-    finally:
-        if started:
-            ray.shutdown()
 
 
 def finish_with_ray(
