@@ -1,7 +1,7 @@
 """A rule as numbers: what it predicts of examples and of sets, how sure that is, and whether the runs reach so far."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from ..regression.replicates import LEVEL
 from ..regression.terms import Term, design
 
 
-_BLOCK = 2**16  # rows that are predicted at a time
+_BLOCK = 2**16  # rows that are looked at together
 # In the simulations of docs/estimator.md, on 30 and on 129 runs.
 AFTER_A_CHOICE = (
     "The regressors were chosen on the same runs: in simulations the first interval held the truth in 76 to 93 %, the "
@@ -54,12 +54,21 @@ def contributions_of(
         raise InstructMineError("an AutoML rule is not a sum of contributions")
     if not rule.terms:
         return {}
-    parts = design(rule.terms, values)
-    parts *= np.asarray(rule.weights)
-    known = ~np.isnan(parts).any(axis=1)
-    mean = parts[known].mean(axis=0) if known.any() else 0.0
-    parts = (parts if rows is None else parts[list(rows)]) - mean
+    total, known = np.zeros(len(rule.terms)), 0
+    for _, block in _blocks(values):
+        parts = design(rule.terms, block)
+        parts = parts[~np.isnan(parts).any(axis=1)]
+        total, known = total + parts.sum(axis=0), known + len(parts)
+    asked = values if rows is None else {name: column[list(rows)] for name, column in values.items()}
+    parts = (design(rule.terms, asked) - total / max(known, 1)) * np.asarray(rule.weights)
     return {term.name: parts[:, k] for k, term in enumerate(rule.terms)}
+
+
+def _blocks(values: Mapping[str, np.ndarray]) -> Iterator[tuple[slice, dict[str, np.ndarray]]]:
+    """Columns in pieces: the regressors of a whole pool would be its largest table."""
+    for start in range(0, len(next(iter(values.values()))), _BLOCK):
+        part = slice(start, start + _BLOCK)
+        yield part, {name: column[part] for name, column in values.items()}
 
 
 @dataclass(repr=False)
@@ -228,9 +237,8 @@ class Rule(Drawn):
             warnings.warn(f"the rule '{self.name}' keeps no indicator: it predicts the same everywhere", stacklevel=3)
             return np.full(rows, self.intercept)
         predicted = np.empty(rows)
-        for start in range(0, rows, _BLOCK):  # the regressors of a whole pool would be its largest table
-            part = {name: column[start : start + _BLOCK] for name, column in values.items()}
-            predicted[start : start + _BLOCK] = self._apply(design(self.terms, part))
+        for part, block in _blocks(values):
+            predicted[part] = self._apply(design(self.terms, block))
         return predicted
 
     def _apply(self, matrix: np.ndarray) -> np.ndarray:

@@ -84,9 +84,11 @@ def choose_examples(
 
 
 def _drawn(rows: np.ndarray, taken: np.ndarray) -> list[int]:
-    left = np.delete(rows, np.searchsorted(rows, taken))
-    number = min(EACH - len(taken), len(left))
-    return np.sort(np.random.default_rng(SEED).choice(left, number, replace=False)).tolist()
+    left = len(rows) - len(taken)
+    places = np.sort(np.random.default_rng(SEED).choice(left, min(EACH - len(taken), left), replace=False))
+    for taken_place in np.sort(np.searchsorted(rows, taken)):  # places among those left become places among all
+        places += places >= taken_place
+    return rows[places].tolist()
 
 
 def _texts(pool: Dataset, rows: Sequence[int], columns: Mapping[str, Any] | None) -> list[dict[str, str | None]]:

@@ -22,7 +22,7 @@ class Ascending:
     def __init__(self, values: np.ndarray, ties: np.ndarray | None = None):
         self._values, self._ties = values, ties
         self._heads: list[np.ndarray] = []
-        self._left: np.ndarray | None = None  # places that are in no head; None: all
+        self._bound: float | None = None  # what is at most this is in some head; None: nothing is, NaN: all is
 
     def heads(self) -> Iterator[np.ndarray]:
         """All places in order, in pieces that grow; what was sorted once is kept."""
@@ -33,10 +33,16 @@ class Ascending:
 
     def _add(self, size: int) -> bool:
         """Sorts at least `size` places more; whether there were any."""
-        left = np.arange(len(self._values)) if self._left is None else self._left
-        if not len(left):
+        if self._bound is None:
+            head, self._bound = _part(self._values, size)
+        elif np.isnan(self._bound):
             return False
-        head, self._left = _part(self._values[left], left, size)
+        else:
+            left = np.flatnonzero(~(self._values <= self._bound))
+            head, self._bound = _part(self._values[left], size)
+            head = left[head]
+        if not len(head):
+            return False
         keys = [self._values[head]] if self._ties is None else [self._ties[head], self._values[head]]
         self._heads.append(head[np.lexsort(keys)])
         return True
@@ -44,14 +50,12 @@ class Ascending:
 
 def lowest(values: np.ndarray, size: int) -> np.ndarray:
     """Places of the `size` lowest numbers, in order, equal ones by their place; all where there are fewer."""
-    head, _ = _part(values, np.arange(len(values)), size)
+    head, _ = _part(values, size)
     return head[np.argsort(values[head], kind="stable")][:size]
 
 
-def _part(values: np.ndarray, places: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The places of at least the `size` lowest numbers, with all that equal the last of them, and the rest."""
-    bound = np.partition(values, size)[size] if 2 * size < len(values) else np.nan
-    if np.isnan(bound):
-        return places, places[:0]
-    low = values <= bound
-    return places[low], places[~low]
+def _part(values: np.ndarray, size: int) -> tuple[np.ndarray, float]:
+    """The places of at least the `size` lowest numbers, with all that equal the last of them, and that number; all
+    places and NaN where the rest is not worth parting."""
+    bound = float(np.partition(values, size)[size]) if 2 * size < len(values) else np.nan
+    return (np.arange(len(values)) if np.isnan(bound) else np.flatnonzero(values <= bound)), bound

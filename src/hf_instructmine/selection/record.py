@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 LOG_LOSS = "predicted_log_loss"
 _HELD = 2**28  # bytes of selected rows
+_GATHERED = 2048  # of them at a time
 # A pool whose `source` is a URL per row would make a summary or a card of a million lines.
 MAX_SOURCES, SHOWN_SOURCES = 40, 20  # in the card, and on a screen
 
@@ -104,13 +105,22 @@ def rows_of(pool: Dataset, indices: np.ndarray, log_loss: np.ndarray | None) -> 
     They are read several times, and a view of a pool gathers them one by one each time: up to [`_HELD`] bytes are
     gathered once, and held.
     """
+    import pyarrow as pa
+    from datasets.fingerprint import Hasher
     from datasets.table import InMemoryTable
 
     pool = pool.with_format(None)
     if pool.data.nbytes / max(pool.data.num_rows, 1) * len(indices) > _HELD:
         return (pool if log_loss is None else pool.add_column(LOG_LOSS, log_loss)).select(indices)
-    table = pool.with_format("arrow")[indices].combine_chunks()
-    rows = Dataset(InMemoryTable(table), info=pool.info.copy(), split=pool.split)
+    arrow = pool.with_format("arrow")
+    # Rows that are gathered are tables of one row each until they are combined: of many at once that takes more room
+    # than the rows themselves.
+    starts = range(0, max(len(indices), 1), _GATHERED)
+    table = pa.concat_tables(arrow[indices[start : start + _GATHERED]].combine_chunks() for start in starts)
+    told = Hasher.hash(
+        [pool._fingerprint, indices.tobytes()]
+    )  # else all texts would be pickled to be told from others
+    rows = Dataset(InMemoryTable(table), info=pool.info.copy(), split=pool.split, fingerprint=told)
     return rows if log_loss is None else rows.add_column(LOG_LOSS, log_loss[indices])
 
 
