@@ -10,7 +10,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, load_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_instructmine import InstructMineError, LossEstimator, Selector
+from hf_instructmine import InstructMineError, LossEstimator, Selection, Selector
 from hf_instructmine.data.provenance import get_provenance, set_provenance
 from hf_instructmine.selection import selector
 
@@ -364,7 +364,7 @@ def test_a_pool_is_read_once_however_many_bounds_are_tried(monkeypatch):
     assert len(walks) > 3
 
 
-def test_a_rule_that_keeps_no_indicator_predicts_the_same_everywhere():
+def test_a_rule_that_keeps_no_indicator_predicts_the_same_everywhere(tmp_path):
     rng = np.random.default_rng(1)
     runs = {"mixture_id": list(range(30)), "mtld": rng.normal(size=30), "loss_x": np.exp(rng.normal(size=30))}
     rule = LossEstimator.fit(runs, target="loss_x", select="bic", permutations=0, bootstraps=0)
@@ -373,6 +373,9 @@ def test_a_rule_that_keeps_no_indicator_predicts_the_same_everywhere():
         selection = Selector(rule).select(pool([3, 1, 2]), size=2, max_leverage=1)
     assert selection.indices.tolist() == [0, 1]
     assert selection.leverage == pytest.approx(1 / 30)
+    selection.save_to_disk(tmp_path / "curated")  # nothing to draw: no figure, and none in the card
+    assert "](predicted_log_loss.png)" not in (tmp_path / "curated/README.md").read_text()
+    assert Selection.load(tmp_path / "curated").indices.tolist() == [0, 1]
 
 
 def test_the_name_of_a_rule_is_no_rule():

@@ -81,10 +81,10 @@ def build_card(selection: "SelectionRecord", repo_id: str | None = None) -> "Dat
 
 
 def figure_file(selection: "SelectionRecord") -> str | None:
-    """The figure of what decided; None where rows were drawn."""
-    if selection.strategy is None:
-        return FIGURE_FILE
-    return FIGURE_WITHOUT_RULE if selection.deciding else None
+    """The figure of what decided; None where rows were drawn, or by a rule that keeps no indicator."""
+    if not selection.deciding:
+        return None
+    return FIGURE_FILE if selection.strategy is None else FIGURE_WITHOUT_RULE
 
 
 def _rule(selection: "SelectionRecord") -> str | None:

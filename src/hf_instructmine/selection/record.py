@@ -253,7 +253,7 @@ class SelectionRecord(Drawn):
 
     @property
     def deciding(self) -> list[str]:
-        """The columns that decided; none where rows were drawn."""
+        """The columns that decided; none where rows were drawn, or by a rule that keeps no indicator."""
         if self.strategy is None:
             return self.rule.indicators
         return [self.strategy.column] if self.strategy.column else []
