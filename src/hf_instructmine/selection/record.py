@@ -117,9 +117,8 @@ def rows_of(pool: Dataset, indices: np.ndarray, log_loss: np.ndarray | None) -> 
     # than the rows themselves.
     starts = range(0, max(len(indices), 1), _GATHERED)
     table = pa.concat_tables(arrow[indices[start : start + _GATHERED]].combine_chunks() for start in starts)
-    told = Hasher.hash(
-        [pool._fingerprint, indices.tobytes()]
-    )  # else all texts would be pickled to be told from others
+    # Without a fingerprint all texts would be pickled to make one.
+    told = Hasher.hash([pool._fingerprint, indices.tobytes()])
     rows = Dataset(InMemoryTable(table), info=pool.info.copy(), split=pool.split, fingerprint=told)
     return rows if log_loss is None else rows.add_column(LOG_LOSS, log_loss[indices])
 
