@@ -39,7 +39,7 @@ class RayCluster(Helpers):
     The cluster is connected to, or started, when there is a shard to be made.
 
     Args:
-        address (`str`, *optional*): See [`ray_session`].
+        address (`str`, *optional*): See [`ray_session`]; without one, and without `RAY_ADDRESS`, one is started.
         resources (`Mapping`, *optional*): What an actor takes: `{"num_gpus": 0.5}`, with `num_cpus` and `memory`
             (bytes) likewise; or such a mapping for each of some indicators, by its class or first column. Defaults to
             one GPU for an indicator with a model where the cluster has GPUs, and to one CPU otherwise.
@@ -56,7 +56,6 @@ class RayCluster(Helpers):
         if self.address is not None:
             check_address(self.address)
         self._session = ExitStack()
-        self._ray_here: Any = None
         self._agreed: dict[str, dict[str, str]] = {}
 
     @classmethod
@@ -84,7 +83,6 @@ class RayCluster(Helpers):
 
     def __exit__(self, *error: Any) -> None:
         self._session.close()
-        self._ray_here = None
         super().__exit__(*error)
 
     def shard_rows(self, indicator: Indicator, rows: int) -> int:
@@ -131,9 +129,8 @@ class RayCluster(Helpers):
             ) from error
 
     def _ray(self) -> Any:
-        if self._ray_here is None:
-            self._ray_here = self._session.enter_context(ray_session(self.address))
-        return self._ray_here
+        ray = import_ray()
+        return ray if ray.is_initialized() else self._session.enter_context(ray_session(self.address or "local"))
 
     def _needed(self, indicators: Sequence[Indicator]) -> dict[str, float]:
         """What an actor of these takes, in the words of `map_batches`."""

@@ -26,7 +26,7 @@ from ..outputs.files import writing
 from .base import Indicator, ModelIndicator, Ready
 from .lengths import ready_together
 from .score_shards import Shards
-from .shard_sizes import device_of, most_work_first, shard_rows
+from .shard_sizes import device_of, shard_rows
 
 
 logger = logging.getLogger(__name__)
@@ -141,8 +141,6 @@ def local_shards(
     Raises:
         [`InstructMineError`]: As the indicators do, and where a shard cannot be kept.
     """
-    if task.shards is not None:  # else nobody else sees them
-        missing = most_work_first(missing, task.texts, task.rows, task.indicators)
     left = {start: set(members) for start, members in missing.items()}
     damaged: set[tuple[int, int]] = set()
     with ThreadPoolExecutor(1) if _overlaps(task) else ExitStack() as entered:

@@ -39,7 +39,7 @@ from .score_work import (
     take_device,
 )
 from .scored_folder import Earlier, ScoredFolder
-from .shard_sizes import shard_rows
+from .shard_sizes import most_work_first, shard_rows
 
 
 logger = logging.getLogger(__name__)
@@ -408,7 +408,7 @@ def _score_task(task: Task, helpers: Helpers) -> list[pa.Table]:
             unit="row",
             disable=_quiet(),
         ) as bar,
-        closing(helpers.made(task, missing)) as shards,
+        closing(helpers.made(task, most_work_first(missing, task.texts, task.rows, task.indicators))) as shards,
     ):
         for start, tables in shards:
             for k, table in tables.items():

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 from datasets import Dataset
 
-from ..data.conversation import read_turns
 from ..models.weights import default_device
 from .base import Indicator, ModelIndicator
 
@@ -46,7 +45,7 @@ def most_work_first(
 ) -> Mapping[int, Sequence[int]]:
     """Shards in the order in which several processes are best to take them.
 
-    Those of a model with the longest texts come first, so that none is begun when the others have nothing left.
+    Those of a model with the longest texts (in bytes) come first: none is begun when the others have nothing left.
 
     Args:
         missing (`Mapping[int, Sequence[int]]`): The first row of each shard, and the numbers of its indicators.
@@ -58,8 +57,6 @@ def most_work_first(
     if not has_model or not 2 < len(missing) <= _ORDERED:
         return missing
 
-    def characters(start: int) -> int:
-        turns = read_turns(texts[start : start + rows], indicators[0].columns, start)
-        return sum(len(of_row[-1].prompt_text) + len(of_row[-1].response) for of_row in turns)
-
-    return {start: missing[start] for start in sorted(missing, key=characters, reverse=True)}
+    arrow = texts.with_format("arrow")
+    size = {start: arrow[start : start + rows].nbytes for start in missing}
+    return {start: missing[start] for start in sorted(missing, key=lambda start: -size[start])}

@@ -20,8 +20,9 @@ def ray_session(address: str | None = None) -> Iterator[Any]:
     A process that is connected already stays so, whatever the address.
 
     Args:
-        address (`str`, *optional*): `HOST:PORT` of a cluster that this machine is a node of, or `"auto"` for the one
-            that runs here; defaults to `RAY_ADDRESS`. Without either, one is started.
+        address (`str`, *optional*): `HOST:PORT` of a cluster that this machine is a node of, `"auto"` for the one that
+            runs here, or `"local"` for a new one; defaults to `RAY_ADDRESS`. Without either Ray decides: it takes the
+            one that runs here, or starts one.
 
     Raises:
         [`InstructMineError`]: Where Ray is not installed, or no cluster is at the address.
@@ -30,14 +31,15 @@ def ray_session(address: str | None = None) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
-    check_address(address)
+    address = address or os.environ.get("RAY_ADDRESS")
+    if address is not None:
+        check_address(address)
     try:
         ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # what Ray raises has many kinds: OSError, ValueError, RuntimeError, its own
         raise InstructMineError(
-            f"cannot connect to the Ray cluster '{address}' ({one_line(error, first=True)}): start one, or this "
-            "command on one of its nodes"
+            f"cannot connect to the Ray cluster '{address or 'auto'}' ({one_line(error, first=True)}): start one, or "
+            "this command on one of its nodes"
         ) from error
     try:
         yield ray
