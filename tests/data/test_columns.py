@@ -1,9 +1,14 @@
 """One reader of numeric columns: what is no number is refused in the same line wherever a column is read."""
 
+import tracemalloc
+
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from datasets import Dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hf_instructmine import (
     InstructMineError,
@@ -17,7 +22,7 @@ from hf_instructmine import (
 from hf_instructmine import compare as compare_rules
 from hf_instructmine.cli.main import main
 from hf_instructmine.comparison.strategies import choose_rows
-from hf_instructmine.data.columns import numeric_column, read_indicators
+from hf_instructmine.data.columns import Column, indicator_columns, numeric_column
 
 
 RULE = LossEstimator.from_coefficients({"mtld": 1.0})
@@ -194,8 +199,8 @@ def test_a_whole_number_beyond_the_floats_is_rounded():
 def test_the_rows_of_a_selection_come_in_its_order_with_their_own_values():
     table = Dataset.from_dict({"x": [1.0, 2.0, 3.0], "y": [4, 5, 6], "z": ["a", "b", "c"]}).select([2, 0])
     assert numeric_column(table, "x").tolist() == [3, 1]
-    values = read_indicators(table.with_format("torch"), ["y", "x"])
-    assert {name: column.tolist() for name, column in values.items()} == {"y": [6, 4], "x": [3, 1]}
+    values = indicator_columns(table.with_format("torch"), ["y", "x"])
+    assert {name: column[:].tolist() for name, column in values.items()} == {"y": [6, 4], "x": [3, 1]}
     assert list(values) == ["y", "x"]
     assert len(numeric_column(table.select([]), "x")) == 0
 
@@ -205,3 +210,33 @@ def test_no_digit_is_lost_on_the_way():
     assert numeric_column(table, "x").tolist() == [16777217.0, 0.1]
     close = Dataset.from_dict({"x": [1.0, 1.0 + 1e-9]})
     assert choose_rows(close, "highest:x", {"size": 1}, np.arange(2), np.ones(2)).tolist() == [1]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.lists(st.sampled_from([1.5, -2.0, None, float("inf")]), max_size=4), max_size=5), st.data())
+def test_a_column_gives_the_rows_that_are_asked_for(chunks, data):
+    table = pa.table({"x": pa.chunked_array(chunks, pa.float64())})
+    whole, column = numeric_column(table, "x"), Column(table, "x")
+    assert len(column) == len(whole)
+    rows = data.draw(st.lists(st.integers(0, len(whole) - 1), max_size=8)) if len(whole) else []
+    assert np.array_equal(column[rows], whole[rows], equal_nan=True)
+    assert np.array_equal(column[1:3], whole[1:3], equal_nan=True)
+    mask = np.arange(len(whole)) % 2 == 0
+    assert np.array_equal(column[mask], whole[mask], equal_nan=True)
+
+
+@pytest.mark.parametrize("row", [-1, 3])
+def test_a_column_has_no_row_beyond_its_own(row):
+    with pytest.raises(IndexError, match=f"there is no row {row}: the column has 3"):
+        Column(Dataset.from_dict({"x": [1, 2, 3]}), "x")[[row]]
+
+
+def test_a_part_of_a_column_on_disk_is_read_without_the_rest(tmp_path):
+    rows = 1_000_000
+    Dataset.from_dict({"x": np.arange(float(rows))}).save_to_disk(tmp_path / "pool")
+    column = Column(Dataset.load_from_disk(str(tmp_path / "pool")), "x")
+    tracemalloc.start()
+    assert column[[5, rows - 1]].tolist() == [5, rows - 1] and column[10:12].tolist() == [10, 11]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < rows / 2

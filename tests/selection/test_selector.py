@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from hf_instructmine import InstructMineError, LossEstimator, Selection, Selector
 from hf_instructmine.data.provenance import get_provenance, set_provenance
-from hf_instructmine.selection import selector
 
 
 NAN = float("nan")
@@ -354,9 +353,8 @@ def test_a_pool_is_read_once_however_many_bounds_are_tried(monkeypatch):
     runs["loss_x"] = np.exp(1 - 0.02 * runs["mtld"] + rng.normal(0, 0.001, 24))
     rule = LossEstimator.fit(runs, target="loss_x", select="none", permutations=0, bootstraps=0)
     scored = pool(rng.normal(50, 8, 500), output_length=rng.integers(1, 50, 500), source=["a", "b"] * 250)
-    read, walks, plain = [], [], columns.numeric_column
-    monkeypatch.setattr(columns, "numeric_column", lambda table, name: read.append(name) or plain(table, name))
-    monkeypatch.setattr(selector, "numeric_column", columns.numeric_column)
+    read, walks, plain = [], [], columns._arrow_column
+    monkeypatch.setattr(columns, "_arrow_column", lambda table, name: read.append(name) or plain(table, name))
     take = Selector._take
     monkeypatch.setattr(Selector, "_take", lambda self, *given: walks.append(1) or take(self, *given))
     Selector(rule, length_bins=2).select(scored, tokens=2000, max_leverage=rule.max_leverage)

@@ -91,11 +91,12 @@ def row_count(table: Any) -> int:
     return len(table) if hasattr(table, "column_names") else len(table[names[0]]) if names else 0
 
 
-def numeric_column(table: Any, name: str) -> np.ndarray:
-    """Reads one column as `float64`, shape (n,); a missing value (None, null, NaN) is NaN, and so is an infinite one.
+class Column:
+    """A column of numbers that is read in the parts that are asked for: those of a mapped pool stay on disk.
 
-    Numbers that were read as text ("12") are text, and booleans are no numbers: everything that computes with a column
-    reads it here, and says the same of it.
+    A part is `float64`; a missing value (None, null, NaN) is NaN in it, and so is an infinite one. Numbers that were
+    read as text ("12") are text, and booleans are no numbers. Everything that computes with a column reads it here,
+    and says the same of it.
 
     Args:
         table (`Dataset`, `pyarrow.Table`, `pandas.DataFrame` or mapping of sequences): Has the column.
@@ -104,17 +105,70 @@ def numeric_column(table: Any, name: str) -> np.ndarray:
     Raises:
         [`InstructMineError`]: Where the column does not hold numbers.
     """
+
+    def __init__(self, table: Any, name: str):
+        import pyarrow as pa
+
+        values = _arrow_column(table, name)
+        kind = values.type
+        if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind)):
+            raise InstructMineError(f"column '{name}' holds {kind}, not numbers: an indicator is one number a row")
+        # A pandas column or a list is one piece.
+        self._values = values if isinstance(values, pa.ChunkedArray) else pa.chunked_array([values])
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getitem__(self, rows: slice | np.ndarray | Sequence[int]) -> np.ndarray:
+        """The numbers of rows: of a slice of step 1, of a mask, or of row numbers."""
+        if isinstance(rows, slice):
+            start, stop, _ = rows.indices(len(self))
+            return self._slice(start, max(stop - start, 0))
+        asked = np.asarray(rows)
+        return self._gather(np.flatnonzero(asked) if asked.dtype == bool else asked.astype(np.int64))
+
+    def _slice(self, start: int, length: int) -> np.ndarray:
+        numbers, filled = np.empty(length), 0
+        for chunk in self._values.slice(start, length).chunks:  # apart: Arrow would copy them together first
+            numbers[filled : filled + len(chunk)] = _floats(chunk)
+            filled += len(chunk)
+        return numbers
+
+    def _gather(self, rows: np.ndarray) -> np.ndarray:
+        """Of row numbers, from each chunk what lies in it: Arrow would copy the column together first."""
+        import pyarrow as pa
+
+        if (outside := rows[(rows < 0) | (rows >= len(self))]).size:
+            raise IndexError(f"there is no row {outside[0]}: the column has {len(self)}")
+        numbers, chunks = np.empty(len(rows)), self._values.chunks
+        ends = np.cumsum([len(chunk) for chunk in chunks])
+        of = np.searchsorted(ends, rows, side="right")
+        order = np.argsort(of, kind="stable")
+        present, firsts = np.unique(of[order], return_index=True)
+        for k, places in zip(present.tolist(), np.split(order, firsts[1:])):
+            inside = rows[places] - (ends[k] - len(chunks[k]))
+            numbers[places] = _floats(chunks[k].take(pa.array(inside)))
+        return numbers
+
+
+def _floats(values: Any) -> np.ndarray:
     import pyarrow as pa
 
-    values = _arrow_column(table, name)
-    if not (pa.types.is_floating(values.type) or pa.types.is_integer(values.type) or pa.types.is_null(values.type)):
-        raise InstructMineError(f"column '{name}' holds {values.type}, not numbers: an indicator is one number a row")
-    if not len(values):
-        return np.empty(0)
     # Not `safe`, which refuses whole numbers that a float64 has to round.
     numbers = values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
-    infinite = np.isinf(numbers)  # nothing can be ranked by it, and no mean survives it
-    return np.where(infinite, np.nan, numbers) if infinite.any() else numbers
+    return np.where(np.isinf(numbers), np.nan, numbers)  # nothing can be ranked by it, and no mean survives it
+
+
+Numbers = np.ndarray | Column  # either gives the rows that it is asked for
+
+
+def numeric_column(table: Any, name: str) -> np.ndarray:
+    """Reads one whole column, shape (n,), as [`Column`] reads a part.
+
+    Raises:
+        [`InstructMineError`]: Where the column does not hold numbers.
+    """
+    return Column(table, name)[:]
 
 
 def _arrow_column(table: Any, name: str) -> Any:
@@ -164,8 +218,8 @@ def check_made_alike(
     return check_provenance(expected, found, list(expected))
 
 
-def read_indicators(table: Any, columns: Sequence[str]) -> dict[str, np.ndarray]:
-    """Reads the columns that a rule needs.
+def indicator_columns(table: Any, columns: Sequence[str]) -> dict[str, Column]:
+    """The columns that a rule needs.
 
     Raises:
         [`InstructMineError`]: Where columns are missing; the message names them and the indicators that make them.
@@ -177,4 +231,4 @@ def read_indicators(table: Any, columns: Sequence[str]) -> dict[str, np.ndarray]
         makers = list(dict.fromkeys(filter(None, map(indicator_of, missing))))
         mend = f"; score the data with {', '.join(makers)} first" if makers else ""
         raise InstructMineError(f"the data has no column {', '.join(map(repr, missing))}, which the rule needs{mend}")
-    return {name: numeric_column(table, source) for name, source in sources.items()}
+    return {name: Column(table, source) for name, source in sources.items()}

@@ -69,6 +69,8 @@ def read_codes(dataset: Dataset, name: str) -> tuple[np.ndarray, list[Any]]:
     encoded = column.dictionary_encode(null_encoding="encode")
     values = encoded.chunk(0).dictionary.to_pylist()  # all chunks have the same
     codes = np.concatenate([chunk.indices.to_numpy() for chunk in encoded.chunks])
+    del encoded
+    pa.default_memory_pool().release_unused()  # Arrow would keep what is as long as the pool
     if rows is None:
         return codes, values
     codes = codes[rows]

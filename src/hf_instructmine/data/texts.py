@@ -18,7 +18,8 @@ from .fields import read_columns
 
 # Rows whose texts are fetched at a time.
 _CHUNK = 4096
-_NOT_READ, _NO_RESPONSE, _DIGEST = range(3)
+_NOT_READ, _NO_RESPONSE, _FIRST = range(3)  # from the last on, the place of a digest
+_BYTES = 16  # of a digest
 
 
 class TextKeys:
@@ -38,8 +39,8 @@ class TextKeys:
         self._columns = columns
         # A column of single messages is refused by the first row of a batch: there each row is read for itself.
         self._alike = all(isinstance(self._texts.features[name], Value | List) for name in self._names)
-        self._digests = np.zeros((len(dataset), 16), np.uint8)
-        self._states = np.zeros(len(dataset), np.uint8)  # not read yet, no response, a digest
+        self._states = np.zeros(len(dataset), np.uint32)
+        self._digests = bytearray()  # of the rows that were read: a budget ends long before a pool does
         self._batch: dict = {}
         self._places: dict[int, int] = {}
 
@@ -61,15 +62,19 @@ class TextKeys:
             if row not in self._places:
                 self.load(np.array([row]))
             # One at a time, so that an error names the row's number in the pool.
-            place = slice(self._places[row], self._places[row] + 1)
-            batch = {name: self._batch[name][place] for name in self._names}
+            at = self._places[row]
+            batch = {name: self._batch[name][at : at + 1] for name in self._names}
             (read,) = read_conversations(batch, self._columns, first_row=row)
             self._keep([row], [read])
-        return self._digests[row].tobytes() if self._states[row] == _DIGEST else None
+        place = (int(self._states[row]) - _FIRST) * _BYTES
+        return bytes(self._digests[place : place + _BYTES]) if place >= 0 else None
 
     def _keep(self, rows: Sequence[int], read: Sequence[Conversation]) -> None:
-        self._states[rows] = [_NO_RESPONSE if row.problem is not None else _DIGEST for row in read]
-        self._digests[rows] = _digests(read)
+        first = _FIRST + len(self._digests) // _BYTES
+        self._states[rows] = [
+            _NO_RESPONSE if row.problem is not None else place for place, row in enumerate(read, first)
+        ]
+        self._digests += _digests(read).tobytes()
 
 
 def _digests(read: Sequence[Conversation]) -> np.ndarray:
@@ -77,10 +82,10 @@ def _digests(read: Sequence[Conversation]) -> np.ndarray:
     told = (
         row_digest(json.dumps([*row.identity, *row.masked], sort_keys=True, default=str))
         if row.problem is None
-        else bytes(16)
+        else bytes(_BYTES)
         for row in read
     )
-    return np.frombuffer(b"".join(told), np.uint8).reshape(-1, 16)
+    return np.frombuffer(b"".join(told), np.uint8).reshape(-1, _BYTES)
 
 
 def usable_rows(dataset: Dataset, columns: Mapping[str, Any] | None = None, copies: bool = True) -> np.ndarray:
@@ -96,7 +101,7 @@ def usable_rows(dataset: Dataset, columns: Mapping[str, Any] | None = None, copi
     """
     check_text_columns(dataset, columns)
     texts, usable = _text_columns(dataset.with_format(None), columns), np.zeros(len(dataset), bool)
-    digests = np.zeros((0 if copies else len(dataset), 16), np.uint8)
+    digests = np.zeros((0 if copies else len(dataset), _BYTES), np.uint8)
     with tqdm(total=len(dataset), desc="Reading the pool", unit="row", delay=3) as bar:
         for start in range(0, len(dataset), _CHUNK):
             read = read_conversations(texts[start : start + _CHUNK], columns, first_row=start)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data.columns import check_made_alike, read_indicators, row_count
+from ..data.columns import Column, Numbers, check_made_alike, indicator_columns, row_count
 from ..data.containers import as_table
 from ..errors import InstructMineError
 from ..outputs.markdown import printable
@@ -43,11 +43,11 @@ def contributions(rule: "Rule", table: Any) -> dict[str, np.ndarray]:
     Raises:
         [`InstructMineError`]: For an AutoML rule, which is no sum of terms.
     """
-    return contributions_of(rule, read_indicators(table, rule.indicators))
+    return contributions_of(rule, indicator_columns(table, rule.indicators))
 
 
 def contributions_of(
-    rule: "Rule", values: Mapping[str, np.ndarray], rows: Sequence[int] | None = None
+    rule: "Rule", values: Mapping[str, Numbers], rows: Sequence[int] | None = None
 ) -> dict[str, np.ndarray]:
     """As [`contributions`], of indicators that [`Rule.read`] gave, each of shape (n,); of some `rows`, where given."""
     if rule.regressor is not None:
@@ -55,19 +55,19 @@ def contributions_of(
     if not rule.terms:
         return {}
     total, known = np.zeros(len(rule.terms)), 0
-    for _, block in _blocks(values):
+    for _, block in _blocks(values, len(next(iter(values.values())))):
         parts = design(rule.terms, block)
         parts = parts[~np.isnan(parts).any(axis=1)]
         total, known = total + parts.sum(axis=0), known + len(parts)
-    asked = values if rows is None else {name: column[list(rows)] for name, column in values.items()}
+    asked = {name: column[slice(None) if rows is None else list(rows)] for name, column in values.items()}
     parts = (design(rule.terms, asked) - total / max(known, 1)) * np.asarray(rule.weights)
     return {term.name: parts[:, k] for k, term in enumerate(rule.terms)}
 
 
-def _blocks(values: Mapping[str, np.ndarray]) -> Iterator[tuple[slice, dict[str, np.ndarray]]]:
+def _blocks(values: Mapping[str, Numbers], rows: int) -> Iterator[tuple[slice, dict[str, np.ndarray]]]:
     """Columns in pieces: the regressors of a whole pool would be its largest table."""
-    for start in range(0, len(next(iter(values.values()))), _BLOCK):
-        part = slice(start, start + _BLOCK)
+    for start in range(0, rows, _BLOCK):
+        part = slice(start, min(start + _BLOCK, rows))
         yield part, {name: column[part] for name, column in values.items()}
 
 
@@ -118,7 +118,7 @@ class SubsetPrediction(Shown):
 
 
 def set_means(
-    values: Mapping[str, np.ndarray], rows: int, indices: Sequence[int] | None
+    values: Mapping[str, Numbers], rows: int, indices: Sequence[int] | None
 ) -> tuple[dict[str, np.ndarray], dict[str, int], int]:
     """Mean of each indicator over a set, how many values were missing, and how many examples the set has.
 
@@ -135,7 +135,8 @@ def set_means(
         raise InstructMineError(f"there is no row {outside[0]}: the data has {rows} rows")
     means, missing = {}, {}
     for name, column in values.items():
-        known = column[picked][~np.isnan(column[picked])]
+        known = column[picked]
+        known = known[~np.isnan(known)]
         if len(known) == 0:
             raise InstructMineError(f"no example of the set has a value of '{name}'")
         means[name] = np.array([known.mean()])
@@ -223,11 +224,11 @@ class Rule(Drawn):
         dataset = as_table(dataset, "dataset")
         return self.apply(self.read(dataset, allow_mismatch), row_count(dataset))
 
-    def apply(self, values: Mapping[str, np.ndarray], rows: int) -> np.ndarray:
+    def apply(self, values: Mapping[str, Numbers], rows: int) -> np.ndarray:
         """Predicts from the rule's indicators as [`~Rule.read`] gives them.
 
         Args:
-            values (`Mapping[str, np.ndarray]`): Each indicator, of shape (rows,).
+            values (`Mapping[str, Numbers]`): Each indicator, of shape (rows,).
             rows (`int`): How many; a rule without terms predicts the same for all of them.
 
         Returns:
@@ -237,7 +238,7 @@ class Rule(Drawn):
             warnings.warn(f"the rule '{self.name}' keeps no indicator: it predicts the same everywhere", stacklevel=3)
             return np.full(rows, self.intercept)
         predicted = np.empty(rows)
-        for part, block in _blocks(values):
+        for part, block in _blocks(values, rows):
             predicted[part] = self._apply(design(self.terms, block))
         return predicted
 
@@ -337,9 +338,7 @@ class Rule(Drawn):
         scored = as_table(scored, "scored")
         return self.leverage_of_rows(self.read(scored, allow_mismatch), row_count(scored))
 
-    def leverage_of_set(
-        self, values: Mapping[str, np.ndarray], rows: int, indices: Sequence[int] | None = None
-    ) -> float:
+    def leverage_of_set(self, values: Mapping[str, Numbers], rows: int, indices: Sequence[int] | None = None) -> float:
         """As [`~Rule.leverage`], of indicators that [`~Rule.read`] gave, each of shape (rows,)."""
         self._check_leverage()
         means, _, size = set_means(values, rows, indices)
@@ -347,14 +346,18 @@ class Rule(Drawn):
         assert found is not None  # as was checked
         return found
 
-    def leverage_of_rows(self, values: Mapping[str, np.ndarray], rows: int) -> np.ndarray:
+    def leverage_of_rows(self, values: Mapping[str, Numbers], rows: int) -> np.ndarray:
         """As [`~Rule.row_leverages`], of indicators that [`~Rule.read`] gave, each of shape (rows,)."""
         fit = self._check_leverage()
-        # Covariates stay at their means over the runs, where they are 0.
-        held = np.zeros((rows, len(self.covariates)))
-        regressors = np.column_stack([held, design(self.terms, values)]) if self.terms else held
-        u = np.column_stack([np.ones(rows), (regressors - fit.mean) / fit.sd])
-        return leverage(u, np.asarray(fit.gram_inverse))
+        gram_inverse, found = np.asarray(fit.gram_inverse), np.empty(rows)
+        for part, block in _blocks(values, rows):
+            # Covariates stay at their means over the runs, where they are 0.
+            held = np.zeros((part.stop - part.start, len(self.covariates)))
+            regressors = np.column_stack([held, design(self.terms, block)]) if self.terms else held
+            found[part] = leverage(
+                np.column_stack([np.ones(len(held)), (regressors - fit.mean) / fit.sd]), gram_inverse
+            )
+        return found
 
     def _check_leverage(self) -> Fit:
         """What leverage is measured by."""
@@ -379,8 +382,8 @@ class Rule(Drawn):
         values = np.array(list(parts.values()))
         return {name: values[columns == name].sum(axis=0) for name in self.indicators}
 
-    def read(self, dataset: Any, allow_mismatch: bool = False) -> dict[str, np.ndarray]:
-        """The rule's indicators over a scored pool, each of shape (n,).
+    def read(self, dataset: Any, allow_mismatch: bool = False) -> dict[str, Column]:
+        """The rule's indicators over a scored pool, each of shape (n,); `column[:]` is all of one.
 
         Args:
             dataset (`Dataset`, or what else [`as_dataset`] takes): Has the columns of `rule.indicators`.
@@ -390,7 +393,7 @@ class Rule(Drawn):
             [`InstructMineError`]: Where columns are missing, or were made otherwise than the rule expects.
         """
         dataset = as_table(dataset, "dataset")
-        values = read_indicators(dataset, self.indicators)
+        values = indicator_columns(dataset, self.indicators)
         if self.provenance and not allow_mismatch:
             unknown = check_made_alike(self.provenance, self.indicators, dataset, partial=self.fitted is None)
             if unknown:

@@ -7,12 +7,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InstructMineError
 
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
     from datasets import Dataset
 
 
@@ -70,6 +72,23 @@ def remove_leftovers(folder: Path, names: str, age: float = 24 * 3600.0) -> None
                 path.unlink()
 
 
+@contextmanager
+def parquet_writer(path: Path, schema: "pa.Schema", **options: Any) -> "Iterator[pq.ParquetWriter]":
+    """Writes a Parquet file piece by piece; a full disk is an `OSError`.
+
+    Args:
+        path (`Path`): Of the file.
+        schema (`pyarrow.Schema`): Its columns.
+        **options (`Any`): As for `pyarrow.parquet.ParquetWriter`.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with path.open("wb") as file, pq.ParquetWriter(file, schema, **options) as writer:
+        yield writer
+    pa.default_memory_pool().release_unused()  # Arrow keeps what it freed, and what comes next is not Arrow's
+
+
 def write_parquet(dataset: "Dataset", path: Path, batch_size: int | None = None) -> None:
     """Writes a table as Parquet, one group of rows after another; a full disk is an `OSError`.
 
@@ -82,12 +101,10 @@ def write_parquet(dataset: "Dataset", path: Path, batch_size: int | None = None)
         batch_size (`int`, *optional*): Rows of a group; by default at most as many as make 32 MiB, and 10,000 of
             selected rows, which are gathered in memory.
     """
-    import pyarrow.parquet as pq
-
     gathered = dataset._indices is not None
     size = batch_size or max(1, len(dataset.data) * _GROUP // max(dataset.data.nbytes, 1))
     rows = min(size, _GATHERED) if gathered and batch_size is None else size
-    with path.open("wb") as file, pq.ParquetWriter(file, dataset.features.arrow_schema) as writer:
+    with parquet_writer(path, dataset.features.arrow_schema) as writer:
         for batch in dataset.with_format("arrow").iter(rows):
             writer.write_table(batch.combine_chunks() if gathered else batch)
 

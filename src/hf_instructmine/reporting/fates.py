@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from ..data.columns import indicator_names
 from ..data.texts import TextKeys, has_text
 from ..errors import InstructMineError
-from ..estimator.rule import Rule, contributions
+from ..estimator.rule import Rule, contributions_of
 from ..outputs.markdown import count
 from ..outputs.privacy import without_paths
 from ..selection.decisions import SELECTED
@@ -106,7 +106,7 @@ def _predict(judged: Judged, contents: Contents) -> None:
             warnings.simplefilter("ignore")  # that it cannot be checked what made a column was said when selecting
             values = rule.read(judged.rows, bool(asked.get("allow_mismatch")))
             judged.log_loss = rule.apply(values, len(judged.rows))
-            judged.contributions = contributions(rule, values) if rule.terms else {}
+            judged.contributions = contributions_of(rule, values)
     except InstructMineError as error:
         judged.notes.append(f"the rule cannot be applied to these rows: {without_paths(str(error))}")
 

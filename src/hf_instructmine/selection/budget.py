@@ -9,6 +9,7 @@ from datasets import Dataset
 
 from ..data.columns import TOKENS
 from ..errors import InstructMineError
+from .order import rows_where
 
 
 @dataclass(frozen=True)
@@ -93,13 +94,13 @@ class Budget:
             [`InstructMineError`]: Where there is none.
         """
         known = np.isfinite(log_loss) & np.isfinite(costs)
-        rows = np.flatnonzero(known)
+        rows = rows_where(known)
         if len(rows) == 0:
             why = ": an indicator of the rule is missing in each" if lack == "prediction" else " to be chosen by"
             raise InstructMineError(f"none of {len(log_loss)} rows has a {lack}{why}")
         if self.kind == "max_log_loss":
             lowest = log_loss[rows].min()
-            rows = np.flatnonzero(known & (log_loss <= self.amount))
+            rows = rows_where(known & (log_loss <= self.amount))
             if len(rows) == 0:
                 raise InstructMineError(f"{self} selects nothing: the lowest prediction is {lowest:.6g}")
         return rows

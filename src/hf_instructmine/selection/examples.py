@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from datasets import Dataset
 
+from ..data.columns import Numbers
 from ..data.conversation import read_conversations
 from ..data.fields import read_columns
 from ..estimator.rule import contributions_of
 from .decisions import BEYOND, SELECTED, Decisions
-from .order import lowest
+from .order import lowest, rows_where
 
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def choose_examples(
     decisions: Decisions,
     log_loss: np.ndarray,
     rule: "Rule | None",
-    values: Mapping[str, np.ndarray],
+    values: Mapping[str, Numbers],
     columns: Mapping[str, Any] | None,
     sources: tuple[np.ndarray, Sequence[str]] | None,
 ) -> list[dict[str, Any]]:
@@ -44,7 +45,7 @@ def choose_examples(
         decisions ([`Decisions`]): What became of them.
         log_loss (`np.ndarray` of shape `(n,)`): What the rule predicts of them.
         rule ([`Rule`], *optional*): The rule; None where a strategy chose.
-        values (`Mapping[str, np.ndarray]`): Its indicators.
+        values (`Mapping[str, Numbers]`): Its indicators.
         columns (`Mapping[str, Any]`, *optional*): Which column is which, where the layout is not detected.
         sources (`tuple`, *optional*): Each row's source and the sources' names, where there are any.
 
@@ -53,20 +54,20 @@ def choose_examples(
         `log_loss`, `prompt` and `response` (cut; None for a pool without text), and by term of the rule the `values`
         of its indicator and its `contributions` (in nats of log loss, against the mean of the pool).
     """
-    kept, others = decisions.of(SELECTED), np.flatnonzero(decisions.codes != 0)
-    beyond = decisions.of(BEYOND)
+    kept = decisions.of(SELECTED)
     inside = kept[np.argsort(log_loss[kept], kind="stable")][::-1][:AT_BORDER]
-    outside = beyond[lowest(log_loss[beyond], AT_BORDER)]
+    outside = lowest(log_loss, rows_where(decisions.codes == decisions.names.index(BEYOND)), AT_BORDER)
     at_border = (INSIDE, OUTSIDE) if rule is not None else (LAST, FIRST)
     chosen = [
         *((row, at_border[0]) for row in inside.tolist()),
         *((row, DRAWN) for row in _drawn(kept, inside)),
         *((row, at_border[1]) for row in outside.tolist()),
-        *((row, DRAWN) for row in _drawn(others, outside)),
+        *((row, DRAWN) for row in _drawn(rows_where(decisions.codes != 0), outside)),
     ]
     rows = [row for row, _ in chosen]
     parts = {} if rule is None or rule.regressor is not None else contributions_of(rule, values, rows)
     terms = values if rule is None else {term.name: values[term.column] for term in rule.terms}
+    told = {name: column[rows] for name, column in terms.items()}
     texts = _texts(pool, rows, columns)
     return [
         {
@@ -76,7 +77,7 @@ def choose_examples(
             "source": None if sources is None else str(sources[1][sources[0][row]])[:MOST],
             "log_loss": _plain(log_loss[row]),
             **text,
-            "values": {name: _plain(column[row]) for name, column in terms.items()},
+            "values": {name: _plain(column[place]) for name, column in told.items()},
             "contributions": {name: _plain(part[place]) for name, part in parts.items()},
         }
         for place, ((row, how), text) in enumerate(zip(chosen, texts))

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..outputs.markdown import count
 from ..outputs.plots import BLUE, GREY, canvas, save
+from .order import finite_blocks, quantile
 
 
 if TYPE_CHECKING:
@@ -40,12 +41,15 @@ def count_predicted_log_loss(pool: np.ndarray, selected: np.ndarray) -> dict[str
     The last bar of the selection has those beyond it too; the pool's have a bar of their own, without an end, which
     the figure tells of in words.
     """
-    pool = pool[np.isfinite(pool)]
-    low, high = pool.min(), max(np.percentile(pool, SHOWN_SHARE), selected.max())
+    low = min(block.min() for block in finite_blocks(pool) if len(block))
+    high = max(quantile(pool, SHOWN_SHARE / 100), selected.max())
     edges = np.linspace(low, high, 61) if high > low else np.linspace(low - 0.5, low + 0.5, 61)
+    counts = np.zeros(61, np.int64)
+    for block in finite_blocks(pool):
+        counts += np.append(np.histogram(block, edges)[0], (block > edges[-1]).sum())
     return {
         "low": edges, "high": np.append(edges[1:], np.inf),
-        "pool": np.append(np.histogram(pool, edges)[0], (pool > edges[-1]).sum()),
+        "pool": counts,
         "selection": np.append(np.histogram(np.minimum(selected, edges[-1]), edges)[0], 0),
     }  # fmt: skip
 
@@ -53,7 +57,7 @@ def count_predicted_log_loss(pool: np.ndarray, selected: np.ndarray) -> dict[str
 def draw_predicted_log_loss(pool: np.ndarray, selected: np.ndarray, worth: str, decided: str = "") -> "Figure":
     """The figure of [`plot_predicted_log_loss`]."""
     bars = count_predicted_log_loss(pool, selected)
-    pool, edges, beyond = pool[np.isfinite(pool)], bars["low"], int(bars["pool"][-1])
+    edges, beyond = bars["low"], int(bars["pool"][-1])
 
     figure, grid = canvas(4.2, rows=2, sharex=True)
     axes = grid[:, 0]
@@ -62,9 +66,9 @@ def draw_predicted_log_loss(pool: np.ndarray, selected: np.ndarray, worth: str, 
         (axes[1], selected, "Selection", BLUE),
     ):
         ax.bar(edges[:-1], bars[name.lower()][:-1], np.diff(edges), align="edge", color=color)
-        median = float(np.median(values))
+        median, rows = quantile(values, 0.5), int(bars[name.lower()].sum())
         ax.axvline(median, color="black", linewidth=1.2, linestyle="--")
-        title = f"{name}: {count(len(values), 'row')}, median {median:.4g} (dashed)"
+        title = f"{name}: {count(rows, 'row')}, median {median:.4g} (dashed)"
         if name == "Pool" and beyond:
             title += f"; {count(beyond, 'row lies', 'rows lie')} right of this view"
         ax.set_title(title, loc="left", fontsize=10)

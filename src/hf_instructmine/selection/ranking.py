@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..data.columns import NEIGHBOR_COLUMN
+from ..data.columns import NEIGHBOR_COLUMN, Numbers
 from ..errors import InstructMineError
 from ..models.neighbors import cosine_distances, neighbor_distances
-from .order import Ascending
+from .order import Ascending, blocks_of
 from .walk import BLOCK
 
 
@@ -35,12 +35,12 @@ def neighbor_columns(rule: "Rule") -> dict[str, int]:
     }
 
 
-def measured_inside(rule: "Rule", columns: Mapping[str, np.ndarray], embeddings: np.ndarray, walk: "Walk") -> "Walk":
+def measured_inside(rule: "Rule", columns: Mapping[str, Numbers], embeddings: np.ndarray, walk: "Walk") -> "Walk":
     """A walk down the ordinary ranking with the distances inside its set, and the mean prediction by these.
 
     Args:
         rule ([`Rule`]): With a term of `knn_<i>`.
-        columns (`Mapping[str, np.ndarray]`): The rule's indicators over the pool.
+        columns (`Mapping[str, Numbers]`): The rule's indicators over the pool.
         embeddings (`np.ndarray` of shape `(n, d)`): Rows of length 1.
         walk ([`Walk`]): Of two rows or more.
     """
@@ -72,7 +72,7 @@ class SetRanking:
 
     Args:
         rule ([`Rule`]): With a term of `knn_<i>`.
-        columns (`dict[str, np.ndarray]`): The rule's indicators over the pool.
+        columns (`Mapping[str, Numbers]`): The rule's indicators over the pool.
         embeddings (`np.ndarray` of shape `(n, d)`): Rows of length 1.
         rows (`np.ndarray`): Those that can be chosen.
         log_loss (`np.ndarray` of shape `(n,)`): The ordinary predictions.
@@ -83,7 +83,7 @@ class SetRanking:
     def __init__(
         self,
         rule: "Rule",
-        columns: dict[str, np.ndarray],
+        columns: Mapping[str, Numbers],
         embeddings: np.ndarray,
         rows: np.ndarray,
         log_loss: np.ndarray,
@@ -157,24 +157,24 @@ class FixedRanking:
 
     Args:
         rows (`np.ndarray`): Row numbers, ascending.
-        prices (`np.ndarray`): What each of them is ranked by; see [`price`].
+        prices (`np.ndarray` of shape `(n,)`): What the pool's rows are ranked by; see [`price`].
         log_loss (`np.ndarray` of shape `(n,)`): The predictions of the pool.
-        ties (`np.ndarray`, *optional*): What rows of equal price are ranked by, before their order in the pool.
+        ties (`np.ndarray` of shape `(n,)`, *optional*): What rows of equal price are ranked by, before their order.
     """
 
     def __init__(self, rows: np.ndarray, prices: np.ndarray, log_loss: np.ndarray, ties: np.ndarray | None = None):
         self.rows, self._log_loss = rows, log_loss
-        self._order = Ascending(prices, ties)
+        self._order = Ascending(prices, rows, ties)
 
     def blocks(self, descent: "Descent", wanted: np.ndarray) -> Iterator[tuple[np.ndarray, str | None]]:
         """See [`Ranking`]."""
         costs = descent.terms.costs
-        least = costs[self.rows].min(initial=np.inf)
+        least = min((costs[rows].min() for rows in blocks_of(self.rows)), default=np.inf)
         for head in self._order.heads():
             for start in range(0, len(head), _AHEAD):
                 if descent.left < least:  # what does not fit now never will
                     return
-                rows = self.rows[head[start : start + _AHEAD]]
+                rows = head[start : start + _AHEAD]
                 rows = rows[wanted[rows]]
                 while len(rows := rows[costs[rows] <= descent.left]):
                     yield rows[:BLOCK], None
@@ -187,7 +187,7 @@ class FixedRanking:
 
 def follow_slope(
     rule: "Rule",
-    columns: Mapping[str, np.ndarray],
+    columns: Mapping[str, Numbers],
     rows: np.ndarray,
     bent: Sequence[str],
     walk_by: "Callable[[Rule], Walk]",
@@ -203,7 +203,7 @@ def follow_slope(
 
     Args:
         rule ([`Rule`]): With squares.
-        columns (`Mapping[str, np.ndarray]`): The rule's indicators over the pool.
+        columns (`Mapping[str, Numbers]`): The rule's indicators over the pool.
         rows (`np.ndarray`): Those that can be chosen.
         bent (`Sequence[str]`): The squared columns.
         walk_by (`Callable`): Walks down the ranking by a rule.
@@ -233,7 +233,7 @@ def follow_slope(
     return best
 
 
-def walk_means(columns: Mapping[str, np.ndarray], walk: "Walk") -> dict[str, np.ndarray]:
+def walk_means(columns: Mapping[str, Numbers], walk: "Walk") -> dict[str, np.ndarray]:
     """Mean of each indicator over the rows taken, shape (1,), by their distances inside the set where it has them."""
     inside = {name: column[walk.taken] for name, column in columns.items()} | walk.distances
     return {name: np.array([values.mean()]) for name, values in inside.items()}
@@ -242,7 +242,10 @@ def walk_means(columns: Mapping[str, np.ndarray], walk: "Walk") -> dict[str, np.
 def price(log_loss: np.ndarray, costs: np.ndarray, level: float | None) -> np.ndarray:
     """What rows are ranked by, lowest first: the predicted log loss p itself, or under a budget of tokens
     (p − level) / tokens; see [`compete`]."""
-    return log_loss if level is None else (log_loss - level) / costs
+    if level is None:
+        return log_loss
+    with np.errstate(divide="ignore", invalid="ignore"):  # rows of no tokens, which cannot be taken
+        return (log_loss - level) / costs
 
 
 def compete(walk_at: Callable[[float | None], "Walk"]) -> "Walk":

@@ -1,5 +1,6 @@
 """What a selection is made of, as data: the rows, the rule, the request, and what became of every row."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from textwrap import fill
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from datasets import Dataset
 
-from ..data.columns import TOKENS, numeric_column
+from ..data.columns import TOKENS, Column
 from ..estimator.file import rule_digest
 from ..estimator.summary import WIDTH
 from ..estimator.verdict import in_a_title, paragraph
@@ -17,6 +18,7 @@ from ..outputs.markdown import CardSection, count, printable
 from ..outputs.shown import Cells, Drawing, Drawn
 from .decisions import Decisions
 from .figures import WITHOUT_RULE, count_predicted_log_loss, draw_predicted_log_loss
+from .order import blocks_of, quantile
 from .preference import RANDOM, Preference
 from .walk import Walk, passed_over
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 LOG_LOSS = "predicted_log_loss"
 _HELD = 2**28  # bytes of selected rows
 _GATHERED = 2048  # of them at a time
+_COUNTED = 2**16  # rows of a pool whose tokens are counted at a time
 # A pool whose `source` is a URL per row would make a summary or a card of a million lines.
 MAX_SOURCES, SHOWN_SOURCES = 40, 20  # in the card, and on a screen
 
@@ -64,33 +67,41 @@ def count_by_source(
         walk ([`Walk`]): Which rows were taken and passed over.
         unscored (`np.ndarray`): Rows that cannot be ranked.
     """
-    fates: dict[str, slice | np.ndarray | list[int]] = {
-        "pool": slice(None),
+    fates: dict[str, np.ndarray | list[int]] = {
         "selected": walk.taken,
         "unscored": unscored,
         "duplicates": walk.passed["duplicates"],
         "empty": walk.passed["empty"],
     }
     counts = {fate: np.bincount(codes[rows], minlength=len(names)).tolist() for fate, rows in fates.items()}
-    sources = [SourceCount(name, **{fate: counts[fate][code] for fate in fates}) for code, name in enumerate(names)]
-    total = SourceCount("all", **{fate: sum(counts[fate]) for fate in fates})
+    counts["pool"] = np.sum([np.bincount(part, minlength=len(names)) for part in blocks_of(codes)], axis=0).tolist()
+    sources = [SourceCount(name, **{fate: counts[fate][code] for fate in counts}) for code, name in enumerate(names)]
+    total = SourceCount("all", **{fate: sum(counts[fate]) for fate in counts})
     return total, sources
 
 
 def count_tokens(pool: Dataset, indices: np.ndarray, lengths: np.ndarray | None) -> dict[str, dict[str, float]]:
     """Response tokens of a pool and of the rows selected, as [`SelectionRecord`] keeps them; rows without are left
     out. `lengths` are those of the pool, where they have been read."""
-    if lengths is None:
-        try:
-            lengths = numeric_column(pool.select_columns([TOKENS]), TOKENS)
-        except ValueError:  # no such column, or one of something else
-            return {}
-    parts = {"pool": lengths, "selected": lengths[indices]}
-    known = {name: part[~np.isnan(part)] for name, part in parts.items()}
-    return {
-        name: {"total": float(part.sum()), "median": float(np.median(part)) if len(part) else 0.0}
-        for name, part in known.items()
-    }
+    try:
+        column = Column(pool, TOKENS) if lengths is None else lengths
+    except (KeyError, ValueError):  # no such column, or one of something else
+        return {}
+    parts = (column[start : start + _COUNTED] for start in range(0, len(pool), _COUNTED))
+    return {"pool": _tokens_of(parts), "selected": _tokens_of([column[indices]])}
+
+
+def _tokens_of(parts: Iterable[np.ndarray]) -> dict[str, float]:
+    """By how often each length is there: no array as long as the pool is sorted for its median."""
+    lengths, counts = np.empty(0), np.empty(0, np.int64)
+    for part in parts:
+        known, often = np.unique(part[~np.isnan(part)], return_counts=True)
+        lengths, places = np.unique(np.concatenate([lengths, known]), return_inverse=True)
+        counts = np.bincount(places, np.concatenate([counts, often]), len(lengths)).astype(np.int64)
+    if not len(lengths):
+        return {"total": 0.0, "median": 0.0}
+    middle = np.searchsorted(np.cumsum(counts), [(counts.sum() - 1) // 2, counts.sum() // 2], side="right")
+    return {"total": float((lengths * counts).sum()), "median": float(lengths[middle].mean())}
 
 
 def count_bytes(dataset: Dataset) -> int:
@@ -210,7 +221,7 @@ class SelectionRecord(Drawn):
         numbers = [["rows", f"{self.num_selected:,}", f"{self.num_pool:,}"]]
         if self.deciding:
             name, chosen, values = self.what_decided()
-            medians = np.median(chosen), np.median(values[np.isfinite(values)])
+            medians = np.median(chosen), quantile(values, 0.5)
             numbers.append([f"{name}, median", *(f"{median:.4f}" for median in medians)])
         if self.tokens:
             kept, pool = self.tokens["selected"], self.tokens["pool"]
@@ -343,11 +354,10 @@ class SelectionRecord(Drawn):
         if not self.deciding:
             return []
         name, chosen, pool = self.what_decided()
-        known = pool[np.isfinite(pool)]
         most = "at most" if chosen[-1] >= chosen[0] else "at least"
         whole = self.set_log_loss
         return [
-            f"{name}: median {np.median(chosen):.4f}, {most} {chosen[-1]:.4f}; pool median {np.median(known):.4f}",
+            f"{name}: median {np.median(chosen):.4f}, {most} {chosen[-1]:.4f}; pool median {quantile(pool, 0.5):.4f}",
             *([] if whole is None else [f"{name} of the set: {whole:.4f}"]),
         ]
 

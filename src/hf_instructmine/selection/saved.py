@@ -17,7 +17,7 @@ from ..errors import InstructMineError, one_line
 from ..estimator import file as estimator_file
 from ..estimator.estimator import LossEstimator
 from ..outputs.digests import digest
-from ..outputs.files import write_parquet
+from ..outputs.files import parquet_writer, write_parquet
 from ..outputs.markdown import PARQUET_FILE, CardSection
 from ..outputs.reading import read_json
 from ..outputs.shards import ROWS_IN_GROUP, shards_in
@@ -38,6 +38,7 @@ PLAIN = (
 )  # fmt: skip
 # Of these, what earlier versions did not write: a record without it says nothing of it.
 LATER = PLAIN[PLAIN.index("languages") :]
+_PIECE = 2**16  # rows of the pool that are written at a time
 _FIGURE = re.compile(r"\w[\w.-]*\.png")
 
 
@@ -49,20 +50,13 @@ def write(record: SelectionRecord, folder: Path, rows: bool = True) -> None:
         folder (`Path`): Where to.
         rows (`bool`, *optional*, defaults to `True`): Whether the rows are written too, and not apart in shards.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     if rows:
         (folder / PARQUET_FILE).parent.mkdir()
         write_parquet(record.dataset, folder / PARQUET_FILE, ROWS_IN_GROUP)
     if record.estimator is not None:  # the rule alone: its own card would be in the way of the selection's
         content = estimator_file.content_of(record.estimator)
         (folder / estimator_file.FILE_NAME).write_text(estimator_file.dumps(content), "utf-8")
-    places = np.full(len(record.pool_log_loss), -1, dtype=np.int64)
-    places[record.indices] = np.arange(len(record.indices))
-    ranked_by = LOG_LOSS if record.strategy is None else RANKED_BY
-    table = {ranked_by: pa.array(record.pool_log_loss), "place": pa.array(places, mask=places < 0)}
-    pq.write_table(pa.table(table), folder / PREDICTIONS_FILE)
+    _write_predictions(record, folder / PREDICTIONS_FILE)
     if record.decisions is not None:
         record.decisions.save(folder)
     content = _content(record)
@@ -113,6 +107,24 @@ def _content(record: SelectionRecord) -> dict[str, Any]:
         **({} if record.strategy is None else {"strategy": asdict(record.strategy)}),
     }
     return json.loads(json.dumps(content))
+
+
+def _write_predictions(record: SelectionRecord, path: Path) -> None:
+    """What each row of the pool was ranked by and its place in the selection, in pieces: no table is as long."""
+    import pyarrow as pa
+
+    ranked_by = LOG_LOSS if record.strategy is None else RANKED_BY
+    order = np.argsort(record.indices)
+    rows = record.indices[order]
+    schema = pa.schema({ranked_by: pa.float64(), "place": pa.int64()})
+    with parquet_writer(path, schema, use_dictionary=False) as file:
+        for start in range(0, max(len(record.pool_log_loss), 1), _PIECE):
+            values = record.pool_log_loss[start : start + _PIECE]
+            first, last = np.searchsorted(rows, [start, start + len(values)])
+            places = np.full(len(values), -1, dtype=np.int64)
+            places[rows[first:last] - start] = order[first:last]
+            columns = [pa.array(values, pa.float64()), pa.array(places, mask=places < 0)]
+            file.write_table(pa.table(columns, schema=schema))
 
 
 def _read_record(folder: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from ..outputs.markdown import count, escape, table
 from ..outputs.metadata import is_repository
 from .decisions import SELECTED
 from .examples import AT_BORDER, EACH, MOST, SEED
+from .order import quantile
 from .preference import RANDOM
 from .record import LOG_LOSS, MAX_SOURCES
 
@@ -52,13 +53,11 @@ assert set(INDICATOR_OF_COLUMN) <= set(MEANINGS)
 
 def glance(selection: "SelectionRecord") -> str:
     """The pool and what was selected of it, side by side."""
-    import numpy as np
-
     rows = [["rows", f"{selection.num_pool:,}", f"{selection.num_selected:,}"]]
     if selection.deciding:
         name, chosen, pool = selection.what_decided()
-        median = np.median(pool[np.isfinite(pool)])
-        rows.append([f"median {escape(name[:1].lower() + name[1:])}", f"{median:.4f}", f"{np.median(chosen):.4f}"])
+        medians = [f"{quantile(values, 0.5):.4f}" for values in (pool, chosen)]
+        rows.append([f"median {escape(name[:1].lower() + name[1:])}", *medians])
     if selection.tokens:
         of_pool, selected = selection.tokens["pool"], selection.tokens["selected"]
         rows[1:1] = [

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from datasets import Dataset
 
-from ..data.columns import TOKENS, names_sources, numeric_column, read_sources
+from ..data.columns import TOKENS, Column, Numbers, names_sources, numeric_column, read_sources
 from ..data.containers import as_dataset
 from ..data.evaluation_sets import open_eval_sets
 from ..data.texts import TextKeys, has_text
@@ -48,7 +48,7 @@ class RankedPool:
 
     Attributes:
         dataset (`Dataset`): The pool.
-        values (`dict[str, np.ndarray]`): The rule's indicators.
+        values (`Mapping[str, Numbers]`): The rule's indicators.
         log_loss (`np.ndarray` of shape `(n,)`): The rule's predictions; for a strategy, what it ranks by.
         rows (`np.ndarray`): Numbers of those that can be taken, ascending.
         unscored (`np.ndarray`): The rows that have no prediction, or of which the budget does not know the cost.
@@ -61,7 +61,7 @@ class RankedPool:
     """
 
     dataset: Dataset
-    values: dict[str, np.ndarray]
+    values: Mapping[str, Numbers]
     log_loss: np.ndarray
     rows: np.ndarray
     unscored: np.ndarray
@@ -280,29 +280,28 @@ class Selector:
 
     def _judge(
         self, dataset: Dataset, costs: np.ndarray, strategy: Preference | None, allow_mismatch: bool
-    ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray | None]:
+    ) -> tuple[Mapping[str, Numbers], np.ndarray, np.ndarray | None]:
         """The columns that decide, what rows are ranked by, and which rows are beyond a strategy's limit."""
         if self.rule is not None:
             values = self.rule.read(dataset, allow_mismatch)
             return values, self.rule.apply(values, len(dataset)), None
         assert strategy is not None  # one of the two chooses
         ranked_by, beyond = strategy.rank(dataset, costs)
-        return ({strategy.column: strategy.values(ranked_by)} if strategy.column else {}), ranked_by, beyond
+        return ({strategy.column: Column(dataset, strategy.column)} if strategy.column else {}), ranked_by, beyond
 
     def _take(self, pool: RankedPool, rows: np.ndarray) -> Walk:
         """Takes from rows, given by their numbers, ascending."""
-        terms, own, ranked_by = pool.terms, self.rule, pool.log_loss[rows]
+        terms, own = pool.terms, self.rule
         if own is None:  # a strategy says nothing of what a set gains by a row
-            return terms.walk(FixedRanking(rows, ranked_by, pool.log_loss))
+            return terms.walk(FixedRanking(rows, pool.log_loss, pool.log_loss))
 
         def walk_by(rule: "Rule") -> Walk:
             log_loss = pool.log_loss if rule is own else rule.apply(pool.values, len(pool.log_loss))
 
             def ordinary(level: float | None) -> Walk:
                 if rule is own and level is None:
-                    return terms.walk(FixedRanking(rows, ranked_by, log_loss))
-                prices = price(log_loss[rows], terms.costs[rows], level)
-                return terms.walk(FixedRanking(rows, prices, log_loss, ties=ranked_by))
+                    return terms.walk(FixedRanking(rows, log_loss, log_loss))
+                return terms.walk(FixedRanking(rows, price(log_loss, terms.costs, level), log_loss, pool.log_loss))
 
             def one_by_one(level: float | None) -> Walk:
                 assert vectors is not None  # set_level is refused without embeddings
@@ -327,7 +326,7 @@ class Selector:
         # All rows up to a prediction are the same whatever the order.
         if not bent or terms.budget.kind == "max_log_loss":
             return walk_by(own)
-        ranking = rows[np.argsort(ranked_by, kind="stable")]
+        ranking = rows[np.argsort(pool.log_loss[rows], kind="stable")]
         return follow_slope(own, pool.values, ranking, bent, walk_by)
 
     def _leverage(self, pool: RankedPool, walk: Walk) -> float:
