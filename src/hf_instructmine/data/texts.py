@@ -10,7 +10,7 @@ from datasets import Dataset, List, Value
 from tqdm.auto import tqdm
 
 from ..errors import InstructMineError
-from ..outputs.digests import fast_digest, row_digest
+from ..outputs.digests import fast_digest, first_alike, row_digest
 from .columns import SOURCE
 from .conversation import Conversation, check_text_columns, read_conversations
 from .fields import read_columns
@@ -111,20 +111,8 @@ def usable_rows(dataset: Dataset, columns: Mapping[str, Any] | None = None, copi
             bar.update(len(read))
     if not usable.any():
         raise InstructMineError("no row of the pool has a response: there is nothing to train on")
-    return np.flatnonzero(usable if copies else _first_of_each(digests, usable))
-
-
-def _first_of_each(digests: np.ndarray, usable: np.ndarray) -> np.ndarray:
-    """Which usable rows, `(n,)`, are the first of their digest; digests have shape `(n, 16)`, as bytes."""
-    halves, beginnings, first = digests.view(np.uint64), digests[:, 0] >> 4, np.zeros(len(digests), bool)
-    for beginning in range(16):  # apart, since a sort takes several times the room of what it sorts
-        rows = np.flatnonzero(usable & (beginnings == beginning))
-        order = np.lexsort(halves[rows].T)  # equal ones stay in their order
-        ordered = halves[rows[order]]
-        differs = np.ones(len(rows), bool)
-        differs[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
-        first[rows[order[differs]]] = True
-    return first
+    # Rows without a response have one digest, which no other row has.
+    return np.flatnonzero(usable if copies else usable & (first_alike(digests) == np.arange(len(digests))))
 
 
 def has_text(dataset: Dataset, columns: Mapping[str, Any] | None) -> bool:

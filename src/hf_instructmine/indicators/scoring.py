@@ -24,7 +24,7 @@ from ..data.texts import _text_columns
 from ..data.unread import describe_unread, unread_columns
 from ..errors import InstructMineError
 from ..models.rendering import RefusedByTemplateError
-from ..outputs.digests import fast_digest, row_digest
+from ..outputs.digests import fast_digest, first_alike, row_digest
 from ..outputs.folder import refuse_input, resolved
 from .base import Indicator
 from .ray_scoring import RayCluster
@@ -253,7 +253,7 @@ def read_rows(pool: Dataset, indicators: Sequence[Indicator], digested: bool) ->
     """
     mappings, files = _mappings(indicators), files_of(pool)
     names = {key: _text_columns(pool, columns).column_names for key, columns in mappings.items()}
-    digests = {key: np.zeros((len(pool), 2), np.uint64) for key in mappings}
+    digests = {key: np.zeros((len(pool), 16), np.uint8) for key in mappings}
     read = pool if digested else pool.select_columns(sorted({name for listed in names.values() for name in listed}))
     encode = json.JSONEncoder(default=str).encode
 
@@ -267,24 +267,14 @@ def read_rows(pool: Dataset, indicators: Sequence[Indicator], digested: bool) ->
                 cells = {name: [encode(value) for value in values] for name, values in batch.items()}
                 for key, listed in names.items():
                     found = b"".join(row_digest("\0".join(row)) for row in zip(*(cells[name] for name in listed)))
-                    digests[key][start : start + _CHUNK] = np.frombuffer(found, np.uint64).reshape(-1, 2)
+                    digests[key][start : start + _CHUNK] = np.frombuffer(found, np.uint8).reshape(-1, 16)
                 if digested:  # as `json.dumps` writes the batch
                     columns_as_text = (f"{encode(name)}: [{', '.join(values)}]" for name, values in cells.items())
                     yield "{" + ", ".join(columns_as_text) + "}"
                 bar.update(len(batch[next(iter(batch))]))
 
     digest = fast_digest(parts())
-    return Rows(digest if digested else "", {key: _first_alike(found) for key, found in digests.items()}, files)
-
-
-def _first_alike(digests: np.ndarray) -> np.ndarray:
-    """The number of the first row with the same digest, for each row."""
-    order = np.lexsort((digests[:, 1], digests[:, 0]))  # stable: of those alike, the first row comes first
-    ordered = digests[order]
-    fresh = np.append(True, (ordered[1:] != ordered[:-1]).any(axis=1))
-    first = np.empty(len(digests), np.int64)
-    first[order] = order[fresh][np.cumsum(fresh) - 1]
-    return first
+    return Rows(digest if digested else "", {key: first_alike(found) for key, found in digests.items()}, files)
 
 
 def _quiet() -> bool:

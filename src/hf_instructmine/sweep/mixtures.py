@@ -215,28 +215,27 @@ def _model_matrix(means: np.ndarray) -> np.ndarray:
 def _dirichlet(pool: ScoredPool, rng: np.random.Generator, concentration: float) -> np.ndarray:
     """Log weights under which each source's share is a draw from a Dirichlet and its rows are alike."""
     shares = rng.dirichlet(np.full(len(pool.sources), concentration)).clip(1e-12)
-    return np.log(shares / np.bincount(pool.source))[pool.source]
+    return np.log(shares / np.bincount(pool.source)).astype(np.float32)[pool.source]
 
 
 def _tilt(pool: ScoredPool, rng: np.random.Generator) -> np.ndarray:
     """Log weights along a random direction; half the time within random shares of the sources, else across them."""
-    space = pool.whitened if rng.random() < 0.5 else pool.z
-    direction = rng.normal(size=space.shape[1])
-    score = space @ direction
+    space = pool.whitening if rng.random() < 0.5 else np.eye(pool.z.shape[1])
+    score = pool.z @ (space @ rng.normal(size=space.shape[1])).astype(np.float32)
     if pool.embeddings is not None and rng.random() < 0.5:  # around one row: how tight a set is, is a direction too
         score = score / score.std()
         near = pool.embeddings @ pool.embeddings[rng.integers(len(pool.rows))]
         score += rng.normal() * near / (near.std() or 1)
     low, high = np.log(TILT_STRENGTHS)
-    tilt = np.exp(rng.uniform(low, high)) * score / score.std()
+    tilt = float(np.exp(rng.uniform(low, high))) * score / score.std()
     if len(pool.sources) == 1 or rng.random() < 0.5:
         return tilt
-    peaks = np.full(len(pool.sources), -np.inf)
+    peaks = np.full(len(pool.sources), -np.inf, np.float32)
     np.maximum.at(peaks, pool.source, tilt)
     tilt = tilt - peaks[pool.source]
     totals = np.bincount(pool.source, weights=np.exp(tilt))
     shares = rng.dirichlet(np.ones(len(pool.sources))).clip(1e-12)
-    return tilt + np.log(shares / totals)[pool.source]
+    return tilt + np.log(shares / totals).astype(np.float32)[pool.source]
 
 
 def _as_dataset(

@@ -20,6 +20,7 @@ CLIP = 4.0  # standard deviations; one freak row must not decide where a tilt go
 SKEWED = 2.0  # lengths and perplexities above this skewness are tilted on the log scale
 POOL_ROWS = 1_000_000  # of a larger pool so many rows stand in for all: a draw looks at each of them
 SHARE = 10  # and at least so many times the rows of a subset
+_BLOCK = 2**16  # rows that are looked at together
 SET_QUERIES = 512  # rows that a candidate's set-level distance is estimated on; chosen subsets are measured whole
 
 
@@ -55,13 +56,15 @@ class SubsetSize:
 
     def draw(self, pool: "ScoredPool", log_weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Draws rows one after another, each with probability ∝ its weight among those left (Gumbel top-k)."""
-        return self.take(pool, log_weights + rng.gumbel(size=len(log_weights)))
+        keys = rng.gumbel(size=len(log_weights))
+        keys += log_weights
+        return self.take(pool, keys)
 
     def take(self, pool: "ScoredPool", keys: np.ndarray) -> np.ndarray:
         """The rows of highest key that make up the size, ascending; where tokens are left over, also the longest rows
         that still fit into them."""
         if self.rows is not None:
-            return np.sort(np.argpartition(-keys, self.rows - 1)[: self.rows])
+            return np.sort(np.argpartition(keys, len(keys) - self.rows)[-self.rows :])
         assert pool.tokens is not None and self.tokens is not None  # the size is either rows or tokens
         taken = _fill(pool.tokens, keys, self.tokens)
         left_over = self.tokens - int(pool.tokens[taken].sum())
@@ -83,9 +86,8 @@ def _fill(tokens: np.ndarray, keys: np.ndarray, budget: int) -> np.ndarray:
     """
     wanted = int(1.5 * budget / max(tokens.mean(), 1)) + 64
     while True:
-        rows = np.arange(len(keys))
-        if wanted < len(keys):
-            rows = np.flatnonzero(keys >= np.partition(keys, -wanted)[-wanted])
+        few = wanted < len(keys)
+        rows = np.flatnonzero(keys >= np.partition(keys, -wanted)[-wanted]) if few else np.arange(len(keys))
         order = rows[np.argsort(-keys[rows], kind="stable")]
         total = np.cumsum(tokens[order])
         if total[-1] > budget or len(order) == len(keys):
@@ -121,8 +123,8 @@ class ScoredPool:
     rows: np.ndarray  # (usable,) rows of the dataset
     columns: list[str]  # indicator columns
     values: np.ndarray  # (usable, columns)
-    z: np.ndarray  # (usable, columns): standardised, skewed columns as logarithms, clipped
-    whitened: np.ndarray  # (usable, rank): z with its correlations taken out, so that tilts reach all directions
+    z: np.ndarray  # (usable, columns), float32: standardised, skewed columns as logarithms, clipped
+    whitening: np.ndarray  # (columns, rank): takes the correlations out of z, so that tilts reach all directions
     sources: list[str]
     source: np.ndarray  # (usable,) position in `sources`
     tokens: np.ndarray | None  # (usable,) response tokens
@@ -159,16 +161,20 @@ class ScoredPool:
         codes, names = _sources(scored, source_column)
         usable = _usable(known, codes, names, sources)
         counted = None if tokens is None else tokens[usable].astype(np.int64)
-        every = [names[code] for code in np.unique(codes[usable])]
+        every = [names[code] for code in np.flatnonzero(np.bincount(codes[usable]))]
         size.check(len(usable), counted, every)
         rows = size.stands_in(usable, counted, seed)
-        present, source = np.unique(codes[rows], return_inverse=True)
-        labels = [names[code] for code in present]
+        present = np.flatnonzero(np.bincount(codes[rows]))
+        places = np.zeros(len(names), np.int32)
+        places[present] = np.arange(len(present))
+        source, labels = places[codes[rows]], [names[code] for code in present]
         if rare := [name for name in every if name not in labels]:
             warnings.warn(f"source '{rare[0]}' is so rare that none of its rows can be drawn", stacklevel=3)
 
-        values = np.column_stack([numeric_column(scored, name)[rows] for name in columns])
-        tokens = None if tokens is None else tokens[rows].astype(np.int64)
+        values = np.empty((len(rows), len(columns)))
+        for k, name in enumerate(columns):
+            values[:, k] = numeric_column(scored, name)[rows]
+        tokens = None if tokens is None else tokens[rows].astype(_whole_numbers(tokens[rows].max()))
         if (constant := np.ptp(values, axis=0) == 0).any():
             name = columns[int(constant.argmax())]
             raise InstructMineError(f"indicator {name!r} is the same in every row: leave it out with indicators=[...]")
@@ -176,7 +182,7 @@ class ScoredPool:
         z = _standardise(values)
         excluded = int((~known).sum())
         whole = len(usable)
-        return cls(rows, columns, values, z, _whiten(z), labels, source, tokens, unit, excluded, whole, seed)
+        return cls(rows, columns, values, z, _whitening(z), labels, source, tokens, unit, excluded, whole, seed)
 
     @property
     def drawn_from(self) -> dict[str, int]:
@@ -189,7 +195,7 @@ class ScoredPool:
     def by_tokens(self) -> np.ndarray:
         """Positions by ascending tokens, the lower position first where they are equal."""
         assert self.tokens is not None  # a size in tokens is refused without them
-        return np.argsort(self.tokens, kind="stable")
+        return np.argsort(self.tokens, kind="stable").astype(_whole_numbers(len(self.tokens)))
 
     @cached_property
     def ascending_tokens(self) -> np.ndarray:
@@ -296,15 +302,28 @@ def _unit_rows(embeddings: np.ndarray, count: int, rows: np.ndarray) -> np.ndarr
     return vectors / norms
 
 
+def _whole_numbers(most: float) -> type[np.signedinteger]:
+    """The type of whole numbers up to this: half the room where that is enough."""
+    return np.int32 if most <= np.iinfo(np.int32).max else np.int64
+
+
 def _standardise(values: np.ndarray) -> np.ndarray:
     def scaled(x: np.ndarray) -> np.ndarray:
-        return (x - x.mean(axis=0)) / x.std(axis=0)
+        return (x - x.mean()) / x.std()
 
-    skewed = ((scaled(values) ** 3).mean(axis=0) > SKEWED) & (values.min(axis=0) >= 0)
-    return scaled(np.where(skewed, np.log1p(np.where(skewed, values, 0)), values)).clip(-CLIP, CLIP)
+    z = np.empty(values.shape, np.float32)
+    for k, column in enumerate(values.T):  # one at a time: all at once would take several times the pool's room
+        skewed = column.min() >= 0 and (scaled(column) ** 3).mean() > SKEWED
+        z[:, k] = scaled(np.log1p(column) if skewed else column).clip(-CLIP, CLIP)
+    return z
 
 
-def _whiten(z: np.ndarray) -> np.ndarray:
-    variances, axes = np.linalg.eigh(np.cov(z, rowvar=False).reshape(z.shape[1], -1))
+def _whitening(z: np.ndarray) -> np.ndarray:
+    means = z.mean(axis=0, dtype=np.float64)
+    products = np.zeros((z.shape[1], z.shape[1]))
+    for start in range(0, len(z), _BLOCK):
+        block = z[start : start + _BLOCK] - means
+        products += block.T @ block
+    variances, axes = np.linalg.eigh(products)
     kept = variances > 1e-6 * variances.max()
-    return ((z - z.mean(axis=0)) @ axes[:, kept]) / np.sqrt(variances[kept])
+    return axes[:, kept] / np.sqrt(variances[kept])
