@@ -61,14 +61,18 @@ def names_sources(dataset: Dataset) -> bool:
 
 
 def read_sources(dataset: Dataset) -> tuple[np.ndarray, list[str]]:
-    """The number of each row's source, and the names of the sources; `"(none)"` is a row without one."""
+    """The number of each row's source, in as few bytes as there are sources for, and the names of the sources.
+
+    `"(none)"` is a row without one.
+    """
     if not names_sources(dataset):
-        return np.zeros(len(dataset), dtype=np.int64), ["all"]
+        return np.zeros(len(dataset), np.uint8), ["all"]
     feature = dataset.features[SOURCE]
     codes, values = read_codes(dataset, SOURCE)
     if isinstance(feature, ClassLabel):
         values = [None if value is None or value < 0 else feature.int2str(value) for value in values]
-    return codes, ["(none)" if value is None else str(value) for value in values]
+    names = ["(none)" if value is None else str(value) for value in values]
+    return codes.astype(np.min_scalar_type(len(names))), names
 
 
 def indicator_of(column: str) -> str | None:

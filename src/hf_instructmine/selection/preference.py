@@ -64,7 +64,7 @@ def rank_by_column(scored: Dataset, what: str) -> tuple[np.ndarray, np.ndarray]:
     end, column, limit = found.groups()
     values = numeric_column(scored, column)
     beyond = np.zeros(len(values), bool) if limit is None else values >= float(limit)
-    return -values if end == "highest" else values, beyond
+    return np.negative(values, out=values) if end == "highest" else values, beyond
 
 
 def shuffled(rows: np.ndarray, draw: Sequence[int]) -> np.ndarray:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 LOG_LOSS = "predicted_log_loss"
 _HELD = 2**28  # bytes of selected rows
-_GATHERED = 2048  # of them at a time
+_GATHERED = 512  # of them at a time
 _COUNTED = 2**16  # rows of a pool whose tokens are counted at a time
 # A pool whose `source` is a URL per row would make a summary or a card of a million lines.
 MAX_SOURCES, SHOWN_SOURCES = 40, 20  # in the card, and on a screen
