@@ -351,7 +351,9 @@ def _score_group(
         kept = [shards for k in members if (shards := ways[k].shards) is not None]
         alike = not copies and len(distinct) < len(pool)
         task = Task(texts.select(distinct) if alike else texts, scored, kept or None, rows_of_shard, rows.files)
-        for indicator, table in zip(scored, _score_task(task, helpers)):
+        tables = _score_task(task, helpers)
+        for indicator in scored:
+            table = tables.pop(0)  # what is taken from goes at once: two tables of a pool are one too many
             made[indicator.names] = table.take(np.searchsorted(distinct, first)) if alike else table
     return made
 
@@ -405,7 +407,7 @@ def _score_task(task: Task, helpers: Helpers) -> list[pa.Table]:
                 found[k][start] = table
             if all(start in tables for tables in found):
                 bar.update(task.sizes[start])
-    return [pa.concat_tables([tables[start] for start in task.sizes]).combine_chunks() for tables in found]
+    return [pa.concat_tables([tables.pop(start) for start in task.sizes]).combine_chunks() for tables in found]
 
 
 def _count(table: pa.Table, names: Sequence[str]) -> dict[str, dict[str, Any]]:
