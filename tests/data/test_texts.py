@@ -9,7 +9,8 @@ from datasets import Dataset
 from hf_instructmine import InstructMineError
 from hf_instructmine.data import texts
 from hf_instructmine.data.containers import as_dataset
-from hf_instructmine.data.texts import TextKeys, usable_rows
+from hf_instructmine.data.texts import TextKeys, first_alike, usable_rows
+from hf_instructmine.outputs.digests import row_digest
 
 
 USER = {"role": "user", "content": "Is 51 prime?"}
@@ -95,3 +96,11 @@ def test_digests_take_a_few_bytes_a_row_and_no_object():
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert held < 40 * rows  # an entry of a dict and its digest are above 100 bytes
+
+
+def test_each_row_is_told_the_first_that_is_alike():
+    rng = np.random.default_rng(0)
+    texts = [f"text {number}" for number in rng.integers(40, size=200)]
+    digests = np.frombuffer(b"".join(map(row_digest, texts)), np.uint8).reshape(-1, 16)
+    assert first_alike(digests).tolist() == [texts.index(text) for text in texts]
+    assert first_alike(digests[:0]).tolist() == []

@@ -174,11 +174,11 @@ def test_a_folder_without_a_rule_is_refused(tmp_path):
 
 
 def test_contributions_by_term_add_up_to_the_prediction():
-    from hf_instructmine.estimator.rule import contributions
+    from hf_instructmine.estimator.rule import contributions_of
 
     rule = LossEstimator.from_coefficients({"intercept": 1.0, "mtld": 2.0, "mtld^2": -1.0, "reward": 3.0})
     scored = Dataset.from_dict({"mtld": [1.0, 2.0, 3.0, None], "reward": [0.0, 1.0, 5.0, 1.0]})
-    parts = contributions(rule, scored)
+    parts = contributions_of(rule, rule.read(scored))
     assert list(parts) == ["mtld", "mtld^2", "reward"] and parts["reward"][:3].tolist() == [-6.0, -3.0, 9.0]
     predicted = rule.predict(scored)
     np.testing.assert_allclose(sum(parts.values())[:3], predicted[:3] - predicted[:3].mean())

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hf_instructmine.outputs.digests import digest, digest_of_text, fast_digest, first_alike, row_digest
+from hf_instructmine.outputs.digests import digest, digest_of_text, fast_digest, row_digest
 
 
 @pytest.mark.parametrize(
@@ -32,11 +32,3 @@ def test_parts_are_digested_as_one_text_however_they_are_cut():
 
 def test_a_row_has_the_same_digest_as_text_and_as_bytes():
     assert row_digest("é") == row_digest("é".encode()) == bytes.fromhex("d4b1b0202b21bb84e60a3d272ecab0db")
-
-
-def test_each_row_is_told_the_first_that_is_alike():
-    rng = np.random.default_rng(0)
-    texts = [f"text {number}" for number in rng.integers(40, size=200)]
-    digests = np.frombuffer(b"".join(map(row_digest, texts)), np.uint8).reshape(-1, 16)
-    assert first_alike(digests).tolist() == [texts.index(text) for text in texts]
-    assert first_alike(digests[:0]).tolist() == []

@@ -10,10 +10,11 @@ from datasets import Dataset, List, Value
 from tqdm.auto import tqdm
 
 from ..errors import InstructMineError
-from ..outputs.digests import fast_digest, first_alike, row_digest
+from ..outputs.digests import fast_digest, row_digest
 from .columns import SOURCE
 from .conversation import Conversation, check_text_columns, read_conversations
 from .fields import read_columns
+from .tables import whole_numbers
 
 
 # Rows whose texts are fetched at a time.
@@ -113,6 +114,27 @@ def usable_rows(dataset: Dataset, columns: Mapping[str, Any] | None = None, copi
         raise InstructMineError("no row of the pool has a response: there is nothing to train on")
     # Rows without a response have one digest, which no other row has.
     return np.flatnonzero(usable if copies else usable & (first_alike(digests) == np.arange(len(digests))))
+
+
+def first_alike(digests: np.ndarray) -> np.ndarray:
+    """The number of the first row with the same digest, for each row.
+
+    Args:
+        digests (`np.ndarray` of shape `(n, 16)`, uint8): As [`row_digest`] gives them.
+
+    Returns:
+        `np.ndarray` of shape `(n,)`: int32 where that is enough.
+    """
+    halves, beginnings = digests.view(np.uint64), digests[:, 0] >> 4
+    first = np.empty(len(digests), whole_numbers(len(digests)))
+    for beginning in range(16):  # apart, since a sort takes several times the room of what it sorts
+        rows = np.flatnonzero(beginnings == beginning)
+        rows = rows[np.lexsort(halves[rows].T)]  # equal ones stay in their order
+        ordered = halves[rows]
+        differs = np.ones(len(rows), bool)
+        differs[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+        first[rows] = rows[differs][np.cumsum(differs) - 1]
+    return first
 
 
 def has_text(dataset: Dataset, columns: Mapping[str, Any] | None) -> bool:

@@ -27,29 +27,25 @@ AFTER_A_CHOICE = (
 )
 
 
-def contributions(rule: "Rule", table: Any) -> dict[str, np.ndarray]:
+def contributions_of(
+    rule: "Rule", values: Mapping[str, Numbers], rows: Sequence[int] | None = None
+) -> dict[str, np.ndarray]:
     """How much each term of a rule adds to each row's prediction, against the mean of the rows.
 
-    [`Rule.contributions`] is the same by indicator, of a table whose making is checked.
+    [`Rule.contributions`] is the same by indicator.
 
     Args:
         rule ([`Rule`]): A sum of terms.
-        table (`Dataset` or mapping of arrays): The scored pool: has the columns of `rule.indicators`.
+        values (`Mapping[str, Numbers]`): Its indicators, as [`Rule.read`] gives them, each of shape (n,).
+        rows (`Sequence[int]`, *optional*): Of which rows; by default of all.
 
     Returns:
-        `dict[str, np.ndarray]`: One array of shape (rows,) for each term, in nats of log loss: its coefficient times
-        its value, less the mean over the rows that have all terms. NaN where an indicator is missing.
+        `dict[str, np.ndarray]`: One array for each term, in nats of log loss: its coefficient times its value, less
+        the mean over the rows that have all terms. NaN where an indicator is missing.
 
     Raises:
         [`InstructMineError`]: For an AutoML rule, which is no sum of terms.
     """
-    return contributions_of(rule, indicator_columns(table, rule.indicators))
-
-
-def contributions_of(
-    rule: "Rule", values: Mapping[str, Numbers], rows: Sequence[int] | None = None
-) -> dict[str, np.ndarray]:
-    """As [`contributions`], of indicators that [`Rule.read`] gave, each of shape (n,); of some `rows`, where given."""
     if rule.regressor is not None:
         raise InstructMineError("an AutoML rule is not a sum of contributions")
     if not rule.terms:

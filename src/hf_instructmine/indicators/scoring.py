@@ -20,11 +20,11 @@ from ..data.containers import as_dataset
 from ..data.conversation import check_text_columns, read_turns
 from ..data.fields import BESIDE
 from ..data.provenance import set_provenance
-from ..data.texts import _text_columns
+from ..data.texts import _text_columns, first_alike
 from ..data.unread import describe_unread, unread_columns
 from ..errors import InstructMineError
 from ..models.rendering import RefusedByTemplateError
-from ..outputs.digests import fast_digest, first_alike, row_digest
+from ..outputs.digests import fast_digest, row_digest
 from ..outputs.folder import refuse_input, resolved
 from .base import Indicator
 from .ray_scoring import RayCluster

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ..data.tables import whole_numbers
+
 
 _FIRST, _GROWTH = 2**16, 8  # rows that are sorted at first, and how many times as many are each time after
 _BLOCK = 2**17  # rows that are looked at at a time
@@ -65,8 +67,8 @@ def blocks_of(rows: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def rows_where(mask: np.ndarray) -> np.ndarray:
-    """Numbers of the rows of which a mask says so, ascending: int32 where that is enough, half of NumPy's own."""
-    kind = np.int32 if len(mask) <= np.iinfo(np.int32).max else np.int64
+    """Numbers of the rows of which a mask says so, ascending, as [`whole_numbers`]."""
+    kind = whole_numbers(len(mask))
     starts = range(0, len(mask), _BLOCK)
     parts = ((start + np.flatnonzero(mask[start : start + _BLOCK])).astype(kind) for start in starts)
     return np.concatenate([np.empty(0, kind), *parts])

@@ -10,6 +10,7 @@ import numpy as np
 from datasets import Dataset
 
 from ..data.columns import TOKENS, Column
+from ..errors import InstructMineError
 from ..estimator.file import rule_digest
 from ..estimator.summary import WIDTH
 from ..estimator.verdict import in_a_title, paragraph
@@ -83,9 +84,11 @@ def count_by_source(
 def count_tokens(pool: Dataset, indices: np.ndarray, lengths: np.ndarray | None) -> dict[str, dict[str, float]]:
     """Response tokens of a pool and of the rows selected, as [`SelectionRecord`] keeps them; rows without are left
     out. `lengths` are those of the pool, where they have been read."""
+    if lengths is None and TOKENS not in pool.column_names:
+        return {}
     try:
         column = Column(pool, TOKENS) if lengths is None else lengths
-    except (KeyError, ValueError):  # no such column, or one of something else
+    except InstructMineError:  # a column of that name with something else in it
         return {}
     parts = (column[start : start + _COUNTED] for start in range(0, len(pool), _COUNTED))
     return {"pool": _tokens_of(parts), "selected": _tokens_of([column[indices]])}

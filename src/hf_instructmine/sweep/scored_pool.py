@@ -11,7 +11,7 @@ from datasets import Dataset
 
 from ..data.columns import NEIGHBOR_COLUMN, TOKENS, indicator_names, numeric_column
 from ..data.provenance import get_provenance
-from ..data.tables import read_codes
+from ..data.tables import read_codes, whole_numbers
 from ..errors import InstructMineError
 from ..models.neighbors import neighbor_distances
 
@@ -174,7 +174,7 @@ class ScoredPool:
         values = np.empty((len(rows), len(columns)))
         for k, name in enumerate(columns):
             values[:, k] = numeric_column(scored, name)[rows]
-        tokens = None if tokens is None else tokens[rows].astype(_whole_numbers(tokens[rows].max()))
+        tokens = None if tokens is None else tokens[rows].astype(whole_numbers(tokens[rows].max()))
         if (constant := np.ptp(values, axis=0) == 0).any():
             name = columns[int(constant.argmax())]
             raise InstructMineError(f"indicator {name!r} is the same in every row: leave it out with indicators=[...]")
@@ -195,7 +195,7 @@ class ScoredPool:
     def by_tokens(self) -> np.ndarray:
         """Positions by ascending tokens, the lower position first where they are equal."""
         assert self.tokens is not None  # a size in tokens is refused without them
-        return np.argsort(self.tokens, kind="stable").astype(_whole_numbers(len(self.tokens)))
+        return np.argsort(self.tokens, kind="stable").astype(whole_numbers(len(self.tokens)))
 
     @cached_property
     def ascending_tokens(self) -> np.ndarray:
@@ -300,11 +300,6 @@ def _unit_rows(embeddings: np.ndarray, count: int, rows: np.ndarray) -> np.ndarr
             f"the embedding of row {rows[sound.argmin()]} is zero or NaN: its distances are undefined"
         )
     return vectors / norms
-
-
-def _whole_numbers(most: float) -> type[np.signedinteger]:
-    """The type of whole numbers up to this: half the room where that is enough."""
-    return np.int32 if most <= np.iinfo(np.int32).max else np.int64
 
 
 def _standardise(values: np.ndarray) -> np.ndarray:
